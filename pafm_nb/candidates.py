@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['SAMPLERS', 'Batch', 'Candidates', 'TensorPool', 'InBatch', 'PoolSampler', 'WholeClass', 'distinct', 'check_k',
-           'InClass']
+           'InClass', 'random_crops', 'draw', 'MomentDraws', 'RandomCrops', 'ExactMoments', 'class_neighbors',
+           'NearestNeighbors', 'class_slices', 'balanced_cells', 'pool_cells', 'Cells', 'TextLikelihood']
 
-# %% ../nbs/02_candidates.ipynb #b9e8c0fb
+# %% ../nbs/02_candidates.ipynb #bcbe18f9
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
-import torch
+import faiss, numpy as np, torch
 from torch import Tensor
 
 # %% ../nbs/02_candidates.ipynb #b1029220
@@ -19,7 +21,7 @@ class Batch(NamedTuple):
     y:Tensor|None=None # (B,) int64 labels, -1 where dropped; None without labels
     index:Tensor|None=None # (B,) int64 places of the rows in the pool
 
-# %% ../nbs/02_candidates.ipynb #ecd1cb8e
+# %% ../nbs/02_candidates.ipynb #a5d2b34a
 @dataclass
 class Candidates:
     "The endpoints each row may have come from"
@@ -28,8 +30,9 @@ class Candidates:
     source:Tensor|None=None # (B,) int64 column of each row's source; None is column 0
     span:Tensor|None=None # (B, 2) int64: row b has the candidates z[start:stop] of the shared pool; None is all of it
     norms:Tensor|None=None # (N,) squared norms of a shared pool, if they are stored
+    std:Tensor|None=None # like z: the endpoints are Gaussians with mean z and this standard deviation; None is points
 
-# %% ../nbs/02_candidates.ipynb #ef616e60
+# %% ../nbs/02_candidates.ipynb #8d82d765
 class TensorPool:
     "A data set in memory, sorted by class; `pool[index]` is a `Batch`"
     def __init__(self,
@@ -37,6 +40,7 @@ class TensorPool:
         y:Tensor|None=None, # (N,) int64 labels from 0; None puts all in one class
         mean:Tensor|None=None, # (N, *D) means of Gaussian endpoints (VAE moments)
         std:Tensor|None=None, # (N, *D) their standard deviations
+        text:Tensor|None=None, # (N, ...) caption embeddings
     ):
         if z.ndim < 2 or len(z) == 0: raise ValueError(f'z must be (N, *D) with N >= 1, got {tuple(z.shape)}')
         if not z.is_floating_point(): raise ValueError(f'z must be floating point, got {z.dtype}: convert with .float()')
@@ -47,6 +51,7 @@ class TensorPool:
             if bad.any(): raise ValueError(f'{name} is not finite in row {bad.nonzero()[0].item()} ({bad.sum().item()} rows in all): leave them out or encode them again')
         if (mean is None) != (std is None): raise ValueError('mean and std come together: give both or neither')
         if std is not None and (std < 0).any(): raise ValueError(f'std must not be negative, got {std.min().item():g}: is it a log-variance?')
+        if text is not None and (len(text) != len(z) or not text.isfinite().all()): raise ValueError(f'text must be {len(z)} rows of finite embeddings, got {tuple(text.shape)}')
         self.labelled = y is not None
         if y is None: y = torch.zeros(len(z), dtype=torch.int64, device=z.device)
         if y.shape != (len(z),) or y.dtype != torch.int64: raise ValueError(f'y must be ({len(z)},) int64, got {tuple(y.shape)} {y.dtype}')
@@ -55,7 +60,7 @@ class TensorPool:
         order = y.argsort(stable=True)
         in_order = bool((order[1:] > order[:-1]).all())
         take = (lambda x: x) if in_order else (lambda x: x if x is None else x[order])
-        self.by_class, self.labels, self.mean, self.std = take(z), take(y), take(mean), take(std)
+        self.by_class, self.labels, self.mean, self.std, self.text = map(take, (z, y, mean, std, text))
         self.place = order.argsort()                     # your index -> row of by_class
         self.order = order                               # row of by_class -> your index
         counts = torch.bincount(y)
@@ -83,7 +88,7 @@ class TensorPool:
     def to(self, device) -> 'TensorPool':
         "The same pool on another device"
         move = lambda x: None if x is None else x[self.place].to(device)
-        return TensorPool(move(self.by_class), move(self.labels) if self.labelled else None, move(self.mean), move(self.std))
+        return TensorPool(move(self.by_class), move(self.labels) if self.labelled else None, move(self.mean), move(self.std), move(self.text))
 
 # %% ../nbs/02_candidates.ipynb #d6cc935b
 class InBatch:
@@ -187,5 +192,260 @@ class InClass(PoolSampler):
         others = others + (others >= place[:, None])     # leave out the source
         return Candidates(torch.cat([batch.z[:, None], self.pool.by_class[others]], 1))
 
-# %% ../nbs/02_candidates.ipynb #561571f0
-SAMPLERS = dict(InBatch=lambda pool, k: InBatch(), InClass=InClass, WholeClass=lambda pool, k: WholeClass(pool))
+# %% ../nbs/02_candidates.ipynb #43853f28
+def random_crops(
+    images:Tensor, # (B, C, H, W)
+    size:int, # side of the crops, at most H and W
+    k:int, # crops of each image
+    generator=None, # torch.Generator on the images' device
+) -> Tensor: # (B, k, C, size, size)
+    "Uniformly placed square crops"
+    b, c, h, w = images.shape
+    if not 1 <= size <= min(h, w): raise ValueError(f'a crop of {size} does not fit images of {h} x {w}: choose a size between 1 and {min(h, w)}')
+    at = lambda n: (torch.rand(b, k, generator=generator, device=images.device)*(n - size + 1)).long()[..., None] + torch.arange(size, device=images.device)
+    row, col = at(h), at(w)
+    return images[torch.arange(b, device=images.device)[:, None, None, None, None], torch.arange(c, device=images.device)[:, None, None], row[:, :, None, :, None], col[:, :, None, None, :]]
+
+def draw(
+    pool, # a `TensorPool` or a `LatentBank`
+    index, # (B,) places in the pool
+    generator=None, # torch.Generator on the pool's device
+    crop:int|None=None, # side of a random crop; None leaves the rows whole
+) -> Batch:
+    "Rows of a pool as training sees them: a fresh draw where the pool has moments, a random crop where asked"
+    batch = pool[index]
+    if pool.mean is not None:
+        place = pool.place[batch.index]
+        noise = torch.randn(batch.z.shape, generator=generator, device=batch.z.device)
+        batch = batch._replace(z=pool.mean[place] + pool.std[place]*noise)
+    return batch if crop is None else batch._replace(z=random_crops(batch.z, crop, 1, generator)[:, 0])
+
+# %% ../nbs/02_candidates.ipynb #54aa8f6c
+class MomentDraws(PoolSampler):
+    "The source and k - 1 fresh draws from the same image's encoder moments"
+    exact = True
+    def __init__(self,
+        pool, # with `mean` and `std`
+        k:int, # candidates, the source included
+    ):
+        check_k(k)
+        super().__init__(pool)
+        if pool.mean is None: raise ValueError('MomentDraws needs a pool with moments: TensorPool(z, y, mean, std)')
+        self.k = k
+
+    def __call__(self,
+        batch:Batch, # draws of the pool's rows, from `draw`
+        generator=None, # torch.Generator on the batch's device
+    ) -> Candidates: # (B, k, *D), the source in column 0
+        _, place = self.spans(batch)
+        mean, std = self.pool.mean[place][:, None], self.pool.std[place][:, None]
+        noise = torch.randn(len(batch.z), self.k - 1, *batch.z.shape[1:], generator=generator, device=batch.z.device)
+        return Candidates(torch.cat([batch.z[:, None], mean + std*noise], 1))
+
+class RandomCrops(PoolSampler):
+    "The source, a random crop of its image, and k - 1 more crops of the same image"
+    exact = True
+    def __init__(self,
+        pool, # of images (N, C, H, W), larger than the crops
+        k:int, # candidates, the source included
+    ):
+        check_k(k)
+        super().__init__(pool)
+        self.k = k
+
+    def __call__(self,
+        batch:Batch, # square crops of the pool's images, from `draw(..., crop=size)`
+        generator=None, # torch.Generator on the batch's device
+    ) -> Candidates: # (B, k, C, size, size), the source in column 0
+        _, place = self.spans(batch)
+        return Candidates(torch.cat([batch.z[:, None], random_crops(self.pool.by_class[place], batch.z.shape[-1], self.k - 1, generator)], 1))
+
+# %% ../nbs/02_candidates.ipynb #b9a54f63
+class ExactMoments(PoolSampler):
+    "All images of the row's class as Gaussians: the exact posterior of the encoder's moments, K infinite"
+    exact = True
+    def __init__(self,
+        pool, # with `mean` and `std`
+    ):
+        super().__init__(pool)
+        if pool.mean is None: raise ValueError('ExactMoments needs a pool with moments: TensorPool(z, y, mean, std)')
+
+    def __call__(self,
+        batch:Batch, # draws of the pool's rows, from `draw`
+        generator=None, # not used: there is nothing to draw
+    ) -> Candidates: # the shared pool's means and standard deviations, with a span for each row
+        span, place = self.spans(batch)
+        return Candidates(self.pool.mean, source=place - span[:, 0], span=span, std=self.pool.std)
+
+# %% ../nbs/02_candidates.ipynb #62390303
+def class_neighbors(
+    x:Tensor, # (n, D) endpoints of one class
+    k:int, # how many, the row itself included
+) -> Tensor: # (n, k) int64 rows of x, nearest first; column 0 is the row itself
+    "Exact nearest neighbours of every row (FAISS)"
+    check_k(k)
+    n = len(x)
+    if k > n: raise ValueError(f'k = {k} neighbours were asked for among {n} endpoints: choose a smaller k')
+    data = np.ascontiguousarray(x.flatten(1).float().cpu().numpy())
+    index = faiss.IndexFlatL2(data.shape[1])
+    index.add(data)
+    found = torch.from_numpy(index.search(data, k)[1])
+    own = torch.arange(n)[:, None]
+    itself = found == own
+    itself[~itself.any(1), -1] = True                    # among more than k equal rows it may be missing
+    rest = found[~itself].view(n, k - 1)
+    return torch.cat([own, rest], 1)
+
+class NearestNeighbors(PoolSampler):
+    "The source and its k - 1 nearest neighbours in its class (the paper's FAISS candidates): biased"
+    exact = False
+    def __init__(self,
+        pool, # a `TensorPool` or a `LatentBank`
+        k:int, # candidates, the source included
+    ):
+        check_k(k)
+        super().__init__(pool)
+        self.k = k
+        prepared = getattr(pool, 'neighbors', None)
+        if prepared is not None and prepared.shape[1] >= k: self.near = prepared[:, :k]
+        else: self.near = torch.cat([s + class_neighbors(pool.by_class[s:e], k) for s, e in class_slices(pool)]).to(pool.place.device)
+
+    @cached_property
+    def near_in_all(self) -> Tensor: # (N, k)
+        "Neighbours in the whole pool, for rows without a label"
+        return self.near if self.pool.num_classes == 1 else class_neighbors(self.pool.by_class, self.k).to(self.pool.place.device)
+
+    def __call__(self,
+        batch:Batch, # rows of the pool
+        generator=None, # not used: neighbours are fixed
+    ) -> Candidates: # (B, k, *D), the source in column 0
+        _, place = self.spans(batch)
+        near = self.near[place]
+        if batch.y is not None and self.pool.num_classes > 1:
+            gone = batch.y == -1
+            if batch.y.device.type != 'cpu' or gone.any(): near = torch.where(gone[:, None], self.near_in_all[place], near)
+        return Candidates(torch.cat([batch.z[:, None], self.pool.by_class[near[:, 1:]]], 1))
+
+def class_slices(pool) -> list: # of (start, stop), empty classes left out
+    "The stretches of a sorted pool that hold one class each"
+    edges = pool.start.tolist()
+    return [(s, e) for s, e in zip(edges, edges[1:]) if e > s]
+
+# %% ../nbs/02_candidates.ipynb #184e2421
+def balanced_cells(
+    x:Tensor, # (n, D) endpoints of one class
+    k:int, # largest size of a cell
+    seed:int=0, # of the k-means
+) -> Tensor: # (n,) int64 cell of each row, from 0; sizes differ by one at most
+    "Cut endpoints once into groups of near ones (FAISS k-means, then balanced)"
+    check_k(k)
+    data = np.ascontiguousarray(x.flatten(1).float().cpu().numpy())
+    n, cells = len(data), -(-len(data)//k)
+    if cells == 1: return torch.zeros(n, dtype=torch.int64)
+    means = faiss.Kmeans(data.shape[1], cells, niter=15, seed=seed + 1, min_points_per_centroid=1, max_points_per_centroid=max(256, k))
+    means.train(data)
+    room = np.full(cells, n//cells) + (np.arange(cells) < n % cells)
+    cell, waiting = np.full(n, -1), np.arange(n)
+    while len(waiting):
+        free = room.nonzero()[0]
+        index = faiss.IndexFlatL2(data.shape[1])
+        index.add(means.centroids[free])
+        near, which = index.search(data[waiting], min(8, len(free)))
+        for i in np.argsort(near[:, 0] - near[:, -1], kind='stable'):
+            for c in free[which[i]]:
+                if room[c]:
+                    room[c] -= 1
+                    cell[waiting[i]] = c
+                    break
+        waiting = waiting[cell[waiting] < 0]
+    return torch.from_numpy(cell)
+
+# %% ../nbs/02_candidates.ipynb #383656a2
+def pool_cells(
+    pool, # a `TensorPool` or a `LatentBank`
+    k:int, # largest size of a cell
+    seed:int=0, # of the k-means
+) -> Tensor: # (N,) int64 cell of each row of the sorted pool, numbered class after class
+    "`balanced_cells` of every class"
+    parts, first = [], 0
+    for s, e in class_slices(pool):
+        parts.append(first + balanced_cells(pool.by_class[s:e], k, seed))
+        first = parts[-1].max().item() + 1
+    return torch.cat(parts)
+
+class Cells(PoolSampler):
+    "The source's cell, and `extra` other cells of its class drawn at random (of the pool, where the label is dropped)"
+    exact = True
+    def __init__(self,
+        pool, # a `TensorPool` or a `LatentBank`
+        k:int, # largest size of a cell
+        extra:int=0, # how many other cells
+    ):
+        check_k(k)
+        if not isinstance(extra, int) or extra < 0: raise ValueError(f'extra must be an integer of at least 0, got {extra!r}')
+        super().__init__(pool)
+        self.k, self.extra, device = k, extra, pool.place.device
+        prepared = getattr(pool, 'cells', None)
+        cell = prepared.long() if prepared is not None and prepared.bincount().max() <= k else pool_cells(pool, k)
+        order, sizes = cell.argsort(stable=True), cell.bincount()
+        self.members = torch.full((len(sizes), k), -1, dtype=torch.int64)
+        self.members[cell[order], torch.arange(len(cell)) - (sizes.cumsum(0) - sizes)[cell[order]]] = order
+        first = [0]                                      # first cell of each class: they are numbered class after class
+        for s, e in zip(pool.start.tolist(), pool.start.tolist()[1:]): first.append(first[-1] if s == e else cell[s:e].max().item() + 1)
+        fewest = min(b - a for a, b in zip(first, first[1:]) if b > a)
+        if extra >= fewest: raise ValueError(f'a class has only {fewest} cells of {k}, fewer than 1 + extra = {1 + extra}: choose a smaller k or extra')
+        self.cell, self.members, self.first = cell.to(device), self.members.to(device), torch.tensor(first, device=device)
+
+    def __call__(self,
+        batch:Batch, # rows of the pool
+        generator=None, # torch.Generator on the batch's device
+    ) -> Candidates: # (B, (1 + extra)k, *D), the source in column 0, -inf where a cell has no more members
+        span, place = self.spans(batch)
+        own = self.cell[place]
+        cells = own[:, None]
+        if self.extra:
+            y = torch.full_like(place, -1) if batch.y is None else batch.y
+            low = torch.where(y < 0, 0, self.first[y.clamp_min(0)])
+            high = torch.where(y < 0, len(self.members), self.first[y.clamp_min(0) + 1])
+            others = low[:, None] + distinct(high - low - 1, self.extra, generator)
+            cells = torch.cat([cells, others + (others >= own[:, None])], 1)
+        rows = self.members[cells].flatten(1)
+        rows = torch.where(rows == place[:, None], rows[:, :1], rows)
+        rows[:, 0] = place                               # the source changes places with the first
+        log_prior = torch.zeros(rows.shape, device=rows.device).masked_fill_(rows < 0, -torch.inf)
+        found = self.pool.by_class[rows.clamp_min(0)]
+        found[:, 0] = batch.z
+        return Candidates(found, log_prior)
+
+# %% ../nbs/02_candidates.ipynb #25ae76b3
+class TextLikelihood(PoolSampler):
+    "The source and k - 1 uniform draws of the pool, compatible with its caption as far as the embeddings are similar"
+    exact = False
+    def __init__(self,
+        pool, # with `text`, (N, E) caption embeddings
+        k:int, # candidates, the source included
+        scale:float, # s in log p(y_i|z_j) = s cos(e_i, e_j)
+    ):
+        check_k(k)
+        super().__init__(pool)
+        if getattr(pool, 'text', None) is None: raise ValueError('TextLikelihood needs a pool with caption embeddings: TensorPool(z, text=embeddings)')
+        if k > len(pool): raise ValueError(f'k = {k} is more than the pool\'s {len(pool)} endpoints: choose a smaller k')
+        if not 0 <= scale < float('inf'): raise ValueError(f'scale must be finite and at least 0, got {scale}')
+        self.k, self.scale = k, scale
+        self.embedding = torch.nn.functional.normalize(pool.text.flatten(1).float(), dim=1)
+
+    def __call__(self,
+        batch:Batch, # rows of the pool; y = -1 where the caption is dropped
+        generator=None, # torch.Generator on the batch's device
+    ) -> Candidates: # (B, k, *D), the source in column 0
+        _, place = self.spans(batch._replace(y=None))
+        others = distinct(torch.full_like(place, len(self.pool) - 1), self.k - 1, generator)
+        rows = torch.cat([place[:, None], others + (others >= place[:, None])], 1)
+        alike = (self.embedding[rows] @ self.embedding[place][..., None]).squeeze(-1)
+        log_prior = self.scale*(alike - 1)
+        if batch.y is not None and batch.y.dtype == torch.int64 and batch.y.ndim == 1: log_prior = log_prior.masked_fill((batch.y == -1)[:, None], 0.)
+        return Candidates(torch.cat([batch.z[:, None], self.pool.by_class[rows[:, 1:]]], 1), log_prior)
+
+# %% ../nbs/02_candidates.ipynb #0925916f
+SAMPLERS = dict(InBatch=lambda pool, k: InBatch(), InClass=InClass, WholeClass=lambda pool, k: WholeClass(pool), NearestNeighbors=NearestNeighbors, Cells=Cells,
+                MomentDraws=MomentDraws, ExactMoments=lambda pool, k: ExactMoments(pool), RandomCrops=RandomCrops)

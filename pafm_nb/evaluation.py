@@ -142,7 +142,7 @@ def inception_weights(path:str|Path|None=None, # None: torch hub's cache, downlo
     if shape != (1008, 2048): raise ValueError(f'{file} holds another network, fc.weight is {tuple(shape)}: {remedy}')
     return file
 
-# %% ../nbs/16_evaluation.ipynb #dda56735
+# %% ../nbs/16_evaluation.ipynb #fcf1f6fb
 class Extractor(NamedTuple):
     "What `evaluate` has to know of a feature extractor"
     make: type # a torch-fidelity feature extractor
@@ -153,28 +153,34 @@ class Extractor(NamedTuple):
     channels: tuple # it accepts
     keys: dict # torch-fidelity's name of a result -> ours
 
+def _keys(distance, score, kernel):
+    return dict(frechet_inception_distance=distance, inception_score_mean=score, inception_score_std=f'{score}_std',
+                kernel_inception_distance_mean=kernel, kernel_inception_distance_std=f'{kernel}_std',
+                precision='precision', recall='recall')
+
 EXTRACTORS = dict(
-    inception=Extractor(FeatureExtractorInceptionV3, 'inception-v3-compat', '2048', 'logits_unbiased', 2048, (1, 3), dict(
-        frechet_inception_distance='fid', inception_score_mean='inception_score', inception_score_std='inception_score_std',
-        kernel_inception_distance_mean='kid', kernel_inception_distance_std='kid_std', precision='precision', recall='recall')),
-    digits=Extractor(DigitsFeatures, 'pafm-digits', 'features', 'logits', 64, (1,), dict(
-        frechet_inception_distance='fd_digits', inception_score_mean='score_digits', inception_score_std='score_digits_std',
-        kernel_inception_distance_mean='kd_digits', kernel_inception_distance_std='kd_digits_std',
-        precision='precision_digits', recall='recall_digits')))
+    inception=Extractor(FeatureExtractorInceptionV3, 'inception-v3-compat', '2048', 'logits_unbiased', dim=2048,
+                        channels=(1, 3), keys=_keys('fid', 'inception_score', 'kid')),
+    digits=Extractor(DigitsFeatures, 'pafm-digits', 'features', 'logits', dim=64,
+                     channels=(1,), keys=_keys('fd_digits', 'score_digits', 'kd_digits')))
 
 METRICS = dict(fid='Fréchet distance', isc='Inception score', kid='kernel distance', prc='precision and recall')
 
-# %% ../nbs/16_evaluation.ipynb #fcece3c1
+# %% ../nbs/16_evaluation.ipynb #535d99fc
 def _check_images(role, images, spec, needed):
     "Refuse what is not enough uint8 images of a shape that the extractor reads"
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
-        raise ValueError(f'{role} must be uint8 images, got {getattr(images, "dtype", type(images).__name__)}: see pafm_nb.data.to_uint8')
-    if images.ndim != 4 or images.shape[1] not in spec.channels:
-        raise ValueError(f'{role} must be (N, {" or ".join(map(str, spec.channels))}, H, W) for {spec.name}, got {tuple(images.shape)}')
-    if spec.make is DigitsFeatures and images.shape[2:] != (8, 8):
-        raise ValueError(f'{role} must be 8x8 for {spec.name}, got {tuple(images.shape[2:])}')
+        got = getattr(images, 'dtype', type(images).__name__)
+        raise ValueError(f'{role} must be a uint8 tensor of images, got {got}: pafm_nb.data.to_uint8 makes one')
+    shape = tuple(images.shape)
+    if len(shape) != 4 or shape[1] not in spec.channels:
+        channels = ' or '.join(map(str, spec.channels))
+        raise ValueError(f'{role} must be (N, {channels}, H, W) for {spec.name}, got {shape}')
+    if spec.make is DigitsFeatures and shape[2:] != (8, 8):
+        raise ValueError(f'{role} must be 8x8 for {spec.name}, got {shape[2:]}')
     for metric, least in needed.items():
-        if len(images) < least: raise ValueError(f'{role} has {len(images)} images: {metric} with {spec.name} needs at least {least}')
+        if len(images) < least:
+            raise ValueError(f'{role} has {len(images)} images: {metric} with {spec.name} needs at least {least}')
 
 def _moments_from(path, dim):
     "Mean and covariance from a file as ADM publishes them"
@@ -183,9 +189,9 @@ def _moments_from(path, dim):
         missing = {'mu', 'sigma'} - set(arrays.files)
         if missing: raise ValueError(f'{path} lacks {", ".join(sorted(missing))}: it must hold mu and sigma')
         moments = dict(mu=arrays['mu'].astype(np.float64), sigma=arrays['sigma'].astype(np.float64))
-    shapes = moments['mu'].shape, moments['sigma'].shape
-    if shapes != ((dim,), (dim, dim)): raise ValueError(f'{path} has mu, sigma of shapes {shapes}: this extractor has {dim} features')
-    if not all(np.isfinite(array).all() for array in moments.values()): raise ValueError(f'{path} holds values that are not finite')
+    shapes = [array.shape for array in moments.values()]
+    if shapes != [(dim,), (dim, dim)]: raise ValueError(f'{path} has shapes {shapes}: the extractor has {dim} features')
+    if not all(np.isfinite(array).all() for array in moments.values()): raise ValueError(f'{path} is not finite')
     return moments
 
 def _moments(features):
@@ -196,56 +202,58 @@ def _moments(features):
 @torch.no_grad()
 def _features(net, images, device):
     "Each requested layer for all images, on the CPU"
+    wants_colour = isinstance(net, FeatureExtractorInceptionV3)
     batches = (batch.to(device) for batch in images.split(64))
-    columns = zip(*(net(x.expand(-1, 3, -1, -1) if isinstance(net, FeatureExtractorInceptionV3) else x) for x in batches))
-    layers = [torch.cat(column).float().cpu() for column in columns]
-    if not all(layer.isfinite().all() for layer in layers): raise ValueError(f'{net.get_name()} gave features that are not finite')
-    return dict(zip(net.features_list, layers))
+    outputs = [net(batch.expand(-1, 3, -1, -1) if wants_colour else batch) for batch in batches]
+    layers = {name: torch.cat(parts).float().cpu() for name, parts in zip(net.features_list, zip(*outputs))}
+    for name, layer in layers.items():
+        if not layer.isfinite().all(): raise ValueError(f'{net.get_name()} gave {name} that are not finite')
+    return layers
 
-# %% ../nbs/16_evaluation.ipynb #0591af7c
+# %% ../nbs/16_evaluation.ipynb #d625bf74
 def evaluate(samples:Tensor, # (N, 1 or 3, H, W) uint8 generated images
-             reference:Tensor|str|Path, # real images alike, or an .npz with their `mu` and `sigma` (for 'fid' and 'isc' alone)
+             reference:Tensor|str|Path, # real images; for 'fid' and 'isc' also an .npz with their `mu` and `sigma`
              metrics:str|tuple=('fid', 'isc', 'kid', 'prc'), # one or more of METRICS
              extractor:str='inception', # or 'digits'
-             weights:str|Path|None=None, # the extractor's; None: Inception's from torch hub's cache, or the shipped classifier
+             weights:str|Path|None=None, # None: Inception's in torch hub's cache, or the shipped classifier
              device:str|torch.device|None=None, # None: the samples' own, or a GPU if there is one
             )->dict: # the metrics, and what was compared
     "Compare generated images with real ones in a network's features"
-    if extractor not in EXTRACTORS: raise ValueError(f'unknown extractor {extractor!r}: use one of {", ".join(EXTRACTORS)}')
     metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
     unknown = [metric for metric in metrics if metric not in METRICS]
     if unknown or not metrics: raise ValueError(f'unknown metrics {unknown}: use one or more of {", ".join(METRICS)}')
-    spec = EXTRACTORS[extractor]
+    if extractor not in EXTRACTORS:
+        raise ValueError(f'unknown extractor {extractor!r}: use one of {", ".join(EXTRACTORS)}')
+    spec, from_file = EXTRACTORS[extractor], isinstance(reference, (str, Path))
     needed = {metric: spec.dim + 1 if metric == 'fid' else 100 for metric in metrics}
     _check_images('samples', samples, spec, needed)
-    from_file = isinstance(reference, (str, Path))
     if from_file:
-        if {'kid', 'prc'} & set(metrics): raise ValueError("kid and prc need real images; statistics from a file do for 'fid' and 'isc'")
+        if {'kid', 'prc'} & set(metrics): raise ValueError(f'kid and prc need real images, {reference} has statistics')
         real_moments = _moments_from(reference, spec.dim)
     else:
         _check_images('reference', reference, spec, needed)
-        if samples.shape[1:] != reference.shape[1:]:
-            raise ValueError(f'samples are {tuple(samples.shape[1:])} and reference {tuple(reference.shape[1:])}: make them alike')
+        sizes = tuple(samples.shape[1:]), tuple(reference.shape[1:])
+        if sizes[0] != sizes[1]: raise ValueError(f'samples are {sizes[0]} and reference {sizes[1]}: make them alike')
     if extractor == 'inception': weights = inception_weights(weights)
     if device is None: device = samples.device if samples.is_cuda or not torch.cuda.is_available() else 'cuda'
 
-    layers = [layer for layer, users in {spec.features: {'fid', 'kid', 'prc'}, spec.logits: {'isc'}}.items() if users & set(metrics)]
-    with torch.random.fork_rng(devices=[]):
-        net = spec.make(spec.name, layers, feature_extractor_weights_path=weights).eval().requires_grad_(False).to(device)
-    fake = _features(net, samples, device)
-    real = None if from_file or metrics == ('isc',) else _features(net, reference, device)
+    layers = [spec.features]*bool({'fid', 'kid', 'prc'} & set(metrics)) + [spec.logits]*('isc' in metrics)
+    with torch.random.fork_rng(devices=[]): net = spec.make(spec.name, layers, feature_extractor_weights_path=weights)
+    net = net.eval().requires_grad_(False).to(device)
+    fake, real = _features(net, samples, device), None if from_file else _features(net, reference, device)
 
     found, protocol = {}, dict(n_samples=len(samples))
-    if from_file: protocol['reference'] = Path(reference).name
-    else: protocol['n_reference'] = len(reference)
+    protocol |= dict(reference=Path(reference).name) if from_file else dict(n_reference=len(reference))
     if 'fid' in metrics:
-        found |= fid_statistics_to_metric(_moments(fake[spec.features]), real_moments if from_file else _moments(real[spec.features]), False)
+        if not from_file: real_moments = _moments(real[spec.features])
+        found |= fid_statistics_to_metric(_moments(fake[spec.features]), real_moments, verbose=False)
     if 'isc' in metrics: found |= isc_features_to_metric(fake[spec.logits])
     if 'kid' in metrics:
-        protocol['kid_subset_size'] = min(1000, len(samples)//2, len(reference)//2)
-        found |= kid_features_to_metric(fake[spec.features].double(), real[spec.features].double(), verbose=False,
-                                        kid_subset_size=protocol['kid_subset_size'])
-    if 'prc' in metrics: found |= prc_features_to_metric(fake[spec.features], real[spec.features], save_cpu_ram=True, verbose=False)
+        protocol['kid_subset_size'] = size = min(1000, len(samples)//2, len(reference)//2)
+        clouds = fake[spec.features].double(), real[spec.features].double()
+        found |= kid_features_to_metric(*clouds, kid_subset_size=size, verbose=False)
+    if 'prc' in metrics:
+        found |= prc_features_to_metric(fake[spec.features], real[spec.features], save_cpu_ram=True, verbose=False)
     file = DIGITS_WEIGHTS if weights is None else Path(weights)
     protocol |= dict(extractor=spec.name, weights_sha256=hashlib.sha256(file.read_bytes()).hexdigest()[:8],
                      torch_fidelity=torch_fidelity.__version__)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['signal_to_noise', 'source_offsets', 'log_ratio', 'row_chunks', 'pool_offsets', 'check_pair', 'check_candidates',
-           'check_weighted', 'working_dtype', 'log_weights', 'effective_sample_size', 'exact_velocity']
+           'check_weighted', 'working_dtype', 'log_weights', 'effective_sample_size', 'exact_velocity',
+           'moment_posterior']
 
 # %% ../nbs/01_posterior.ipynb #55acc0e5
 import torch
@@ -167,3 +168,31 @@ def exact_velocity(
     mean = (mean/total).view_as(z_t)
     noise = (z_t.double() - expand(a[:, 0], z_t)*mean)/expand(s[:, 0], z_t)
     return path.velocity(mean, noise, td).to(z_t.dtype)
+
+# %% ../nbs/01_posterior.ipynb #ca0f64e0
+@torch.no_grad()
+def moment_posterior(
+    z_t:Tensor, # (B, *D) noisy points
+    t:Tensor, # (B,) times
+    mean:Tensor, # (N, *D) means of the endpoints, or (B, K, *D)
+    std:Tensor, # like mean, their standard deviations
+    path=LinearPath(), # the path
+    log_prior:Tensor|None=None, # (B, N), (N,) or None: log p(y|i) p(i) up to a constant
+) -> tuple: # weights (B, N) over the Gaussians, endpoint (B, *D) = E[z|z_t]
+    "The exact posterior over Gaussian endpoints: mixing weights and mean endpoint"
+    check_time(t, len(z_t))
+    if mean.shape != std.shape: raise ValueError(f'mean and std must have one shape, got {tuple(mean.shape)} and {tuple(std.shape)}')
+    if (std < 0).any(): raise ValueError(f'std must not be negative, got {std.min().item():g}: is it a log-variance?')
+    if mean.shape[-(z_t.ndim - 1):] != z_t.shape[1:] or mean.ndim not in (z_t.ndim, z_t.ndim + 1):
+        raise ValueError(f'mean must be (N, *D) or (B, K, *D) with z_t {tuple(z_t.shape)}, got {tuple(mean.shape)}')
+    dtype = working_dtype(z_t)
+    x, t = z_t.flatten(1).to(dtype)[:, None], t.to(dtype)[:, None, None]
+    mu, var = mean.flatten(mean.ndim - z_t.ndim + 1).to(dtype), std.flatten(mean.ndim - z_t.ndim + 1).to(dtype).square()
+    a, b = path.alpha(t), path.sigma(t).clamp_min(1e-18)
+    spread = a*a*var + b*b
+    off = x - a*mu
+    log_w = -.5*(off.square()/spread + spread.log()).sum(-1)
+    if log_prior is not None: log_w = log_w + log_prior
+    weights = log_w.softmax(1)
+    endpoint = (weights[..., None]*(mu + a*var/spread*off)).sum(1)
+    return weights, endpoint.view_as(z_t)

@@ -17,8 +17,8 @@ from .evaluation import evaluate
 from .sampling import sample_many
 from .training import TrainConfig, Trainer, check_name, write_json
 
-# %% ../nbs/17_recipes.ipynb #0d233544
-RECIPES = dict(digits=partial(TrainConfig, data='digits', model='SiT-digits', batch_size=128, lr=1e-3, ema_decay=.999, label_dropout=.1))
+# %% ../nbs/17_recipes.ipynb #f61ae52c
+RECIPES = dict(digits=partial(TrainConfig, data='digits', model='SiT-digits', batch_size=128, lr=1e-3, ema_decay=.99, label_dropout=.1))
 
 def recipe(
     name:str, # a name in `RECIPES`
@@ -39,7 +39,7 @@ def sample_digits(
     "Digits from a model, the same noises and labels for every model"
     return to_uint8(sample_many(model, range(n), torch.arange(n) % 10, (1, 8, 8), batch_size=250, progress=False, **SAMPLING))
 
-# %% ../nbs/17_recipes.ipynb #10c45019
+# %% ../nbs/17_recipes.ipynb #7ee7b195
 def score_digits(
     images:Tensor, # (n, 1, 8, 8) uint8
     full:bool=False, # all metrics against both splits, in place of the Fréchet distance to the training set
@@ -49,7 +49,8 @@ def score_digits(
     if not full: return dict(fd_digits=evaluate(images, train, 'fid', 'digits')['fd_digits'])
     keep = lambda found: {k: v for k, v in found.items() if isinstance(v, float)}
     held_out = keep(evaluate(images, to_uint8(digits('held_out').z), 'fid', 'digits'))
-    return keep(evaluate(images, train, ('fid', 'kid', 'prc'), 'digits')) | dict(fd_digits_held_out=held_out['fd_digits'])
+    nearest = torch.cdist(images.flatten(1)/127.5, train.flatten(1)/127.5).amin(1).mean().item()
+    return keep(evaluate(images, train, ('fid', 'kid', 'prc'), 'digits')) | dict(fd_digits_held_out=held_out['fd_digits'], nearest_train=nearest)
 
 # %% ../nbs/17_recipes.ipynb #0899bcd2
 OBJECTIVES = dict(fm=dict(objective='fm'), pafm=dict(objective='pafm', candidates='WholeClass'))

@@ -7,7 +7,7 @@ __all__ = ['DATA', 'FILES', 'RESUMABLE', 'check_name', 'TrainConfig', 'build_obj
            'write_json', 'save_checkpoint', 'read_checkpoint', 'newest_checkpoint', 'pack_optimizer',
            'unpack_optimizer', 'deferred_signals', 'Trainer', 'RunLog', 'read_log', 'load_run']
 
-# %% ../nbs/14_training.ipynb #9097308c
+# %% ../nbs/14_training.ipynb #70b9f7f2
 import hashlib, json, os, shutil, signal, threading, time, warnings
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -15,16 +15,17 @@ from functools import lru_cache
 from pathlib import Path
 import accelerate, numpy as np, torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors, save_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
-from .candidates import SAMPLERS
+from .candidates import SAMPLERS, draw
 from .data import digits
 from .objective import FMLoss, LossOutput, PAFMLoss
 from .paths import PATHS
 from .sit import SIT_MODELS
 
-# %% ../nbs/14_training.ipynb #c3bf60c3
+# %% ../nbs/14_training.ipynb #8c4cc446
 DATA = dict(digits=digits)
 
 def check_name(
@@ -53,7 +54,7 @@ class TrainConfig:
     lr:float = 1e-3 # AdamW learning rate, constant
     weight_decay:float = 0. # AdamW weight decay
     grad_clip:float = 1. # largest gradient norm
-    ema_decay:float = .999 # of the averaged weights that are sampled from
+    ema_decay:float = .99 # of the averaged weights that are sampled from; 1/(1 - ema_decay) must be short against `steps`
     precision:str = 'no' # 'no' (float32), 'bf16' or 'fp16'
     seed:int = 0 # of weights, order, times, noise, dropout and candidates
     save_every:int = 500 # steps between checkpoints
@@ -113,10 +114,15 @@ def epoch_rows(
         at += len(parts[-1])
     return torch.cat(parts)
 
-# %% ../nbs/14_training.ipynb #8d80a945
+# %% ../nbs/14_training.ipynb #c346df8d
 FILES = ('model', 'ema', 'optimizer')
 
-def _digest(path): return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+def _digest(data): return hashlib.sha256(data).hexdigest()
+
+def _checked(path, digest):
+    data = path.read_bytes()
+    if _digest(data) != digest: raise ValueError(f'{path.name} does not match its checksum')
+    return data
 
 def write_json(
     path, # where
@@ -141,7 +147,7 @@ def save_checkpoint(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     for name in FILES: save_file({k: v.detach().contiguous() for k, v in tensors[name].items()}, part/f'{name}.safetensors')
-    write_json(part/'state.json', dict(step=step, sha256={name: _digest(part/f'{name}.safetensors') for name in FILES}, **state))
+    write_json(part/'state.json', dict(step=step, sha256={name: _digest((part/f'{name}.safetensors').read_bytes()) for name in FILES}, **state))
     for file in part.iterdir():
         with open(file, 'rb') as f: os.fsync(f.fileno())
     shutil.rmtree(done, ignore_errors=True)
@@ -156,10 +162,8 @@ def read_checkpoint(
     folder = Path(folder)
     try:
         state = json.loads((folder/'state.json').read_text())
-        for name in FILES:
-            if _digest(folder/f'{name}.safetensors') != state['sha256'][name]: raise ValueError(f'{name}.safetensors does not match its checksum')
-        return {name: load_file(folder/f'{name}.safetensors') for name in FILES}, state
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e: raise ValueError(f'checkpoint {folder} is damaged ({e}): remove it, or resume from an older one') from e
+        return {name: load_tensors(_checked(folder/f'{name}.safetensors', state['sha256'][name])) for name in FILES}, state
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e: raise ValueError(f'checkpoint {folder} is damaged ({e}): remove it, or resume from an older one') from e
 
 def newest_checkpoint(
     folder, # of all checkpoints of a run
@@ -202,7 +206,7 @@ def deferred_signals():
     finally:
         for s, h in old.items(): signal.signal(s, h)
 
-# %% ../nbs/14_training.ipynb #876c30ca
+# %% ../nbs/14_training.ipynb #e74ddfa1
 RESUMABLE = ('steps', 'save_every', 'keep', 'log_every')  # what may change when a run goes on
 
 class Trainer:
@@ -259,7 +263,7 @@ class Trainer:
     def train_step(self) -> LossOutput: # detached
         "One optimizer step"
         generator = step_generator(self.config.seed, self.step, self.accelerator.process_index, self.device)
-        out = self.objective(self.model, self.pool[self.rows(self.step)], generator)
+        out = self.objective(self.model, draw(self.pool, self.rows(self.step), generator), generator)
         self.optimizer.zero_grad()
         self.accelerator.backward(out.loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
@@ -293,7 +297,7 @@ class Trainer:
                     means = self._read(losses)
                     means['images_per_second'] = round(len(losses)*c.batch_size/(time.perf_counter() - began), 1)
                     if main: log.add(self.step, means)
-                    bar.set_postfix(loss=f'{means["loss"]:.3f}', fm=f'{means["fm_loss"]:.3f}', ess=f'{means["ess"]:.1f}', source=f'{means["source_weight"]:.2f}')
+                    bar.set_postfix({k: f'{means[k]:.3g}' for k in ('loss', 'fm_loss', 'ess', 'source_weight')})
                     losses, began = [], time.perf_counter()
                 if at_mark and callback and not told: callback(self)
                 if at_mark or told: self.save()

@@ -221,14 +221,16 @@ def test_models_without_labels():
     z = sample_many(gaussian(), range(6), None, (1,), batch_size=4, progress=False, steps=400, method='heun')
     assert_close(z, .5 + .25*seeded_noise(range(6), (1,)), rtol=1e-3, atol=1e-3)
 
-# %% ../../nbs/96_test_sampling.ipynb #a92470d8
+# %% ../../nbs/96_test_sampling.ipynb #c7aac9b3
 def unused(z, t, y): raise AssertionError('the model was called')
 
 
 @pytest.mark.parametrize('kwargs, says', [
     (dict(method='rk4'), "'rk4'.*euler, heun, euler_maruyama"), (dict(steps=0), 'steps is 0'),
     (dict(steps=2.5), 'steps is 2.5'), (dict(guidance_scale=2.), 'null_label'),
-    (dict(guidance_scale=2., y=None, null_label=9), 'y is None'), (dict(guidance_scale=math.nan), 'guidance_scale is nan'), (dict(guidance_interval=(.7, .3)), 'low <= high'),
+    (dict(guidance_scale=2., y=None, null_label=9), 'y is None'),
+    (dict(guidance_scale=math.nan), 'guidance_scale is nan'),
+    (dict(guidance_interval=(.7, .3)), 'low <= high'),
     (dict(guidance_interval=(0., 1.2)), '1.2'), (dict(guidance_interval=(-.1, 1.)), '-0.1'),
     (dict(y=torch.zeros(3, dtype=torch.int64)), 'y has 3 rows'),
     (dict(noise=torch.full((4, 2), math.inf)), 'not finite'),
