@@ -8,11 +8,11 @@ __all__ = ['setting', 'test_k1_is_fm_bit_for_bit', 'test_k1_loss_and_gradient', 
            'test_mean_target_is_the_field', 'test_label_dropout', 'test_reported_means', 'test_no_side_effects',
            'test_target_refuses', 'test_loss_refuses']
 
-# %% ../../nbs/93_test_objective.ipynb #d57424db
+# %% ../../nbs/93_test_objective.ipynb #918d849a
 import fastcore.test as ft
 import pytest, torch
 from torch.testing import assert_close
-from ..candidates import SAMPLERS, Batch, InBatch, InClass, TensorPool, WholeClass
+from ..candidates import SAMPLERS, Batch, Candidates, InBatch, InClass, TensorPool, WholeClass
 from ..objective import FMLoss, PAFMLoss, pafm_target
 from ..paths import PATHS, LinearPath
 from ..posterior import exact_velocity
@@ -54,15 +54,16 @@ def test_all_data_is_the_exact_field(name):
         assert_close(target.velocity[b:b+1], exact_velocity(z_t[b:b+1], t[b:b+1], pool.of_class(batch.y[b].item()), path), rtol=1e-3, atol=1e-4)
     assert_close(target.weights.sum(1), torch.ones(16))
 
-# %% ../../nbs/93_test_objective.ipynb #07f9b054
-@pytest.mark.parametrize('sampler', ['own', 'shared'])
+# %% ../../nbs/93_test_objective.ipynb #a3777bed
+@pytest.mark.parametrize('sampler', ['own', 'shared', 'norms'])
 @pytest.mark.parametrize('time', [0., 1e-30, 1e-4, 1e-2, .5, 1.])
 def test_float32_against_float64(time, sampler):
     g = torch.Generator().manual_seed(2)
     z, eps, t = torch.randn(6, 512, generator=g), torch.randn(6, 512, generator=g), torch.full((6,), time)
     pool = torch.cat([z, z[:4] + 1e-4*torch.randn(4, 512, generator=g), z[:1], torch.randn(50, 512, generator=g)])
     candidates = pool if sampler == 'shared' else torch.cat([z[:, None], pool.expand(6, -1, -1)], 1)
-    target = pafm_target(z, eps, t, candidates)
+    given = candidates if sampler != 'norms' else Candidates(candidates, norms=candidates.square().sum(-1))
+    target = pafm_target(z, eps, t, given)
     truth = pafm_target(z.double(), eps.double(), t.double(), candidates.double()).velocity
     assert target.velocity.isfinite().all() and target.weights.isfinite().all()
     assert (target.velocity.double() - truth).norm() < 2e-5*truth.norm()

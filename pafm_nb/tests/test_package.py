@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODULES', 'METHOD', 'STATE', 'COMMANDS', 'fresh', 'test_one_version', 'test_public_names_exist',
-           'test_method_needs_torch_alone', 'test_imports_without_extras', 'test_import_changes_no_global_state',
+           'test_method_imports_no_machinery', 'test_imports_without_extras', 'test_import_changes_no_global_state',
            'test_command_explains_itself', 'test_documentation_index_is_found']
 
 # %% ../../nbs/99_test_package.ipynb #0408cb75
@@ -40,15 +40,15 @@ def test_public_names_exist(name):
         obj = getattr(module, public)
         if callable(obj) and obj.__module__ == name: assert obj.__doc__, f'{name}.{public} has no docstring'
 
-# %% ../../nbs/99_test_package.ipynb #afbf77de
-def test_method_needs_torch_alone():
+# %% ../../nbs/99_test_package.ipynb #6c24b675
+def test_method_imports_no_machinery():
     loaded = fresh(f'import sys, json, {", ".join(METHOD)}; print(json.dumps(sorted(sys.modules)))')
     assert [m for m in loaded if m.startswith('pafm_nb.')] == METHOD
     for other in ('accelerate', 'matplotlib', 'sklearn', 'torch_fidelity', 'torchvision'): assert other not in loaded
 
-# %% ../../nbs/99_test_package.ipynb #b149d7ae
+# %% ../../nbs/99_test_package.ipynb #82b02032
 def test_imports_without_extras():
-    extras = ['nbdev', 'execnb', 'ghapi', 'IPython', 'ipykernel', 'pytest', 'diffusers', 'transformers', 'webdataset', 'faiss', 'torchcfm', 'flow_matching']
+    extras = ['nbdev', 'execnb', 'ghapi', 'IPython', 'ipykernel', 'pytest', 'diffusers', 'transformers', 'webdataset', 'torchcfm', 'flow_matching']
     code = f'import sys, json; sys.modules.update(dict.fromkeys({extras!r})); import {", ".join(MODULES)}; print(json.dumps(True))'
     assert fresh(code)
 
