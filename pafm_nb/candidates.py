@@ -8,12 +8,13 @@ __all__ = ['SAMPLERS', 'Batch', 'Candidates', 'TensorPool', 'InBatch', 'PoolSamp
            'class_neighbors', 'NearestNeighbors', 'class_slices', 'balanced_cells', 'pool_cells', 'Cells',
            'TextLikelihood']
 
-# %% ../nbs/02_candidates.ipynb #bcbe18f9
+# %% ../nbs/02_candidates.ipynb #4ed28d5f
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 import faiss, numpy as np, torch
 from torch import Tensor
+from .posterior import working_dtype
 
 # %% ../nbs/02_candidates.ipynb #b1029220
 class Batch(NamedTuple):
@@ -22,7 +23,7 @@ class Batch(NamedTuple):
     y:Tensor|None=None # (B,) int64 labels, -1 where dropped; None without labels
     index:Tensor|None=None # (B,) int64 places of the rows in the pool
 
-# %% ../nbs/02_candidates.ipynb #e5586fdf
+# %% ../nbs/02_candidates.ipynb #037e1909
 @dataclass
 class Candidates:
     "The endpoints each row may have come from"
@@ -30,10 +31,10 @@ class Candidates:
     log_prior:Tensor|None=None # (B, K) log p(y|z_j) up to a constant; -inf masks
     source:Tensor|None=None # (B,) int64 column of each row's source; None is column 0
     span:Tensor|None=None # (B, 2) int64: row b has the candidates z[start:stop] of the shared pool; None is all of it
-    norms:Tensor|None=None # (B, K) or (N,) float32 squared norms of z, if they are stored
+    norms:Tensor|None=None # (B, K) or (N,) squared norms of z (float32, or float64 if z is), if they are stored
     std:Tensor|None=None # like z: the endpoints are Gaussians with mean z and this standard deviation; None is points
 
-# %% ../nbs/02_candidates.ipynb #8d82d765
+# %% ../nbs/02_candidates.ipynb #6e27f7b4
 class TensorPool:
     "A data set in memory, sorted by class; `pool[index]` is a `Batch`"
     def __init__(self,
@@ -67,7 +68,7 @@ class TensorPool:
         counts = torch.bincount(y)
         self.num_classes = len(counts)
         self.start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        self.norms = self.by_class.flatten(1).float().square().sum(1)
+        self.norms = self.by_class.flatten(1).to(working_dtype(z)).square().sum(1)
 
     def __len__(self): return len(self.by_class)
     def __repr__(self): return f'TensorPool({len(self)} x {tuple(self.by_class.shape[1:])}, {self.num_classes} classes, {self.by_class.dtype}, {self.by_class.device})'
@@ -151,7 +152,7 @@ class WholeClass(PoolSampler):
             raise ValueError('batch.z are not the pool\'s rows at batch.index: WholeClass needs them as stored; with augmented rows use InClass, which puts batch.z itself among the candidates')
         return Candidates(self.pool.by_class, source=place - span[:, 0], span=span, norms=self.pool.norms)
 
-# %% ../nbs/02_candidates.ipynb #4d843bc3
+# %% ../nbs/02_candidates.ipynb #62bda208
 def distinct(
     n:Tensor, # (B,) int64 how many there are to choose from
     k:int, # how many to choose, at most n
@@ -174,7 +175,7 @@ def own_candidates(
 ) -> Candidates: # (B, K, *D), with stored norms
     "Gather each row's candidates in one indexed read; the source stands as it is in the batch"
     found, norms = pool.by_class[rows], pool.norms[rows]
-    found[:, 0], norms[:, 0] = z, z.flatten(1).float().square().sum(1)
+    found[:, 0], norms[:, 0] = z, z.flatten(1).to(norms.dtype).square().sum(1)
     return Candidates(found, log_prior, norms=norms)
 
 def check_k(k:int):
