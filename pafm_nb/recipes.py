@@ -52,7 +52,7 @@ def score_digits(
     nearest = torch.cdist(images.flatten(1)/127.5, train.flatten(1)/127.5).amin(1).mean().item()
     return keep(evaluate(images, train, ('fid', 'kid', 'prc'), 'digits')) | dict(fd_digits_held_out=held_out['fd_digits'], nearest_train=nearest)
 
-# %% ../nbs/17_recipes.ipynb #0899bcd2
+# %% ../nbs/17_recipes.ipynb #b07a95f2
 OBJECTIVES = dict(fm=dict(objective='fm'), pafm=dict(objective='pafm', candidates='WholeClass'))
 
 def measured_run(
@@ -97,7 +97,7 @@ def compare(
         runs.append(dict(objective=name, seed=seed, steps=steps, curve=curve, seconds=round(time.perf_counter() - began, 1), **score_digits(images[name, seed], full=True)))
     scores = [k for k in runs[0] if k not in ('objective', 'seed', 'steps', 'curve', 'seconds')]
     summary = {name: {k: mean_spread([r[k] for r in runs if r['objective'] == name]) for k in scores} for name in OBJECTIVES}
-    result = dict(protocol=dict(data='digits', n_samples=2000, sampling=SAMPLING, seeds=list(seeds), steps=steps, config=recipe('digits', '', **overrides).saved(),
+    result = dict(protocol=dict(data='digits', n_samples=2000, sampling=SAMPLING, seeds=list(seeds), steps=steps, config={k: v for k, v in configs[0][2].saved().items() if k not in ('objective', 'seed')},
                                 device='cuda' if torch.cuda.is_available() else 'cpu', torch=str(torch.__version__)), summary=summary, runs=runs)
     write_json(out/'metrics.json', result)
     side_by_side(images['fm', seeds[0]], images['pafm', seeds[0]], out/'samples.png')
