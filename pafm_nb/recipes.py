@@ -6,16 +6,17 @@
 __all__ = ['RECIPES', 'SAMPLING', 'OBJECTIVES', 'recipe', 'sample_digits', 'score_digits', 'measured_run', 'mean_spread',
            'compare', 'side_by_side', 'plot_curves']
 
-# %% ../nbs/17_recipes.ipynb #d83dcff7
+# %% ../nbs/17_recipes.ipynb #7b47b408
 import json, time
 from functools import partial
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, torch
 from torch import Tensor
+from .bank import write_json
 from .data import digits, image_grid, to_uint8
 from .evaluation import evaluate
 from .sampling import sample_many
-from .training import TrainConfig, Trainer, check_name, write_json
+from .training import TrainConfig, Trainer, check_name
 
 # %% ../nbs/17_recipes.ipynb #f61ae52c
 RECIPES = dict(digits=partial(TrainConfig, data='digits', model='SiT-digits', batch_size=128, lr=1e-3, ema_decay=.99, label_dropout=.1))

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DATA', 'FILES', 'RESUMABLE', 'check_name', 'TrainConfig', 'build_objective', 'step_generator', 'epoch_rows',
-           'write_json', 'save_checkpoint', 'read_checkpoint', 'newest_checkpoint', 'pack_optimizer',
-           'unpack_optimizer', 'deferred_signals', 'Trainer', 'RunLog', 'read_log', 'load_run']
+           'save_checkpoint', 'read_checkpoint', 'newest_checkpoint', 'pack_optimizer', 'unpack_optimizer',
+           'deferred_signals', 'Trainer', 'RunLog', 'read_log', 'load_run']
 
-# %% ../nbs/14_training.ipynb #70b9f7f2
+# %% ../nbs/14_training.ipynb #43bd2ae3
 import hashlib, json, os, shutil, signal, threading, time, warnings
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors, save_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
+from .bank import write_json
 from .candidates import SAMPLERS, draw
 from .data import digits
 from .objective import FMLoss, LossOutput, PAFMLoss
@@ -114,7 +115,7 @@ def epoch_rows(
         at += len(parts[-1])
     return torch.cat(parts)
 
-# %% ../nbs/14_training.ipynb #c346df8d
+# %% ../nbs/14_training.ipynb #5700fe0b
 FILES = ('model', 'ema', 'optimizer')
 
 def _digest(data): return hashlib.sha256(data).hexdigest()
@@ -123,16 +124,6 @@ def _checked(path, digest):
     data = path.read_bytes()
     if _digest(data) != digest: raise ValueError(f'{path.name} does not match its checksum')
     return data
-
-def write_json(
-    path, # where
-    value, # what
-):
-    "Write JSON beside its place, then rename: never half a file"
-    path = Path(path)
-    part = path.with_name(f'.{path.name}.part')
-    part.write_text(json.dumps(value, indent=1) + '\n')
-    part.replace(path)
 
 def save_checkpoint(
     folder, # of all checkpoints of a run
