@@ -168,7 +168,7 @@ class WholeClass(PoolSampler):
             raise ValueError('batch.z are not the pool\'s rows at batch.index: WholeClass needs them as stored; with augmented rows use InClass, which puts batch.z itself among the candidates')
         return Candidates(self.pool.by_class, source=place - span[:, 0], span=span, norms=self.pool.norms)
 
-# %% ../nbs/02_candidates.ipynb #fe6fabf9
+# %% ../nbs/02_candidates.ipynb #46c9cb20
 def distinct(
     n:Tensor, # (B,) int64 how many there are to choose from
     k:int, # how many to choose, at most n
@@ -191,6 +191,7 @@ def own_candidates(
 ) -> Candidates: # (B, K, *D), with stored norms
     "Gather each row's candidates in one indexed read; the source stands as it is in the batch"
     found, norms = pool.take(rows), pool.norms[rows]
+    found = found.to(torch.promote_types(found.dtype, z.dtype))   # a fresh float32 draw must not be rounded to a half-precision pool
     found[:, 0], norms[:, 0] = z, z.flatten(1).to(norms.dtype).square().sum(1)
     return Candidates(found, log_prior, norms=norms)
 

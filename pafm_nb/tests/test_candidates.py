@@ -6,9 +6,10 @@
 __all__ = ['PLAIN', 'test_unbiased_by_enumeration', 'pool_of', 'test_in_class_draws_uniform_sets', 'test_distinct', 'members',
            'test_source_and_labels', 'test_dropped_labels_take_all', 'test_unlabelled_data', 'test_cells_partition',
            'test_extra_cells_are_uniform', 'test_balanced_cells', 'test_neighbours_are_nearest', 'test_equal_rows',
-           'test_exact_moments_is_the_limit_of_draws', 'test_moment_draws_are_unbiased',
-           'test_crops_come_from_their_image', 'test_text_likelihood', 'test_pool_keeps_your_order', 'test_bad_pools',
-           'test_bad_batches', 'test_whole_class_refuses_augmented_rows', 'test_a_class_without_rows']
+           'test_half_precision_pool_keeps_the_source', 'test_exact_moments_is_the_limit_of_draws',
+           'test_moment_draws_are_unbiased', 'test_crops_come_from_their_image', 'test_text_likelihood',
+           'test_pool_keeps_your_order', 'test_bad_pools', 'test_bad_batches',
+           'test_whole_class_refuses_augmented_rows', 'test_a_class_without_rows']
 
 # %% ../../nbs/92_test_candidates.ipynb #b45c14e7
 from itertools import combinations
@@ -148,6 +149,19 @@ def test_equal_rows():
         assert_close(target.velocity, torch.zeros(5, 3)) and target.weights.isfinite().all()
     near = class_neighbors(torch.ones(10, 2), 4)
     assert torch.equal(near[:, 0], torch.arange(10)) and all(len(set(r)) == 4 for r in near.tolist())
+
+# %% ../../nbs/92_test_candidates.ipynb #65ec1b6c
+@pytest.mark.parametrize('make', [lambda p: InClass(p, 1), lambda p: InClass(p, 4), lambda p: NearestNeighbors(p, 4), lambda p: Cells(p, 4)])
+def test_half_precision_pool_keeps_the_source(make):
+    g = torch.Generator().manual_seed(11)
+    z = torch.randn(16, 8, generator=g)
+    pool = TensorPool(z.bfloat16(), mean=z.bfloat16(), std=torch.full_like(z, .1).bfloat16())
+    batch = draw(pool, torch.arange(16), g)
+    batch = batch._replace(z=batch.z.float() + 1e-3*torch.randn(16, 8, generator=g))
+    candidates = make(pool)(batch, g)
+    assert torch.equal(candidates.z[:, 0], batch.z)
+    eps, t = torch.randn(16, 8, generator=g), torch.full((16,), 1e-5)
+    assert_close(pafm_target(batch.z, eps, t, candidates).velocity, eps - batch.z)
 
 # %% ../../nbs/92_test_candidates.ipynb #f3157a72
 def test_exact_moments_is_the_limit_of_draws():
