@@ -99,7 +99,11 @@ def bench_target(
                               broadcast_bytes=256*per_class*dim*4)
     return out
 
-def spectrum(d): return torch.arange(1, d + 1).rsqrt()  # falls as in natural images
+def spectrum(
+    d:int, # dimensions
+) -> torch.Tensor: # (d,) float32
+    "Standard deviations that fall with the direction, as in natural images"
+    return torch.arange(1, d + 1).rsqrt()
 
 # %% ../nbs/19_bench.ipynb #ecd083b1
 def sparse_bank(
