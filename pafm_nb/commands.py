@@ -22,12 +22,12 @@ def run_command(
     print(message, file=sys.stderr)
     sys.exit(code)
 
-# %% ../nbs/18_commands.ipynb #902f9714
+# %% ../nbs/18_commands.ipynb #6f779bba
 def summary_table(
     result:dict, # of `compare`
 ) -> str:
     "FM and PAFM side by side: the mean over seeds, and the spread where there is more than one"
-    names = dict(fd_digits='FD-digits to the training set', fd_digits_held_out='FD-digits to held-out digits', kd_digits='KD-digits', precision_digits='precision', recall_digits='recall', nearest_train='distance to nearest training digit')
+    names = dict(fd_digits='FD-digits to the training set', fd_digits_held_out='FD-digits to held-out digits', kd_digits='KD-digits', precision='precision', recall='recall', nearest_train='distance to nearest training digit')
     def cell(s): return f'{s["mean"]:.3f}' + ('' if s['std'] is None else f' +- {s["std"]:.3f}')
     fm, pafm = result['summary']['fm'], result['summary']['pafm']
     lines = [f'{"":36s}{"FM":>18s}{"PAFM":>18s}'] + [f'{label:36s}{cell(fm[k]):>18s}{cell(pafm[k]):>18s}' for k, label in names.items() if k in fm]
