@@ -7,7 +7,7 @@ __all__ = ['DTYPES', 'NO_RESERVE', 'EXACT', 'write_json', 'map_array', 'one_writ
            'meta_of', 'BankWriter', 'LatentBank', 'nearest_among', 'Lists', 'coarse_lists', 'list_neighbors', 'Piece',
            'prepare_neighbors', 'prepare_cells']
 
-# %% ../nbs/10_bank.ipynb #c085f212
+# %% ../nbs/10_bank.ipynb #721a7cde
 import hashlib, json, mmap, os, shutil, socket, sys, time
 from contextlib import contextmanager
 from copy import copy
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import faiss, numpy as np, torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from .candidates import TensorPool, balanced_cells, check_k, class_neighbors, class_slices, read_rows
+from .candidates import TensorPool, balanced_cells, caption_embedding, check_k, check_text, class_neighbors, class_slices, read_rows
 
 # %% ../nbs/10_bank.ipynb #03d32219
 DTYPES = dict(float16=(torch.float16, '<f2'), bfloat16=(torch.bfloat16, '<u2'), float32=(torch.float32, '<f4'), int32=(torch.int32, '<i4'), int64=(torch.int64, '<i8'))
@@ -140,7 +140,7 @@ class NpyRows:
         self.sync()
         self.file.close()
 
-# %% ../nbs/10_bank.ipynb #fec9b53d
+# %% ../nbs/10_bank.ipynb #64c93064
 def check_block(
     z:Tensor, # (n, *D) endpoints
     std:Tensor|None, # (n, *D) their standard deviations
@@ -148,13 +148,16 @@ def check_block(
     first:int, # number of the block's first row
     dtype:torch.dtype, # to store in
     num_classes:int|None, # labels lie below
+    text:Tensor|None=None, # (n, *L) states of the captions
+    null_text:Tensor|None=None, # (*L) states of the empty caption
 ):
     "Refuse a block that no bank should hold"
     if z.ndim < 2 or not len(z) or not z.is_floating_point(): raise ValueError(f'a block must be (n, *D) floating point with n >= 1, got {tuple(z.shape)} {z.dtype}')
     if std is not None and std.shape != z.shape: raise ValueError(f'mean and std must have one shape, got {tuple(z.shape)} and {tuple(std.shape)}')
-    for name, x in (('endpoint', z), ('std', std)):
+    check_text(text, null_text, len(z), first)
+    for name, x in (('endpoint', z), ('std', std), ('text', text)):
         if x is None: continue
-        whys = ('is not finite: leave it out or encode it again', f'goes beyond {dtype}: store torch.bfloat16 or torch.float32, or scale the latents')
+        whys = ('is not finite: leave it out or encode it again', f'goes beyond {dtype}: store torch.bfloat16 or torch.float32' + ('' if name == 'text' else ', or scale the latents'))
         for stored, why in zip((x, x.to(dtype)), whys):
             bad = ~stored.flatten(1).isfinite().all(1)
             if bad.any(): raise ValueError(f'{name} {first + bad.nonzero()[0].item()} {why} ({bad.sum().item()} such rows in this block; nothing of it was written)')
@@ -166,7 +169,7 @@ def check_block(
         i = bad.nonzero()[0].item()
         raise ValueError(f'row {first + i} has label {y[i].item()}: labels count from 0' + ('' if num_classes is None else f' to {num_classes - 1}'))
 
-# %% ../nbs/10_bank.ipynb #44679f6b
+# %% ../nbs/10_bank.ipynb #6a904264
 def file_entry(
     path, # of a complete .npy file
     dtype:str, # a name in `DTYPES`
@@ -196,8 +199,9 @@ class BankWriter:
         dtype:torch.dtype=torch.float16, # to store endpoints in
         num_classes:int|None=None, # labels must lie below
         resume:bool=False, # go on with rows that are there already?
+        null_text:Tensor|None=None, # (*L) states of the empty caption
     ):
-        self.folder, self.part = Path(folder), Path(folder)/'.arrived'
+        self.folder, self.part, self.null_text = Path(folder), Path(folder)/'.arrived', null_text if null_text is None else null_text.detach().cpu().float()
         self.dtype, self.num_classes, self.rows, self.spec, self.files, self.saved = dtype, num_classes, 0, None, {}, -torch.inf
         floats = [kind for kind, _ in DTYPES.values() if kind.is_floating_point]
         if dtype not in floats: raise ValueError(f'endpoints cannot be stored as {dtype}: use one of {", ".join(map(str, floats))}')
@@ -207,7 +211,7 @@ class BankWriter:
             if not resume:
                 raise ValueError(f'{folder} holds the first {state["rows"]} rows of an unfinished bank: give blocks as a function of the rows '
                                  'already there, or remove the folder')
-            for name in ('endpoints', 'stds'):           # a kill while the finished files were put into place
+            for name in ('endpoints', 'stds', 'text', 'embedding'):           # a kill while the finished files were put into place
                 if (self.folder/f'{name}.npy').exists() and not (self.part/f'{name}.npy').exists(): os.replace(self.folder/f'{name}.npy', self.part/f'{name}.npy')
             self.start(state['spec'], state['rows'])
         else:
@@ -225,23 +229,29 @@ class BankWriter:
     def columns(self):
         "The files that grow: name -> (dtype, shape of a row)"
         large = dict.fromkeys(['endpoints', 'stds'] if self.spec['moments'] else ['endpoints'], (self.spec['dtype'], self.spec['shape']))
+        if self.spec['text']: large |= dict(text=(self.spec['dtype'], self.spec['text']), embedding=(self.spec['dtype'], self.spec['text'][-1:]))
         return large | dict(labels=('int64', ()), norms=('float32', ()))
 
     def append(self,
         z, # (n, *D) endpoints, or (mean, std) of each
         y:Tensor|None=None, # (n,) int64 labels
+        text:Tensor|None=None, # (n, *L) states of the captions
     ):
         "Write a block, all of it or nothing"
         z, std = z if isinstance(z, (tuple, list)) else (z, None)
-        check_block(z, std, y, self.rows, self.dtype, self.num_classes)
-        spec = dict(dtype=str(self.dtype).removeprefix('torch.'), shape=list(z.shape[1:]), moments=std is not None, labelled=y is not None)
+        check_block(z, std, y, self.rows, self.dtype, self.num_classes, text, self.null_text)
+        spec = dict(dtype=str(self.dtype).removeprefix('torch.'), shape=list(z.shape[1:]), moments=std is not None, labelled=y is not None, text=text if text is None else list(text.shape[1:]),
+                    null_text=None if self.null_text is None else hashlib.sha256(self.null_text.contiguous().numpy().tobytes()).hexdigest())
         if self.spec is None: self.start(spec, 0)
         if spec != self.spec: raise ValueError(f'the block from row {self.rows} on is {spec}, the blocks before it are {self.spec}')
-        need, free = z.numel()*4, shutil.disk_usage(self.folder).free
+        need, free = 4*(z.numel() + (0 if text is None else text.numel())), shutil.disk_usage(self.folder).free
         if free < need: raise ValueError(f'{self.folder} has {free:,} bytes left: make room and go on; the first {self.rows} rows are kept')
         stored = z.detach().to('cpu', self.dtype)
         block = dict(endpoints=stored, labels=torch.zeros(len(z), dtype=torch.int64) if y is None else y.cpu(), norms=stored.float().flatten(1).square().sum(1))
         if std is not None: block['stds'] = std.detach().to('cpu', self.dtype)
+        if text is not None:
+            block['text'] = text.detach().to('cpu', self.dtype)
+            block['embedding'] = caption_embedding(block['text'], self.null_text).to(self.dtype)
         for name, x in block.items(): self.files[name].append(x)
         self.rows += len(z)
         if time.monotonic() > self.saved + self.SAVE_EVERY: self.save()
@@ -278,6 +288,9 @@ class BankWriter:
         for name, x in rest.items(): np.save(self.folder/f'{name}.npy', x)
         columns |= dict(order=('int64', ()), place=('int64', ()))
         files = {name: file_entry(self.folder/f'{name}.npy', dtype, (self.rows, *shape)) for name, (dtype, shape) in columns.items()}
+        if self.null_text is not None:
+            np.save(self.folder/'null_text.npy', self.null_text.contiguous().numpy())
+            files['null_text'] = file_entry(self.folder/'null_text.npy', 'float32', self.null_text.shape)
         write_json(self.folder/'meta.json', meta_of(np.bincount(small['labels'], minlength=self.num_classes or 0), self.spec['labelled'], files))
         shutil.rmtree(self.part)
 
@@ -289,10 +302,10 @@ class BankWriter:
         for rows in order.split(max(1, 2**25//(arrived[0].nbytes))): out.append(read_rows(arrived, rows))
         out.close(self.rows)
 
-# %% ../nbs/10_bank.ipynb #ab9318b4
+# %% ../nbs/10_bank.ipynb #d16135cd
 class LatentBank(TensorPool):
     "Endpoints on disk, mapped and sorted by class: a `TensorPool` that opens at once and takes no memory"
-    LOCAL = ('by_class', 'std', 'labels', 'norms', 'order', 'place', 'neighbors', 'neighbors_in_all', 'cells')
+    LOCAL = ('by_class', 'std', 'text', 'null_text', 'embedding', 'labels', 'norms', 'order', 'place', 'neighbors', 'neighbors_in_all', 'cells')
     FILES = dict(by_class='endpoints', std='stds')
 
     def __init__(self,
@@ -305,20 +318,21 @@ class LatentBank(TensorPool):
         for name in self.LOCAL:
             file = self.FILES.get(name, name)
             setattr(self, name, map_array(self.folder/f'{file}.npy', **meta['files'][file]) if file in meta['files'] else None)
-        self.mean, self.text = None if self.std is None else self.by_class, None
+        self.mean = None if self.std is None else self.by_class
 
     @classmethod
     def create(cls,
         folder, # a new folder
-        blocks, # of (z or (mean, std), y or None): an iterable, or a function of the rows already there that returns one
+        blocks, # of (z or (mean, std), y or None), or with text (n, *L) as the third: an iterable, or a function of the rows already there that returns one
         dtype:torch.dtype=torch.float16, # torch.float16, torch.bfloat16 or torch.float32
         num_classes:int|None=None, # labels must lie below; None takes them as they come
+        null_text:Tensor|None=None, # (*L) states of the empty caption, for rows whose caption is dropped
     ) -> 'LatentBank':
         "Write a bank block by block. If it is stopped, a function `blocks(rows)` goes on after the rows that are there"
         with one_writer(folder):
-            writer = BankWriter(folder, dtype, num_classes, resume=callable(blocks))
+            writer = BankWriter(folder, dtype, num_classes, callable(blocks), null_text)
             try:
-                for z, y in blocks(writer.rows) if callable(blocks) else blocks: writer.append(z, y)
+                for block in blocks(writer.rows) if callable(blocks) else blocks: writer.append(*block)
                 writer.finish()
             finally: writer.close()
         return cls.open(folder)
@@ -360,7 +374,7 @@ class LatentBank(TensorPool):
 
     def __reduce__(self): return LatentBank.open, (self.folder, str(self.by_class.device))
     def __repr__(self):
-        have = [name for name in ('std', 'neighbors', 'neighbors_in_all', 'cells') if getattr(self, name) is not None]
+        have = [name for name in ('std', 'text', 'neighbors', 'neighbors_in_all', 'cells') if getattr(self, name) is not None]
         return ', '.join([super().__repr__().replace('TensorPool', 'LatentBank', 1)[:-1], *have]) + ')'
 
 # %% ../nbs/10_bank.ipynb #b1d33cf9

@@ -6,9 +6,8 @@
 __all__ = ['RECIPES', 'SAMPLING', 'OBJECTIVES', 'recipe', 'sample_digits', 'score_digits', 'measured_run', 'mean_spread',
            'compare', 'side_by_side', 'plot_curves']
 
-# %% ../nbs/17_recipes.ipynb #7b47b408
+# %% ../nbs/17_recipes.ipynb #10125cb0
 import json, time
-from functools import partial
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, torch
 from torch import Tensor
@@ -18,8 +17,14 @@ from .evaluation import evaluate
 from .sampling import sample_many
 from .training import TrainConfig, Trainer, check_name
 
-# %% ../nbs/17_recipes.ipynb #f61ae52c
-RECIPES = dict(digits=partial(TrainConfig, data='digits', model='SiT-digits', batch_size=128, lr=1e-3, ema_decay=.99, label_dropout=.1))
+# %% ../nbs/17_recipes.ipynb #d0d1fc1e
+_REPA = dict(batch_size=256, lr=1e-4, weight_decay=0., grad_clip=1., ema_decay=.9999, label_dropout=.1, precision='bf16', compile=True, steps=400_000,
+             save_every=10_000, keep=3, log_every=100, sample_every=10_000, sample_guidance=4., candidates='NearestNeighbors', k=16)
+RECIPES = dict(
+    digits=dict(data='digits', model='SiT-digits', batch_size=128, lr=1e-3, ema_decay=.99, label_dropout=.1),
+    captions=dict(data='captions', model='MMDiT-captions', batch_size=64, lr=1e-3, ema_decay=.99, label_dropout=.1, steps=4000, sample_every=1000, sample_guidance=3.),
+    **{f'imagenet-sit-{size}2': dict(_REPA, data=None, model=f'SiT-{size.upper()}/2') for size in ('b', 'xl')},
+    **{'cc12m-mmdit': dict(_REPA, data=None, model='MMDiT-B/2', candidates='TextLikelihood')})
 
 def recipe(
     name:str, # a name in `RECIPES`
@@ -28,7 +33,9 @@ def recipe(
 ) -> TrainConfig:
     "The config of a named recipe"
     check_name('recipe', name, RECIPES)
-    return RECIPES[name](str(out), **overrides)
+    settings = RECIPES[name] | overrides
+    if settings['data'] is None: raise ValueError(f'recipe {name} needs data: the folder of a bank of latents, made with LatentBank.create')
+    return TrainConfig(str(out), **settings)
 
 # %% ../nbs/17_recipes.ipynb #1332350b
 SAMPLING = dict(method='heun', steps=12, guidance_scale=1.)

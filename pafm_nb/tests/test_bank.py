@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['IMPORTS', 'FILES', 'data', 'blocks_of', 'make', 'same_tensors', 'test_a_bank_is_a_pool',
-           'test_every_sampler_takes_a_bank', 'test_stored_types', 'test_blocks_do_not_show', 'killed',
-           'test_killed_while_writing', 'test_stopped_while_sorting', 'spoiled', 'test_bad_rows', 'test_bad_calls',
+           'test_every_sampler_takes_a_bank', 'spoken', 'spoken_blocks', 'test_captions',
+           'test_captions_in_half_precision', 'test_the_sampler_reads_no_text', 'test_stored_types',
+           'test_blocks_do_not_show', 'killed', 'test_killed_while_writing', 'test_stopped_while_sorting',
+           'test_captions_go_on_after_a_stop', 'spoiled', 'test_bad_rows', 'test_bad_captions', 'test_bad_calls',
            'test_damaged_files', 'test_damaged_meta', 'test_second_writer', 'test_left_locks',
            'test_opening_a_large_bank', 'test_larger_than_memory', 'Rows', 'test_workers_share_a_bank',
            'test_resident_on_a_gpu', 'test_prepared', 'test_neighbours_in_the_whole_bank', 'test_prepared_anew',
            'test_killed_while_preparing', 'test_stopped_in_a_large_class', 'test_small_classes', 'test_equal_rows',
            'test_cells_are_a_partition_of_classes', 'test_recall']
 
-# %% ../../nbs/89_test_bank.ipynb #a14de079
+# %% ../../nbs/89_test_bank.ipynb #a363aa7f
 import json, os, pickle, signal, socket, subprocess, sys
 
 import fastcore.test as ft
@@ -23,9 +25,10 @@ from torch.testing import assert_close
 import pafm_nb.bank as module
 from ..bank import LatentBank, NpyRows, coarse_lists, list_neighbors, map_array, one_writer, prepare_cells, prepare_neighbors
 from ..bench import measure, sparse_bank
-from ..candidates import SAMPLERS, TensorPool, class_neighbors, draw, read_rows
+from ..candidates import SAMPLERS, TensorPool, TextLikelihood, class_neighbors, draw, read_rows
+from ..objective import PAFMLoss
 
-# %% ../../nbs/89_test_bank.ipynb #a2c07992
+# %% ../../nbs/89_test_bank.ipynb #e6d2ba88
 def data(n=120, classes=5, seed=0, shape=(2, 3)):
     g = torch.Generator().manual_seed(seed)
     return torch.randn(n, *shape, generator=g), torch.randint(0, classes, (n,), generator=g)
@@ -36,13 +39,13 @@ def blocks_of(z, y, size=50, start=0):
 def make(folder, n=120, dtype=torch.float32, **kwargs): return LatentBank.create(folder, blocks_of(*data(n, **kwargs)), dtype=dtype)
 
 def same_tensors(bank, pool):
-    for name in ('by_class', 'labels', 'place', 'order', 'start', 'mean', 'std', 'z', 'y'):
+    for name in ('by_class', 'labels', 'place', 'order', 'start', 'mean', 'std', 'z', 'y', 'text', 'null_text'):
         a, b = getattr(bank, name), getattr(pool, name)
         assert (a is None and b is None) or torch.equal(a, b), name
     assert_close(bank.norms, pool.norms)
     assert (bank.num_classes, len(bank), bank.labelled) == (pool.num_classes, len(pool), pool.labelled)
 
-# %% ../../nbs/89_test_bank.ipynb #fbbc49e1
+# %% ../../nbs/89_test_bank.ipynb #df45ece2
 @pytest.mark.parametrize('order', ['mixed', 'sorted', 'one class', 'class 1 empty'])
 @pytest.mark.parametrize('moments', [False, True])
 def test_a_bank_is_a_pool(tmp_path, order, moments):
@@ -62,12 +65,56 @@ def test_a_bank_is_a_pool(tmp_path, order, moments):
 @pytest.mark.parametrize('name', SAMPLERS)
 def test_every_sampler_takes_a_bank(tmp_path, name):
     z, y = data(shape=(1, 4, 4))
-    std = .1*z.abs()
-    bank, pool = LatentBank.create(tmp_path/'bank', [((z, std), y)], dtype=torch.float32), TensorPool(z, y, z, std)
+    std, text = .1*z.abs(), z.flatten(2)
+    bank, pool = LatentBank.create(tmp_path/'bank', [((z, std), y, text)], dtype=torch.float32), TensorPool(z, y, z, std, text)
     seeds = lambda: torch.Generator().manual_seed(4)
     rows = dict(crop=3) if name == 'RandomCrops' else {}
     a, b = (SAMPLERS[name](p, 4)(p[[5, 80]] if name == 'WholeClass' else draw(p, [5, 80], seeds(), **rows), seeds()) for p in (bank, pool))
     assert torch.equal(a.z, b.z)
+
+# %% ../../nbs/89_test_bank.ipynb #7f58ac63
+def spoken(n=120, shape=(5, 8), labelled=True, seed=1):
+    z, y = data(n)
+    g = torch.Generator().manual_seed(seed)
+    return z, y if labelled else None, torch.randn(n, *shape, generator=g), torch.randn(shape, generator=g)
+
+def spoken_blocks(z, y, text, size=50, start=0):
+    for i in range(start, len(z), size): yield z[i:i + size], None if y is None else y[i:i + size], text[i:i + size]
+
+@pytest.mark.parametrize('shape', [(5, 8), (8,)])
+@pytest.mark.parametrize('labelled', [True, False])
+@pytest.mark.parametrize('null', [True, False])
+def test_captions(tmp_path, shape, labelled, null):
+    z, y, text, null_text = spoken(shape=shape, labelled=labelled)
+    null_text = null_text if null else None
+    bank = LatentBank.create(tmp_path/'bank', spoken_blocks(z, y, text), dtype=torch.float32, null_text=null_text)
+    pool = TensorPool(z, y, text=text, null_text=null_text)
+    same_tensors(bank, pool)
+    for again in (bank, pickle.loads(pickle.dumps(bank))):
+        for a, b in zip(again[[3, 3, 119]], pool[[3, 3, 119]]): assert a is b or torch.equal(a, b)
+    outs = [PAFMLoss(TextLikelihood(p, 6, scale=4.), **(dict(label_dropout=.3, null_text=p.null_text) if null else {}))(
+        lambda z_t, t, states: z_t*states.flatten(1).mean(1)[:, None, None], p[torch.arange(40)], torch.Generator().manual_seed(0)) for p in (bank, pool)]
+    for a, b in zip(*outs): assert_close(a, b)
+    bank.verify()
+    assert make(tmp_path/'silent').text is None
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_captions_in_half_precision(tmp_path, dtype):
+    z, y, text, null_text = spoken()
+    bank = LatentBank.create(tmp_path/'bank', spoken_blocks(z, y, text), dtype=dtype, null_text=null_text)
+    assert torch.equal(bank[[7, 2]].text, text[[7, 2]].to(dtype)) and torch.equal(bank.null_text, null_text) and bank.embedding.dtype == dtype
+    priors = [TextLikelihood(p, 6, scale=4.)(p[[7, 2]], torch.Generator().manual_seed(0)).log_prior for p in (bank, TensorPool(z, y, text=text, null_text=null_text))]
+    assert_close(*priors, atol=4*4*torch.finfo(dtype).eps, rtol=0)
+    assert (priors[0][:, 0].abs() < 1e-5).all()
+
+def test_the_sampler_reads_no_text(tmp_path):
+    z, y, text, null_text = spoken()
+    bank = LatentBank.create(tmp_path/'bank', spoken_blocks(z, y, text), dtype=torch.float32, null_text=null_text)
+    batch, seeded = bank[[5, 80]], lambda: torch.Generator().manual_seed(0)
+    before = TextLikelihood(bank, 6, scale=4.)(batch, seeded()).log_prior
+    bank.text.fill_(float('nan'))
+    sampler = TextLikelihood(bank, 6, scale=4.)
+    assert torch.equal(sampler(batch, seeded()).log_prior, before) and sampler.embedding.data_ptr() == bank.embedding.data_ptr()
 
 # %% ../../nbs/89_test_bank.ipynb #ba5e2edc
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
@@ -83,7 +130,7 @@ def test_blocks_do_not_show(tmp_path):
     files = [LatentBank.create(tmp_path/f'{size}', blocks_of(*data(), size)).meta['files'] for size in (1, 7, 120)]
     assert files[0] == files[1] == files[2]
 
-# %% ../../nbs/89_test_bank.ipynb #d1ebb79c
+# %% ../../nbs/89_test_bank.ipynb #31ae42e2
 IMPORTS = '''
 import os, signal, torch
 import pafm_nb.bank as module
@@ -113,17 +160,30 @@ LatentBank.create({str(tmp_path/'bank')!r}, blocks, dtype=torch.float32)''')
 
 @pytest.mark.parametrize('sort', [True, False])
 def test_stopped_while_sorting(tmp_path, monkeypatch, sort):
-    z, y = data()
+    z, y, text, null_text = spoken()
     if sort: y = y.sort().values
     def stop(*args): raise KeyboardInterrupt
     with monkeypatch.context() as m:
         m.setattr(module, 'file_entry', stop)
-        with pytest.raises(KeyboardInterrupt): LatentBank.create(tmp_path/'bank', blocks_of(z, y), dtype=torch.float32)
+        with pytest.raises(KeyboardInterrupt): LatentBank.create(tmp_path/'bank', spoken_blocks(z, y, text), dtype=torch.float32, null_text=null_text)
     ft.test_fail(lambda: LatentBank.open(tmp_path/'bank'), contains='unfinished')
-    bank = LatentBank.create(tmp_path/'bank', lambda start: blocks_of(z, y, start=start), dtype=torch.float32)
-    same_tensors(bank, TensorPool(z, y))
+    bank = LatentBank.create(tmp_path/'bank', lambda start: spoken_blocks(z, y, text, start=start), dtype=torch.float32, null_text=null_text)
+    same_tensors(bank, TensorPool(z, y, text=text, null_text=null_text))
+    bank.verify()
 
-# %% ../../nbs/89_test_bank.ipynb #6101e912
+def test_captions_go_on_after_a_stop(tmp_path):
+    z, y, text, null_text = spoken()
+    def stops(start):
+        for i, block in enumerate(spoken_blocks(z, y, text, start=start)):
+            if i == 2: raise KeyboardInterrupt
+            yield block
+    with pytest.raises(KeyboardInterrupt): LatentBank.create(tmp_path/'bank', stops, null_text=null_text)
+    again = lambda start: spoken_blocks(z, y, text, start=start)
+    ft.test_fail(lambda: LatentBank.create(tmp_path/'bank', again, null_text=null_text + 1), contains='the block from row 100 on')
+    bank = LatentBank.create(tmp_path/'bank', again, null_text=null_text)
+    assert bank.meta == LatentBank.create(tmp_path/'undisturbed', again(0), null_text=null_text).meta
+
+# %% ../../nbs/89_test_bank.ipynb #642f3a22
 def spoiled(row, value, **change):
     def blocks(z, y):
         z, y = z.clone(), y.clone()
@@ -141,6 +201,17 @@ def test_bad_rows(tmp_path, blocks, said):
     ft.test_fail(lambda: LatentBank.create(tmp_path/'bank', blocks(*data()), num_classes=5), contains=said)
     assert not (tmp_path/'bank/meta.json').exists() and not (tmp_path/'bank/.lock').exists()
 
+@pytest.mark.parametrize('blocks, null_text, said', [
+    (lambda z, t: [(z, None, t), (z, None, t.where(t != t[77, 2, 2], torch.nan))], None, 'text is not finite in row 197'), (lambda z, t: [(z, None, 1e5*t)], None, 'text 0 goes beyond torch.float16'),
+    (lambda z, t: [(z, None, t[:7])], None, 'text must be (120, *L)'), (lambda z, t: [(z, None, t.long())], None, 'int64'), (lambda z, t: [(z, None, t[:, 0, 0])], None, 'text must be (120, *L)'),
+    (lambda z, t: [(z, None, t), (z, None)], None, 'from row 120 on'), (lambda z, t: [(z, None, t), (z, None, t[:, :3])], None, 'from row 120 on'),
+    (lambda z, t: [(z, None, t)], torch.zeros(8), 'null_text has shape (8,)'), (lambda z, t: [(z, None, t)], torch.full((5, 8), torch.inf), 'null_text must be finite'),
+    (lambda z, t: [(z, None)], torch.zeros(5, 8), 'null_text without text')])
+def test_bad_captions(tmp_path, blocks, null_text, said):
+    z, _, text, _ = spoken()
+    ft.test_fail(lambda: LatentBank.create(tmp_path/'bank', blocks(z, text), null_text=null_text), exc=ValueError, contains=said)
+    assert not (tmp_path/'bank/meta.json').exists() and not (tmp_path/'bank/.lock').exists()
+
 def test_bad_calls(tmp_path):
     bank = make(tmp_path/'bank')
     (tmp_path/'notes.txt').write_text('mine')
@@ -151,12 +222,12 @@ def test_bad_calls(tmp_path):
     ft.test_fail(lambda: LatentBank.open(tmp_path/'nothing'), exc=FileNotFoundError, contains='no bank')
     bank.verify()
 
-# %% ../../nbs/89_test_bank.ipynb #c32034f9
-FILES = ('endpoints', 'labels', 'norms', 'order', 'place', 'neighbors')
+# %% ../../nbs/89_test_bank.ipynb #d235ed8b
+FILES = ('endpoints', 'labels', 'norms', 'order', 'place', 'neighbors', 'text', 'embedding')
 
 @pytest.mark.parametrize('name', FILES)
 def test_damaged_files(tmp_path, name):
-    prepare_neighbors(make(tmp_path/'bank'), 3, progress=False)
+    prepare_neighbors(LatentBank.create(tmp_path/'bank', spoken_blocks(*spoken()[:3])), 3, progress=False)
     path = tmp_path/'bank'/f'{name}.npy'
     whole = path.read_bytes()
     opens = lambda: LatentBank.open(tmp_path/'bank')
@@ -223,7 +294,7 @@ def test_larger_than_memory(tmp_path):
     huge = map_array(tmp_path/'huge.npy', 'float16', (rows, 4096), (tmp_path/'huge.npy').stat().st_size)
     assert not huge[-1].any() and not read_rows(huge, torch.tensor([0, rows - 1])).any()
 
-# %% ../../nbs/89_test_bank.ipynb #e3de4904
+# %% ../../nbs/89_test_bank.ipynb #a68a2892
 class Rows(torch.utils.data.Dataset):
     def __init__(self, bank): self.bank = bank
     def __len__(self): return len(self.bank)
@@ -245,9 +316,11 @@ def test_workers_share_a_bank(tmp_path):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
 def test_resident_on_a_gpu(tmp_path):
-    bank = prepare_cells(prepare_neighbors(make(tmp_path/'bank'), 3, progress=False), 3, progress=False)
+    z, y, text, null_text = spoken()
+    bank = LatentBank.create(tmp_path/'bank', spoken_blocks(z, y, text), dtype=torch.float32, null_text=null_text)
+    bank = prepare_cells(prepare_neighbors(bank, 3, progress=False), 3, progress=False)
     there = LatentBank.open(tmp_path/'bank', device='cuda')
-    assert all(getattr(there, name).is_cuda for name in ('by_class', 'place', 'labels', 'norms', 'start', 'neighbors', 'cells')) and torch.equal(there.z.cpu(), bank.z)
+    assert all(getattr(there, name).is_cuda for name in ('by_class', 'place', 'labels', 'norms', 'start', 'neighbors', 'cells', 'text', 'null_text', 'embedding')) and torch.equal(there.z.cpu(), bank.z)
     for name in SAMPLERS:
         if name not in ('MomentDraws', 'ExactMoments', 'RandomCrops'): SAMPLERS[name](there, 3)(there[[5, 80]], torch.Generator('cuda').manual_seed(0))
 

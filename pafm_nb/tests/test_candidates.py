@@ -7,19 +7,20 @@ __all__ = ['PLAIN', 'test_unbiased_by_enumeration', 'pool_of', 'test_in_class_dr
            'test_source_and_labels', 'test_dropped_labels_take_all', 'test_unlabelled_data', 'test_cells_partition',
            'test_extra_cells_are_uniform', 'test_balanced_cells', 'test_neighbours_are_nearest', 'test_equal_rows',
            'test_half_precision_pool_keeps_the_source', 'test_exact_moments_is_the_limit_of_draws',
-           'test_moment_draws_are_unbiased', 'test_crops_come_from_their_image', 'test_text_likelihood',
-           'test_pool_keeps_your_order', 'test_bad_pools', 'test_bad_batches',
-           'test_whole_class_refuses_augmented_rows', 'test_a_class_without_rows']
+           'test_moment_draws_are_unbiased', 'test_candidates_of_a_moment_pool_are_draws',
+           'test_crops_come_from_their_image', 'test_text_likelihood', 'test_text_follows_its_row',
+           'test_text_prior_is_the_cosine', 'test_text_of_classes', 'test_pool_keeps_your_order', 'test_bad_pools',
+           'test_bad_batches', 'test_whole_class_refuses_augmented_rows', 'test_a_class_without_rows']
 
-# %% ../../nbs/92_test_candidates.ipynb #b45c14e7
+# %% ../../nbs/92_test_candidates.ipynb #686e0d06
 from itertools import combinations
 import fastcore.test as ft
 import pytest, torch
 from torch.testing import assert_close
 from ..candidates import (SAMPLERS, Batch, Cells, ExactMoments, InBatch, InClass, MomentDraws, NearestNeighbors, RandomCrops, TensorPool,
-                                TextLikelihood, WholeClass, balanced_cells, class_neighbors, distinct, draw, random_crops)
+                                TextLikelihood, WholeClass, balanced_cells, caption_embedding, class_neighbors, distinct, draw, random_crops)
 from ..objective import pafm_target
-from ..posterior import exact_velocity
+from ..posterior import exact_velocity, moment_posterior
 
 # %% ../../nbs/92_test_candidates.ipynb #de8be9d3
 @pytest.mark.parametrize('time', [.05, .3, .6, .95])
@@ -163,7 +164,7 @@ def test_half_precision_pool_keeps_the_source(make):
     eps, t = torch.randn(16, 8, generator=g), torch.full((16,), 1e-5)
     assert_close(pafm_target(batch.z, eps, t, candidates).velocity, eps - batch.z)
 
-# %% ../../nbs/92_test_candidates.ipynb #f3157a72
+# %% ../../nbs/92_test_candidates.ipynb #df1ce180
 def test_exact_moments_is_the_limit_of_draws():
     g = torch.Generator().manual_seed(7)
     mean, std = torch.randn(1, 4, generator=g), torch.full((1, 4), .5)
@@ -185,6 +186,17 @@ def test_moment_draws_are_unbiased():
     truth = (z_t - (mean + gain*(z_t - (1 - time)*mean))[0])/time
     assert ((v.mean(0) - truth).abs() < 5*v.std(0)/n**.5).all() and v.var(0).sum() < ((z_t - z)/time).var(0).sum()
 
+def test_candidates_of_a_moment_pool_are_draws():
+    g, n, time = torch.Generator().manual_seed(10), 40_000, .5
+    mean, std = torch.tensor([[.5, -1.], [-.5, .2], [1., 1.]]), torch.tensor([[.6, .3], [.2, .5], [.4, .4]])
+    pool, z_t = TensorPool(mean, mean=mean, std=std), torch.tensor([.4, -.2])
+    image = moment_posterior(z_t[None], torch.tensor([time]), mean, std)[0][0].multinomial(n, replacement=True, generator=g)
+    spread = (1 - time)**2*std[image]**2 + time**2
+    z = mean[image] + (1 - time)*std[image]**2/spread*(z_t - (1 - time)*mean[image]) + (std[image]*time/spread.sqrt())*torch.randn(n, 2, generator=g)   # sources given z_t
+    v = pafm_target(z, (z_t - (1 - time)*z)/time, torch.full((n,), time), InClass(pool, 2)(Batch(z, index=image), g)).velocity
+    truth = (z_t - moment_posterior(z_t[None], torch.tensor([time]), mean, std)[1][0])/time
+    assert ((v.mean(0) - truth).abs() < 4.5*v.std(0)/n**.5).all() and v.var(0).sum() < .9*((z_t - z)/time).var(0).sum()
+
 def test_crops_come_from_their_image():
     g = torch.Generator().manual_seed(9)
     pool = TensorPool(torch.randn(3, 2, 5, 5, generator=g))
@@ -204,6 +216,39 @@ def test_text_likelihood():
     gone = TextLikelihood(pool, 4, scale=5.)(batch._replace(y=torch.full((12,), -1)), g)
     assert (gone.log_prior == 0).all()
 
+@pytest.mark.parametrize('labelled', [True, False])
+def test_text_follows_its_row(labelled):
+    g = torch.Generator().manual_seed(12)
+    z, text, null = torch.randn(20, 2, generator=g), torch.randn(20, 5, 3, generator=g), torch.randn(5, 3, generator=g)
+    pool = TensorPool(z, torch.arange(20) % 3 if labelled else None, mean=z, std=z.abs(), text=text, null_text=null)
+    for p in (pool, pool.to('cpu')):
+        assert torch.equal(p[[7, 0, 7]].text, text[[7, 0, 7]]) and torch.equal(p.null_text, null)
+        assert torch.equal(draw(p, [4, 3], g).text, text[[4, 3]])
+    assert pool_of()[[1]].text is None
+
+# %% ../../nbs/92_test_candidates.ipynb #8c819d21
+def test_text_prior_is_the_cosine():
+    g = torch.Generator().manual_seed(13)
+    z, text = torch.arange(20.)[:, None], torch.randn(20, 5, 3, generator=g)
+    null = torch.randn(5, 3, generator=g)
+    text[4] = null
+    pool = TensorPool(z, torch.arange(20) % 3, text=text, null_text=null)
+    candidates = TextLikelihood(pool, 20, scale=3.)(pool[[1, 4]], g)
+    e = (text - null).mean(1)
+    wanted = 3*torch.nn.functional.cosine_similarity(e[1], e[candidates.z[0, :, 0].long()], dim=1)
+    assert_close(candidates.log_prior[0] - candidates.log_prior[0, 0], wanted - wanted[0])
+    assert (candidates.log_prior[1] == candidates.log_prior[1, 0]).all()
+    assert_close(caption_embedding(text + 7, null + 7), caption_embedding(text, null), atol=1e-5, rtol=1e-4)
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+def test_text_of_classes(dtype):
+    pool = pool_of(30, 3)
+    texts = TensorPool(pool.z, text=torch.eye(3)[pool.y].to(dtype))
+    batch, hard = texts[torch.arange(6)], pool[torch.arange(6)]
+    eps, t = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.full((6,), .6)
+    soft = pafm_target(batch.z, eps, t, TextLikelihood(texts, 30, scale=200.)(batch, torch.Generator().manual_seed(1))).velocity
+    assert_close(soft, pafm_target(hard.z, eps, t, WholeClass(pool)(hard)).velocity)
+
 # %% ../../nbs/92_test_candidates.ipynb #5fa67216
 def test_pool_keeps_your_order():
     g = torch.Generator().manual_seed(5)
@@ -213,14 +258,17 @@ def test_pool_keeps_your_order():
     assert torch.equal(pool[y == 2].z, z[y == 2]) and torch.equal(pool[[3, 3, 9]].y, y[[3, 3, 9]])
     for c in range(4): assert torch.equal(pool.of_class(c), z[y == c])
 
-# %% ../../nbs/92_test_candidates.ipynb #c38db9ea
+# %% ../../nbs/92_test_candidates.ipynb #7df34f39
 @pytest.mark.parametrize('make, said', [
     (lambda z, y: TensorPool(z[:0], y[:0]), 'N >= 1'), (lambda z, y: TensorPool(z.long(), y), 'int64'), (lambda z, y: TensorPool(z, y[:3]), '(3,)'),
     (lambda z, y: TensorPool(z, y.float()), 'float32'), (lambda z, y: TensorPool(z/0, y), 'row 0'), (lambda z, y: TensorPool(z, y, mean=z), 'both'),
     (lambda z, y: TensorPool(z, y, z, -z.abs() - 1), 'log-variance'), (lambda z, y: TensorPool(z, y - 5), '-5'),
     (lambda z, y: NearestNeighbors(TensorPool(z, y), 11), '11 neighbours'), (lambda z, y: Cells(TensorPool(z, y), 5, extra=2), 'only 2 cells'), (lambda z, y: Cells(TensorPool(z, y), 5, extra=-1), '-1'),
     (lambda z, y: MomentDraws(TensorPool(z, y), 2), 'moments'), (lambda z, y: ExactMoments(TensorPool(z, y)), 'moments'), (lambda z, y: TextLikelihood(TensorPool(z, y), 2, 1.), 'caption'),
-    (lambda z, y: TextLikelihood(TensorPool(z, text=z), 2, -1.), '-1'), (lambda z, y: TensorPool(z, text=z[:3]), '(3, 4)'), (lambda z, y: random_crops(z.view(-1, 1, 2, 2), 3, 1), 'crop of 3'),
+    (lambda z, y: TextLikelihood(TensorPool(z, text=z), 2, -1.), '-1'), (lambda z, y: TensorPool(z, text=z[:3]), '(3, 4)'),
+    (lambda z, y: TensorPool(z, text=z[:, 0]), '(30,)'), (lambda z, y: TensorPool(z, text=z.long()), 'int64'), (lambda z, y: TensorPool(z, text=z.where(z != z[5], torch.nan)), 'text is not finite in row 5'),
+    (lambda z, y: TensorPool(z, text=z, null_text=z), 'null_text has shape (30, 4)'), (lambda z, y: TensorPool(z, null_text=z[0]), 'without text'),
+    (lambda z, y: TensorPool(z, text=z, null_text=z[0]/0), 'null_text must be finite'), (lambda z, y: random_crops(z.view(-1, 1, 2, 2), 3, 1), 'crop of 3'),
     (lambda z, y: InClass(TensorPool(z, y), 11), 'class 0 has 10'), (lambda z, y: InClass(TensorPool(z, y), 0), 'k = 1'), (lambda z, y: InClass(TensorPool(z, y), 2.), '2.0')])
 def test_bad_pools(make, said):
     pool = pool_of()

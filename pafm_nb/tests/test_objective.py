@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['setting', 'test_k1_is_fm_bit_for_bit', 'test_k1_loss_and_gradient', 'test_all_data_is_the_exact_field',
            'test_float32_against_float64', 'test_autocast_is_left_outside', 'test_bfloat16_latents',
-           'test_mean_target_is_the_field', 'test_label_dropout', 'test_reported_means', 'test_no_side_effects',
-           'test_target_refuses', 'test_loss_refuses']
+           'test_mean_target_is_the_field', 'test_label_dropout', 'captions', 'test_caption_dropout',
+           'test_nothing_dropped', 'test_k1_with_text_is_fm', 'test_captions_refused', 'test_reported_means',
+           'test_no_side_effects', 'test_target_refuses', 'test_loss_refuses']
 
-# %% ../../nbs/93_test_objective.ipynb #918d849a
+# %% ../../nbs/93_test_objective.ipynb #733ee3e4
 import fastcore.test as ft
 import pytest, torch
 from torch.testing import assert_close
-from ..candidates import SAMPLERS, Batch, Candidates, InBatch, InClass, TensorPool, WholeClass
+from ..candidates import SAMPLERS, Batch, Candidates, InBatch, InClass, TensorPool, TextLikelihood, WholeClass
 from ..objective import FMLoss, PAFMLoss, pafm_target
 from ..paths import PATHS, LinearPath
 from ..posterior import exact_velocity
@@ -54,15 +55,15 @@ def test_all_data_is_the_exact_field(name):
         assert_close(target.velocity[b:b+1], exact_velocity(z_t[b:b+1], t[b:b+1], pool.of_class(batch.y[b].item()), path), rtol=1e-3, atol=1e-4)
     assert_close(target.weights.sum(1), torch.ones(16))
 
-# %% ../../nbs/93_test_objective.ipynb #a3777bed
-@pytest.mark.parametrize('sampler', ['own', 'shared', 'norms'])
+# %% ../../nbs/93_test_objective.ipynb #9913a1da
+@pytest.mark.parametrize('route', ['own', 'own norms', 'shared', 'shared norms'])
 @pytest.mark.parametrize('time', [0., 1e-30, 1e-4, 1e-2, .5, 1.])
-def test_float32_against_float64(time, sampler):
+def test_float32_against_float64(time, route):
     g = torch.Generator().manual_seed(2)
     z, eps, t = torch.randn(6, 512, generator=g), torch.randn(6, 512, generator=g), torch.full((6,), time)
     pool = torch.cat([z, z[:4] + 1e-4*torch.randn(4, 512, generator=g), z[:1], torch.randn(50, 512, generator=g)])
-    candidates = pool if sampler == 'shared' else torch.cat([z[:, None], pool.expand(6, -1, -1)], 1)
-    given = candidates if sampler != 'norms' else Candidates(candidates, norms=candidates.square().sum(-1))
+    candidates = torch.cat([z[:, None], pool.expand(6, -1, -1)], 1) if 'own' in route else pool
+    given = Candidates(candidates, norms=candidates.square().sum(-1)) if 'norms' in route else candidates
     target = pafm_target(z, eps, t, given)
     truth = pafm_target(z.double(), eps.double(), t.double(), candidates.double()).velocity
     assert target.velocity.isfinite().all() and target.weights.isfinite().all()
@@ -101,7 +102,7 @@ def test_mean_target_is_the_field(name):
     if sampler.exact: assert (error < 5).all()
     else: assert (error > 5).any()
 
-# %% ../../nbs/93_test_objective.ipynb #396f28e4
+# %% ../../nbs/93_test_objective.ipynb #01a6357e
 def test_label_dropout():
     pool, batch, *_ = setting(6)
     seen = {}
@@ -117,6 +118,54 @@ def test_label_dropout():
     assert torch.equal(gone, seen['model'] == 4) and gone[3] and 3 <= gone.sum() <= 13
     assert torch.equal(seen['model'][~gone], batch.y[~gone])
 
+# %% ../../nbs/93_test_objective.ipynb #db43c35e
+def captions(labelled, dtype=torch.float32, seed=10):
+    g = torch.Generator().manual_seed(seed)
+    pool = TensorPool(torch.randn(40, 2, 3, generator=g), torch.arange(40) % 4 if labelled else None, text=torch.randn(40, 5, 8, generator=g).to(dtype), null_text=torch.randn(5, 8, generator=g))
+    return pool, pool[torch.randperm(40, generator=g)[:16]]
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+@pytest.mark.parametrize('labelled', [True, False])
+def test_caption_dropout(labelled, dtype):
+    pool, batch = captions(labelled, dtype)
+    seen = {}
+    def sampler(b, generator=None):
+        seen['sampler'] = b.y
+        return TextLikelihood(pool, 5, scale=4.)(b, generator)
+    def model(z_t, t, text):
+        seen['model'] = text
+        return z_t
+    if labelled: batch = batch._replace(y=batch.y.index_fill(0, torch.tensor([3]), -1))
+    PAFMLoss(sampler, label_dropout=.5, null_text=pool.null_text)(model, batch, torch.Generator().manual_seed(0))
+    gone = seen['sampler'] == -1
+    assert 3 <= gone.sum() <= 13 and (gone[3] or not labelled) and seen['model'].dtype == dtype
+    assert (seen['model'][gone] == pool.null_text.to(dtype)).all() and torch.equal(seen['model'][~gone], batch.text[~gone])
+    assert torch.equal(seen['sampler'][~gone], batch.y[~gone] if labelled else torch.zeros_like(gone[~gone], dtype=torch.int64))
+
+def test_nothing_dropped():
+    pool, batch = captions(True)
+    seen = []
+    FMLoss()(lambda z_t, t, text: seen.append(text) or z_t, batch, torch.Generator().manual_seed(0))
+    assert torch.equal(seen[0], batch.text)
+
+def test_k1_with_text_is_fm():
+    pool, batch = captions(False)
+    grads = []
+    for make in (FMLoss, lambda **kw: PAFMLoss(TextLikelihood(pool, 1, scale=4.), **kw)):
+        w = torch.ones(2, 3, requires_grad=True)
+        out = make(label_dropout=.3, null_text=pool.null_text)(lambda z_t, t, text: w*z_t*text.mean((1, 2))[:, None, None], batch, torch.Generator().manual_seed(1))
+        grads.append((out.loss, *torch.autograd.grad(out.loss, w)))
+    assert all(torch.equal(a, b) for a, b in zip(*grads))
+
+@pytest.mark.parametrize('args, change, said', [
+    (dict(label_dropout=.1), {}, 'label_dropout=0.1 needs null_label'), (dict(label_dropout=.1, null_label=4), {}, 'label_dropout=0.1 needs null_text for a batch with text'),
+    (dict(label_dropout=.1, null_text=torch.zeros(5, 8)), dict(text=None), 'needs null_label for a batch with label'), (dict(null_text=torch.zeros(8)), {}, 'null_text (8,)'),
+    (dict(null_text=torch.full((5, 8), torch.nan)), {}, 'encode the empty caption again'), (dict(null_text=torch.zeros(5, 8, dtype=torch.int64)), {}, 'int64'),
+    ({}, dict(y=torch.full((16,), -1)), 'give the loss null_text'), (dict(null_text=torch.zeros(5, 8)), dict(text=torch.zeros(3, 5, 8)), '(3, 5, 8)')])
+def test_captions_refused(args, change, said):
+    ft.test_fail(lambda: FMLoss(**args)(lambda z_t, t, text: z_t, captions(True)[1]._replace(**change)), contains=said)
+
+# %% ../../nbs/93_test_objective.ipynb #8860dd25
 def test_reported_means():
     pool, batch, *_ = setting(7)
     fm = FMLoss()(lambda z_t, t, y: z_t, batch, torch.Generator().manual_seed(0))

@@ -5,16 +5,26 @@
 # %% auto #0
 __all__ = ['TINY', 'StopsAt', 'fit', 'final', 'same', 'test_resume_is_bit_exact', 'damage', 'trained',
            'test_damaged_checkpoint_falls_back', 'test_no_whole_checkpoint_is_an_error', 'test_a_pickle_is_not_opened',
-           'test_other_settings_are_refused', 'test_unwritable_out', 'test_bad_config', 'test_fm_and_pafm_see_the_same',
-           'test_every_row_once_an_epoch', 'test_draws_are_functions_of_seed_rank_step', 'test_diverged_run_stops',
+           'test_other_settings_are_refused', 'test_unwritable_out', 'test_bad_config',
+           'test_what_does_not_fit_is_refused_before_a_folder_is_made', 'test_fm_and_pafm_see_the_same',
+           'test_every_row_once_an_epoch', 'test_draws_are_functions_of_seed_rank_step', 'launch',
+           'test_two_processes_equal_one', 'test_rows_do_not_depend_on_pieces',
+           'test_gradient_of_pieces_is_that_of_their_union', 'test_launches_that_went_wrong',
+           'test_two_runs_in_one_folder', 'test_share_out', 'test_ahead_gives_what_is_asked_for',
+           'test_training_from_a_bank', 'test_captions_bf16_pictures_and_logs', 'test_large_recipes',
+           'test_recipe_without_data', 'test_full_disk', 'test_kill', 'test_diverged_run_stops',
            'test_save_keeps_the_newest', 'test_it_learns']
 
-# %% ../../nbs/95_test_training.ipynb #5b69b92a
-import json, shutil, signal, warnings
+# %% ../../nbs/95_test_training.ipynb #a9757696
+import json, os, resource, shutil, signal, subprocess, sys, warnings, zlib
 import fastcore.test as ft
 import pytest, torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from ..bank import LatentBank
 from ..data import digits
-from ..training import (FILES, TrainConfig, Trainer, epoch_rows, load_run, newest_checkpoint, read_checkpoint, read_log, save_checkpoint, step_generator)
+from ..recipes import recipe
+from ..training import (FILES, Ahead, TrainConfig, Trainer, connect, epoch_rows, load_run, newest_checkpoint, read_checkpoint, read_log, read_state, save_checkpoint, sealed, share_out, step_generator)
 
 # %% ../../nbs/95_test_training.ipynb #7dbcd277
 TINY = dict(steps=12, batch_size=16, save_every=5, log_every=4, keep=3, model_args=dict(depth=1, hidden_size=16, num_heads=2))
@@ -32,8 +42,8 @@ def fit(out, **changes): return Trainer(TrainConfig(str(out), **(TINY | changes)
 def final(out): return read_checkpoint(out/'checkpoints/step_00000012')[0]
 def same(a, b): return all(a[f].keys() == b[f].keys() and all(torch.equal(a[f][k], b[f][k]) for k in a[f]) for f in FILES)
 
-# %% ../../nbs/95_test_training.ipynb #83c0d31b
-@pytest.mark.parametrize('objective', [dict(objective='fm'), dict(candidates='InClass', k=4)])
+# %% ../../nbs/95_test_training.ipynb #0961ce41
+@pytest.mark.parametrize('objective', [dict(objective='fm'), dict(candidates='InClass', k=4), dict(candidates='Cells', k=4, sampler_args=dict(extra=1), micro_batches=2, time='logit_normal', time_shift=2.)])
 def test_resume_is_bit_exact(tmp_path, objective):
     fit(tmp_path/'whole', **objective)
     for step, number in ((0, signal.SIGINT), (6, signal.SIGTERM)):
@@ -44,7 +54,7 @@ def test_resume_is_bit_exact(tmp_path, objective):
         assert same(final(tmp_path/'whole'), final(out))
         assert [r['step'] for r in read_log(out/'log.jsonl') if r['step'] % 4 == 0] == [4, 8, 12]
 
-# %% ../../nbs/95_test_training.ipynb #87939de9
+# %% ../../nbs/95_test_training.ipynb #73aa473f
 def damage(checkpoint, how):
     file = checkpoint/'ema.safetensors'
     if how == 'cut': file.write_bytes(file.read_bytes()[:-9])
@@ -56,6 +66,7 @@ def damage(checkpoint, how):
     if how == 'missing': file.unlink()
     if how == 'foreign': shutil.copy(checkpoint/'model.safetensors', file)
     if how == 'state cut': (checkpoint/'state.json').write_text((checkpoint/'state.json').read_text()[:40])
+    if how == 'state changed': (checkpoint/'state.json').write_text((checkpoint/'state.json').read_text().replace('"step": 12', '"step": 11'))
     if how == 'state foreign': (checkpoint/'state.json').write_text('[1, 2]')
     if how == 'state missing': (checkpoint/'state.json').unlink()
 
@@ -65,7 +76,7 @@ def trained(tmp_path_factory):
     fit(out)
     return out
 
-@pytest.mark.parametrize('how', ['cut', 'flipped', 'empty', 'missing', 'foreign', 'state cut', 'state foreign', 'state missing'])
+@pytest.mark.parametrize('how', ['cut', 'flipped', 'empty', 'missing', 'foreign', 'state cut', 'state changed', 'state foreign', 'state missing'])
 def test_damaged_checkpoint_falls_back(trained, tmp_path, how):
     out = tmp_path/'run'
     shutil.copytree(trained, out)
@@ -86,23 +97,22 @@ def test_no_whole_checkpoint_is_an_error(trained, tmp_path):
         ft.test_fail(lambda: Trainer(TrainConfig(str(out), **TINY), progress=False), contains='none of the 3')
         ft.test_fail(lambda: load_run(out), contains='none of the 3')
 
-# %% ../../nbs/95_test_training.ipynb #40aa15c1
+# %% ../../nbs/95_test_training.ipynb #bad3280a
 def test_a_pickle_is_not_opened(trained, tmp_path):
     out, trap = tmp_path/'run', tmp_path/'ran'
     shutil.copytree(trained, out)
     for c in (out/'checkpoints').glob('step_*'):
         payload = f"cposix\nsystem\n(S'touch {trap}'\ntR.".encode()
         (c/'model.safetensors').write_bytes(payload)
-        state = json.loads((c/'state.json').read_text())
-        import hashlib
-        state['sha256']['model'] = hashlib.sha256(payload).hexdigest()
-        (c/'state.json').write_text(json.dumps(state))
+        state = read_state(c)
+        state['checksums']['model'] = zlib.crc32(payload)
+        (c/'state.json').write_text(json.dumps(sealed(state)))
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         ft.test_fail(lambda: load_run(out), contains='none of the 3')
     assert not trap.exists()
 
-# %% ../../nbs/95_test_training.ipynb #d0c70f10
+# %% ../../nbs/95_test_training.ipynb #434c2cd2
 def test_other_settings_are_refused(trained, tmp_path):
     before = sorted(p.name for p in trained.rglob('*'))
     for change, said in ((dict(lr=.5), 'lr=0.001, not 0.5'), (dict(objective='fm'), "objective='pafm'"), (dict(seed=1), 'seed=0, not 1'), (dict(steps=6), '12 steps already')):
@@ -117,16 +127,25 @@ def test_unwritable_out(tmp_path):
     ft.test_fail(lambda: fit(tmp_path/'file'), contains='cannot be written')
     ft.test_fail(lambda: fit('/proc/nothing/here'), contains='cannot be written')
 
-@pytest.mark.parametrize('change, said', [(dict(data='cifar'), 'digits'), (dict(model='SiT-B/3'), 'SiT-B/2'), (dict(objective='ddpm'), 'fm, pafm'), (dict(candidates='knn'), 'InClass'),
-                                          (dict(path='curved'), 'cosine'), (dict(k=0), 'k must'), (dict(batch_size=2.5), '2.5'), (dict(lr=0), 'lr must'), (dict(label_dropout=2), '2')])
+@pytest.mark.parametrize('change, said', [(dict(model='SiT-B/3'), 'SiT-B/2'), (dict(objective='ddpm'), 'fm, pafm'), (dict(candidates='knn'), 'InClass'),
+                                          (dict(path='curved'), 'cosine'), (dict(time='gamma'), 'logit_normal'), (dict(time_shift=0), 'time_shift'), (dict(k=0), 'k must'), (dict(micro_batches=3), 'micro_batches=3'), (dict(crop=0), 'crop'),
+                                          (dict(lr=float('nan')), 'lr must'), (dict(steps=True), 'steps must'), (dict(batch_size=2.5), '2.5'), (dict(lr=0), 'lr must'), (dict(label_dropout=2), '2')])
 def test_bad_config(change, said): ft.test_fail(lambda: TrainConfig('x', **change), contains=said)
 
-# %% ../../nbs/95_test_training.ipynb #1bfe819e
+@pytest.mark.parametrize('change, said', [(dict(data='cifar'), 'folder of a bank'), (dict(model='SiT-Ti/2', model_args={}), 'takes (4, 32, 32)'), (dict(model_args=dict(num_classes=3)), '10 classes'),
+                                          (dict(model='MMDiT-captions', model_args=dict(in_channels=1, input_size=8)), 'needs captions'), (dict(data='captions', model='MMDiT-captions', model_args=dict(context_size=16)), 'takes text of (8, 16)'),
+                                          (dict(sampler_args=dict(extra=1)), 'WholeClass does not take'), (dict(candidates='InClass', k=200), 'fewer than k = 200'), (dict(precision='fp16'), 'nothing on a CPU')])
+def test_what_does_not_fit_is_refused_before_a_folder_is_made(tmp_path, change, said):
+    ft.test_fail(lambda: Trainer(TrainConfig(str(tmp_path/'run'), **(TINY | change)), progress=False), contains=said)
+    assert not (tmp_path/'run').exists()
+
+# %% ../../nbs/95_test_training.ipynb #3d624230
 def test_fm_and_pafm_see_the_same(tmp_path):
     a, b = (Trainer(TrainConfig(str(tmp_path/o), **(TINY | dict(objective=o))), progress=False) for o in ('fm', 'pafm'))
     assert all(torch.equal(p, q) for p, q in zip(a.model.parameters(), b.model.parameters()))
-    assert a.train_step().fm_loss == b.train_step().fm_loss
-    assert torch.equal(a.rows(7), b.rows(7))
+    a_line, b_line = a.train_step(), b.train_step()
+    assert a_line[1] == b_line[1] and a_line[0] != b_line[0]      # fm_loss, loss
+    assert torch.equal(a.rows(7, 0), b.rows(7, 0))
 
 @pytest.mark.parametrize('n, batch', [(10, 4), (7, 7), (5, 12)])
 def test_every_row_once_an_epoch(n, batch):
@@ -139,7 +158,147 @@ def test_draws_are_functions_of_seed_rank_step():
     assert draw(1, 2, 3) == draw(1, 2, 3)
     assert len({tuple(draw(*a)) for a in ((1, 2, 3), (1, 3, 2), (2, 1, 3), (1, 2, 4), (1, 2))}) == 5
 
-# %% ../../nbs/95_test_training.ipynb #da7aca73
+# %% ../../nbs/95_test_training.ipynb #cd19ad6d
+def launch(folder, number=2, **config):
+    program = folder/'program.py'
+    program.write_text(f'from pafm_nb.training import Trainer, TrainConfig\nTrainer(TrainConfig({str(folder/"run")!r}, **{config}), progress=False).fit()\n')
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(number), str(program)]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='1'))
+
+def test_two_processes_equal_one(tmp_path):
+    config = TINY | dict(candidates='InBatch', micro_batches=2)
+    fit(tmp_path/'one', **config)
+    done = launch(tmp_path, **config)
+    one, two = final(tmp_path/'one'), final(tmp_path/'run')
+    for f in FILES:
+        assert one[f].keys() == two[f].keys(), done.stderr[-2000:]
+        for k in one[f]: torch.testing.assert_close(two[f][k], one[f][k], rtol=1e-5, atol=1e-6)
+    with pytest.warns(UserWarning, match='was on 2 processes and goes on with 1'): resumed = Trainer(TrainConfig(str(tmp_path/'run'), **(TINY | dict(candidates='InBatch', steps=14))), progress=False)
+    assert resumed.pieces == 2 and resumed.fit().step == 14
+
+def test_rows_do_not_depend_on_pieces(tmp_path):
+    rows = []
+    for pieces in (1, 2, 4):
+        trainer = Trainer(TrainConfig(str(tmp_path/str(pieces)), **(TINY | dict(micro_batches=pieces))), progress=False)
+        rows.append(torch.cat([trainer.rows(3, p) for p in trainer.mine()]))
+    assert torch.equal(rows[0], rows[1]) and torch.equal(rows[0], rows[2])
+
+def test_gradient_of_pieces_is_that_of_their_union(tmp_path):
+    trainer = Trainer(TrainConfig(str(tmp_path/'run'), **(TINY | dict(micro_batches=4, grad_clip=1e9))), progress=False)
+    tasks = [trainer.prepared(0, p) for p in range(4)]
+    together = type(tasks[0])(*map(torch.cat, zip(*tasks)))
+    trainer.objective.compare(trainer.model, together).loss.backward()
+    whole = [p.grad.clone() for p in trainer.model.parameters() if p.requires_grad]
+    trainer.train_step()
+    for a, b in zip(whole, (p.grad for p in trainer.model.parameters() if p.requires_grad)): torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+def test_launches_that_went_wrong(monkeypatch, tmp_path):
+    config = TrainConfig(str(tmp_path/'run'), **TINY)
+    monkeypatch.setenv('MASTER_PORT', '29500')
+    ft.test_fail(lambda: connect(config), contains='one was started')
+    monkeypatch.setenv('WORLD_SIZE', '3')
+    ft.test_fail(lambda: connect(config), contains='3 processes were asked for, 1 found')
+
+def test_two_runs_in_one_folder(tmp_path):
+    tried = []
+    def second(trainer):
+        with pytest.raises(ValueError, match='going on right now'): fit(tmp_path/'run')
+        tried.append(trainer.step)
+    run = Trainer(TrainConfig(str(tmp_path/'run'), **TINY), progress=False).fit(callback=second)
+    assert tried == [5, 10, 12] and run.step == 12
+    fit(tmp_path/'alone')
+    assert same(final(tmp_path/'run'), final(tmp_path/'alone'))
+
+def test_share_out():
+    config = TrainConfig('x', batch_size=24)
+    assert share_out(config, 3) == 3 and share_out(TrainConfig('x', batch_size=24, micro_batches=6), 3) == 6
+    with pytest.warns(UserWarning, match='all draws stay'): assert share_out(config, 2, dict(processes=4, pieces=4)) == 4
+    with pytest.warns(UserWarning, match='others from here on'): assert share_out(config, 3, dict(processes=4, pieces=4)) == 3
+    ft.test_fail(lambda: share_out(config, 5), contains='cannot be cut into 5')
+    ft.test_fail(lambda: share_out(TrainConfig('x', batch_size=24, micro_batches=4), 3), contains='a multiple of 3')
+
+def test_ahead_gives_what_is_asked_for():
+    ahead = Ahead(lambda a, b: (a, b))
+    assert ahead((0, 0), (0, 1)) == (0, 0) and ahead((0, 1), (1, 0)) == (0, 1) and ahead((5, 5), None) == (5, 5) and ahead((6, 0), None) == (6, 0)
+    def fails(a, b): raise ValueError('row 3 is not finite')
+    broken = Ahead(fails)
+    broken.key, broken.waiting = (1, 0), broken.thread.submit(fails, 1, 0)
+    ft.test_fail(lambda: broken((1, 0), None), contains='row 3')
+    ahead.close(); broken.close()
+
+# %% ../../nbs/95_test_training.ipynb #35f46899
+def test_training_from_a_bank(tmp_path):
+    pool = digits('train')
+    bank = LatentBank.create(tmp_path/'bank', [(pool.z, pool.y)], dtype=torch.float32)
+    fit(tmp_path/'pool', candidates='InClass', k=4)
+    run = dict(candidates='InClass', k=4, data=str(tmp_path/'bank'))
+    fit(tmp_path/'run', **run)
+    assert same(final(tmp_path/'pool'), final(tmp_path/'run'))
+    shutil.move(tmp_path/'bank', tmp_path/'moved')
+    assert fit(tmp_path/'run', **(run | dict(data=str(tmp_path/'moved'), steps=13))).step == 13
+    LatentBank.create(tmp_path/'other', [(pool.z[:1000], pool.y[:1000])])
+    ft.test_fail(lambda: fit(tmp_path/'run', **(run | dict(data=str(tmp_path/'other')))), contains='holds a run on 1437')
+
+def test_captions_bf16_pictures_and_logs(tmp_path):
+    args = dict(depth=2, hidden_size=32, num_heads=2)
+    trainer = fit(tmp_path/'run', data='captions', model='MMDiT-captions', model_args=args, batch_size=8, steps=4, log_every=2, candidates='TextLikelihood', k=4, precision='bf16', sample_every=2, sample_guidance=2.)
+    assert all(p.dtype == torch.float32 for p in trainer.ema.parameters())
+    assert [p.name for p in sorted((tmp_path/'run/samples').iterdir())] == ['step_00000002.png', 'step_00000004.png']
+    assert Image.open(tmp_path/'run/samples/step_00000004.png').size[0] > 100
+    events = EventAccumulator(str(tmp_path/'run/tensorboard')); events.Reload()
+    assert [(e.step, round(e.value, 4)) for e in events.Scalars('fm_loss')] == [(r['step'], round(r['fm_loss'], 4)) for r in read_log(tmp_path/'run/log.jsonl')]
+    assert {'loss', 'fm_loss', 'ess', 'source_weight', 'shift', 'grad_norm', 'images_per_second', 'step'} == set(read_log(tmp_path/'run/log.jsonl')[0])
+
+# %% ../../nbs/95_test_training.ipynb #faffdae4
+@pytest.mark.parametrize('name, changes', [('imagenet-sit-b2', {}), ('imagenet-sit-b2', dict(objective='fm')), ('imagenet-sit-xl2', dict(candidates='MomentDraws')), ('imagenet-sit-b2', dict(candidates='ExactMoments')),
+                                           ('cc12m-mmdit', {}), ('cc12m-mmdit', dict(objective='fm'))])
+def test_large_recipes(tmp_path, name, changes):
+    g, text = torch.Generator().manual_seed(0), name == 'cc12m-mmdit'
+    z = torch.randn(40, 4, 32, 32, generator=g)
+    latents = (z, .1*torch.rand(z.shape, generator=g)) if 'candidates' in changes else z
+    block = (latents, None, torch.randn(40, 77, 768, generator=g)) if text else (latents, torch.arange(40) % 2)
+    LatentBank.create(tmp_path/'bank', [block], **(dict(null_text=torch.randn(77, 768, generator=g)) if text else {}))
+    small = dict(model_args=dict(depth=2 if text else 1), batch_size=2, steps=2, precision='no', compile=False, sample_every=0)
+    trainer = Trainer(recipe(name, tmp_path/'run', data=str(tmp_path/'bank'), **changes, **small), progress=False).fit()
+    assert trainer.step == 2 and read_log(tmp_path/'run/log.jsonl')[-1]['loss'] > 0
+    assert load_run(tmp_path/'run')[1].data == str(tmp_path/'bank')
+
+def test_recipe_without_data(): ft.test_fail(lambda: recipe('imagenet-sit-xl2', 'x'), contains='folder of a bank of latents')
+
+# %% ../../nbs/95_test_training.ipynb #92b97d5a
+def test_full_disk(tmp_path):
+    out = tmp_path/'run'
+    fit(out, steps=5)
+    truth = newest_checkpoint(out/'checkpoints')[1]
+    room = resource.getrlimit(resource.RLIMIT_FSIZE)
+    class FillsUp(Trainer):
+        def save(self):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, room[1]))
+            try: return super().save()
+            finally: resource.setrlimit(resource.RLIMIT_FSIZE, room)
+    ft.test_fail(lambda: FillsUp(TrainConfig(str(out), **TINY), progress=False).fit(), contains='cannot be written')
+    assert [p.name for p in (out/'checkpoints').iterdir()] == ['step_00000005']
+    found = newest_checkpoint(out/'checkpoints')
+    assert found[2]['step'] == 5 and same(truth, found[1])
+    fit(tmp_path/'whole'); fit(out)
+    assert same(final(tmp_path/'whole'), final(out))
+
+def test_kill(tmp_path):
+    fit(tmp_path/'whole')
+    program = tmp_path/'program.py'
+    program.write_text(f"""import os, signal, pafm_nb.training as t
+class Killed(t.Trainer):
+    def train_step(self):
+        if self.step == 8: os.kill(os.getpid(), signal.SIGKILL)
+        return super().train_step()
+Killed(t.TrainConfig({str(tmp_path/'run')!r}, **{TINY}), progress=False).fit()
+""")
+    assert subprocess.run([sys.executable, str(program)], capture_output=True).returncode == -signal.SIGKILL
+    assert newest_checkpoint(tmp_path/'run/checkpoints')[2]['step'] == 5
+    fit(tmp_path/'run')
+    assert same(final(tmp_path/'whole'), final(tmp_path/'run'))
+
+# %% ../../nbs/95_test_training.ipynb #2182b13d
 def test_diverged_run_stops(tmp_path):
     fit(tmp_path/'run', steps=5)
     class Diverges(Trainer):
@@ -147,8 +306,10 @@ def test_diverged_run_stops(tmp_path):
             if self.step == 6:
                 with torch.no_grad(): self.model.final_layer.linear.bias.fill_(torch.nan)
             return super().train_step()
-    ft.test_fail(lambda: Diverges(TrainConfig(str(tmp_path/'run'), **TINY), progress=False).fit(), contains='the loss of step 6')
+    ft.test_fail(lambda: Diverges(TrainConfig(str(tmp_path/'run'), **TINY), progress=False).fit(), contains='step 6 is not finite')
     assert newest_checkpoint(tmp_path/'run/checkpoints')[2]['step'] == 5
+    said = json.loads((tmp_path/'run/not_finite.json').read_text())
+    assert said['step'] == 6 and said['rows'] == epoch_rows(0, 6, 16, 1437).tolist()
 
 def test_save_keeps_the_newest(tmp_path):
     for step in range(1, 6): save_checkpoint(tmp_path, step, {f: dict(w=torch.zeros(1)) for f in FILES}, {}, keep=2)
