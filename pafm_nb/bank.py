@@ -7,7 +7,7 @@ __all__ = ['DTYPES', 'NO_RESERVE', 'EXACT', 'write_json', 'map_array', 'one_writ
            'meta_of', 'BankWriter', 'LatentBank', 'nearest_among', 'Lists', 'coarse_lists', 'list_neighbors', 'Piece',
            'prepare_neighbors', 'prepare_cells']
 
-# %% ../nbs/10_bank.ipynb #721a7cde
+# %% ../nbs/10_bank.ipynb #d52dd91d
 import hashlib, json, mmap, os, shutil, socket, sys, time
 from contextlib import contextmanager
 from copy import copy
@@ -16,7 +16,7 @@ from typing import NamedTuple
 import faiss, numpy as np, torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from .candidates import TensorPool, balanced_cells, caption_embedding, check_k, check_text, class_neighbors, class_slices, read_rows
+from .candidates import TensorPool, balanced_cells, caption_embedding, check_count, check_text, class_neighbors, class_slices, read_rows
 
 # %% ../nbs/10_bank.ipynb #03d32219
 DTYPES = dict(float16=(torch.float16, '<f2'), bfloat16=(torch.bfloat16, '<u2'), float32=(torch.float32, '<f4'), int32=(torch.int32, '<i4'), int64=(torch.int64, '<i8'))
@@ -450,7 +450,7 @@ def list_neighbors(
     "Neighbours of the rows of one list in the lists nearest to it"
     return nearest_among(x, lists.rows(i), torch.cat([lists.rows(j) for j in lists.near[i].tolist()]), k)
 
-# %% ../nbs/10_bank.ipynb #a3595dc8
+# %% ../nbs/10_bank.ipynb #b0484b24
 class Piece(NamedTuple):
     "Rows that are worked on at a time: a class, or one list of a large class"
     first:int # row of the bank at which the class begins
@@ -513,7 +513,7 @@ def prepare_neighbors(
     recall:float=.95, # share of the true neighbours that these lists must hold
 ) -> LatentBank: # with `bank.neighbors` (or `neighbors_in_all`), (N, k) int32 rows of `by_class`; column 0 is the row itself
     "Find the nearest neighbours of every endpoint, once; a run that was stopped goes on. Fewer than are there already are not looked for"
-    check_k(k)
+    check_count('k', k, 1)
     if not 0 < recall <= 1: raise ValueError(f'recall must lie in (0, 1], got {recall}: .95 finds 19 of 20 neighbours')
     bank, name = bank if isinstance(bank, LatentBank) else LatentBank.open(bank), 'neighbors_in_all' if across else 'neighbors'
     if bank.meta['prepared'].get(name, dict(k=0))['k'] >= k: return bank
@@ -529,7 +529,7 @@ def prepare_cells(
     exact:int=EXACT, # larger classes are first cut into lists
 ) -> LatentBank: # with `bank.cells`, (N,) int32 cell of each row of `by_class`, numbered class after class
     "Cut every class into cells of near endpoints, once; a run that was stopped goes on"
-    check_k(k)
+    check_count('k', k, 1)
     bank = bank if isinstance(bank, LatentBank) else LatentBank.open(bank)
     if bank.meta['prepared'].get('cells') == dict(k=k, seed=seed): return bank
     def work(piece, first): return first + balanced_cells(read_rows(piece.x, piece.rows), k, seed)

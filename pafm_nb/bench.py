@@ -6,8 +6,8 @@
 __all__ = ['machine', 'peak_memory', 'measure', 'seconds_in_turn', 'broadcast_target', 'bench_target', 'spectrum', 'sparse_bank',
            'bench_bank', 'spectrum_points', 'bench_prepare', 'plain_attend', 'bench_model', 'bench_train']
 
-# %% ../nbs/19_bench.ipynb #a375594d
-import copy, ctypes, os, platform, subprocess, sys, tempfile, time
+# %% ../nbs/19_bench.ipynb #c0a5da5a
+import copy, ctypes, os, platform, shutil, subprocess, sys, tempfile, time
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -259,7 +259,7 @@ def bench_model(
         table.append(dict(model=name, batch=batch, parameters=sum(p.numel() for p in model.parameters()), error=error, **times))
     return dict(machine=machine(), repeats=repeats, table=table)
 
-# %% ../nbs/19_bench.ipynb #b7e1e20c
+# %% ../nbs/19_bench.ipynb #fe32b718
 def _train_config(folder, objective, model, batch, k, **changes):
     return TrainConfig(f'{folder}/{objective}', data=f'{folder}/bank', model=model, objective=objective, candidates='InClass', k=k, batch_size=batch, lr=1e-4, steps=1000, **changes)
 
@@ -272,11 +272,15 @@ def _peak_of_training(folder, objective, *settings):
     return int(done.stdout.split()[-1])
 
 def _plain_write(folder, tensors):
+    old, new = Path(folder)/'plain', Path(folder)/'newer'
+    new.mkdir()
     for name, group in tensors.items():
-        with open(f'{folder}/{name}.plain', 'wb') as f:
+        with open(new/name, 'wb') as f:
             for x in group.values(): f.write(memoryview(x.detach().numpy()).cast('B') if x.ndim else x.numpy().tobytes())
             f.flush()
             os.fsync(f.fileno())
+    shutil.rmtree(old, ignore_errors=True)
+    new.rename(old)
 
 def bench_train(
     model:str='SiT-S/2', # a SiT of 4 x 32 x 32 latents

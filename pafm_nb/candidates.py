@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAMPLERS', 'Batch', 'Candidates', 'read_rows', 'check_text', 'TensorPool', 'InBatch', 'PoolSampler', 'WholeClass',
-           'distinct', 'own_candidates', 'check_k', 'InClass', 'random_crops', 'draw', 'MomentDraws', 'RandomCrops',
+           'distinct', 'own_candidates', 'check_count', 'InClass', 'random_crops', 'draw', 'MomentDraws', 'RandomCrops',
            'ExactMoments', 'class_neighbors', 'NearestNeighbors', 'class_slices', 'balanced_cells', 'pool_cells',
            'Cells', 'caption_embedding', 'TextLikelihood']
 
@@ -190,7 +190,7 @@ class WholeClass(PoolSampler):
             raise ValueError('batch.z are not the pool\'s rows at batch.index: WholeClass needs them as stored; with augmented rows use InClass, which puts batch.z itself among the candidates')
         return Candidates(self.pool.by_class, source=place - span[:, 0], span=span, norms=self.pool.norms)
 
-# %% ../nbs/02_candidates.ipynb #a61157d8
+# %% ../nbs/02_candidates.ipynb #7306d23a
 def distinct(
     n:Tensor, # (B,) int64 how many there are to choose from
     k:int, # how many to choose, at most n
@@ -221,11 +221,15 @@ def own_candidates(
     found[:, 0] = z
     return Candidates(found, log_prior)
 
-def check_k(k:int):
-    "Refuse a K that is no count"
-    if not isinstance(k, int) or k < 1: raise ValueError(f'k must be an integer of at least 1, got {k!r}: k counts the source, so k = 1 is flow matching')
+def check_count(
+    name:str, # of the number, for the message
+    n, # what was given
+    least:int, # the smallest that makes sense
+):
+    "Refuse what is not an integer of at least `least`"
+    if isinstance(n, bool) or not isinstance(n, int) or n < least: raise ValueError(f'{name} must be an integer of at least {least}, got {n!r}')
 
-# %% ../nbs/02_candidates.ipynb #ae1b7912
+# %% ../nbs/02_candidates.ipynb #5a77f45c
 class InClass(PoolSampler):
     "The source and k - 1 others of its class, uniform without replacement (of the pool, where the label is dropped)"
     exact = True
@@ -233,7 +237,7 @@ class InClass(PoolSampler):
         pool, # a `TensorPool` or a `LatentBank`
         k:int, # candidates, the source included
     ):
-        check_k(k)
+        check_count('k', k, 1)
         super().__init__(pool)
         self.k, sizes = k, pool.start.diff()
         small = ((sizes > 0) & (sizes < k)).nonzero()
@@ -276,7 +280,7 @@ def draw(
         batch = batch._replace(z=pool.mean[place] + pool.std[place]*noise)
     return batch if crop is None else batch._replace(z=random_crops(batch.z, crop, 1, generator)[:, 0])
 
-# %% ../nbs/02_candidates.ipynb #54aa8f6c
+# %% ../nbs/02_candidates.ipynb #84074f6f
 class MomentDraws(PoolSampler):
     "The source and k - 1 fresh draws from the same image's encoder moments"
     exact = True
@@ -284,7 +288,7 @@ class MomentDraws(PoolSampler):
         pool, # with `mean` and `std`
         k:int, # candidates, the source included
     ):
-        check_k(k)
+        check_count('k', k, 1)
         super().__init__(pool)
         if pool.mean is None: raise ValueError('MomentDraws needs a pool with moments: TensorPool(z, y, mean, std)')
         self.k = k
@@ -305,7 +309,7 @@ class RandomCrops(PoolSampler):
         pool, # of images (N, C, H, W), larger than the crops
         k:int, # candidates, the source included
     ):
-        check_k(k)
+        check_count('k', k, 1)
         super().__init__(pool)
         self.k = k
 
@@ -333,13 +337,13 @@ class ExactMoments(PoolSampler):
         span, place = self.spans(batch)
         return Candidates(self.pool.mean, source=place - span[:, 0], span=span, std=self.pool.std)
 
-# %% ../nbs/02_candidates.ipynb #b44fdf54
+# %% ../nbs/02_candidates.ipynb #1660626d
 def class_neighbors(
     x:Tensor, # (n, D) endpoints of one class
     k:int, # how many, the row itself included
 ) -> Tensor: # (n, k) int64 rows of x, nearest first; column 0 is the row itself
     "Exact nearest neighbours of every row (FAISS)"
-    check_k(k)
+    check_count('k', k, 1)
     n = len(x)
     if k > n: raise ValueError(f'k = {k} neighbours were asked for among {n} endpoints: choose a smaller k')
     data = np.ascontiguousarray(x.flatten(1).float().cpu().numpy())
@@ -359,7 +363,7 @@ class NearestNeighbors(PoolSampler):
         pool, # a `TensorPool` or a `LatentBank`
         k:int, # candidates, the source included
     ):
-        check_k(k)
+        check_count('k', k, 1)
         super().__init__(pool)
         self.k = k
         prepared = getattr(pool, 'neighbors', None)
@@ -389,14 +393,14 @@ def class_slices(pool) -> list: # of (start, stop), empty classes left out
     edges = pool.start.tolist()
     return [(s, e) for s, e in zip(edges, edges[1:]) if e > s]
 
-# %% ../nbs/02_candidates.ipynb #184e2421
+# %% ../nbs/02_candidates.ipynb #b0b421ae
 def balanced_cells(
     x:Tensor, # (n, D) endpoints of one class
     k:int, # largest size of a cell
     seed:int=0, # of the k-means
 ) -> Tensor: # (n,) int64 cell of each row, from 0; sizes differ by one at most
     "Cut endpoints once into groups of near ones (FAISS k-means, then balanced)"
-    check_k(k)
+    check_count('k', k, 1)
     data = np.ascontiguousarray(x.flatten(1).float().cpu().numpy())
     n, cells = len(data), -(-len(data)//k)
     if cells == 1: return torch.zeros(n, dtype=torch.int64)
@@ -418,7 +422,7 @@ def balanced_cells(
         waiting = waiting[cell[waiting] < 0]
     return torch.from_numpy(cell)
 
-# %% ../nbs/02_candidates.ipynb #dacd7d94
+# %% ../nbs/02_candidates.ipynb #127570ac
 def pool_cells(
     pool, # a `TensorPool` or a `LatentBank`
     k:int, # largest size of a cell
@@ -439,8 +443,8 @@ class Cells(PoolSampler):
         k:int, # largest size of a cell
         extra:int=0, # how many other cells
     ):
-        check_k(k)
-        if not isinstance(extra, int) or extra < 0: raise ValueError(f'extra must be an integer of at least 0, got {extra!r}')
+        check_count('k', k, 1)
+        check_count('extra', extra, 0)
         super().__init__(pool)
         self.k, self.extra, device = k, extra, pool.place.device
         prepared = getattr(pool, 'cells', None)
@@ -484,7 +488,7 @@ def caption_embedding(
     if null_text is not None: embedding = embedding - mean(null_text[None].to(text.device))
     return torch.nn.functional.normalize(embedding, dim=1)
 
-# %% ../nbs/02_candidates.ipynb #72eadf19
+# %% ../nbs/02_candidates.ipynb #166dade3
 class TextLikelihood(PoolSampler):
     "The source and k - 1 uniform draws of the pool, compatible with its caption as far as the embeddings are similar"
     exact = False
@@ -493,7 +497,7 @@ class TextLikelihood(PoolSampler):
         k:int, # candidates, the source included
         scale:float, # s in log p(y_i|z_j) = s cos(e_i, e_j)
     ):
-        check_k(k)
+        check_count('k', k, 1)
         super().__init__(pool)
         if pool.text is None: raise ValueError('TextLikelihood needs a pool with captions: TensorPool(z, text=states)')
         if k > len(pool): raise ValueError(f'k = {k} is more than the pool\'s {len(pool)} endpoints: choose a smaller k')

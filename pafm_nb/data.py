@@ -6,7 +6,7 @@
 __all__ = ['DIGITS_SPLITS', 'SCENES', 'WORDS', 'digits', 'to_uint8', 'image_grid', 'encode_captions', 'decode_captions',
            'captioned_shapes']
 
-# %% ../nbs/11_data.ipynb #a9dfa090
+# %% ../nbs/11_data.ipynb #a34f2734
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
-from .candidates import TensorPool
+from .candidates import TensorPool, check_count
 
 # %% ../nbs/11_data.ipynb #2dc3bb37
 DIGITS_SPLITS = ('train', 'held_out')
@@ -91,7 +91,7 @@ def decode_captions(
     numbers = text.argmax(-1).where(text.any(-1), -1)
     return [' '.join(WORDS[i] for i in row if i >= 0) for row in numbers.tolist()]
 
-# %% ../nbs/11_data.ipynb #3a8e42f2
+# %% ../nbs/11_data.ipynb #09ce085b
 _PAINT = dict(red=(0., .85, .88), orange=(.075, .92, .97), yellow=(.15, .85, .93), green=(.36, .8, .68), blue=(.61, .85, .88), purple=(.79, .65, .72),
               black=(0., .04, .09), gray=(0., .04, .5), white=(0., .04, .93))  # hue, saturation, value
 _CORNERS = ((0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))  # of the places, (down, right)
@@ -132,7 +132,7 @@ def captioned_shapes(
     seed:int=0, # of scenes, variation and captions
 ) -> TensorPool: # z (n, 3, 16, 16) float32 in [-1, 1], y (n,) int64 scene (its row in product(*SCENES.values())), text (n, 8, 32) float32, null_text
     "Pictures of one shape each, with captions of at most eight words that leave things out"
-    if not isinstance(n, int) or n < 1: raise ValueError(f'n must be an integer of at least 1, got {n!r}')
+    check_count('n', n, 1)
     u = torch.rand(n, 18, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     counts = torch.tensor([len(names) for names in SCENES.values()])
     facts, said = (u[:, :5]*counts).long(), u[:, 5:8] < .5
