@@ -259,7 +259,7 @@ def bench_model(
         table.append(dict(model=name, batch=batch, parameters=sum(p.numel() for p in model.parameters()), error=error, **times))
     return dict(machine=machine(), repeats=repeats, table=table)
 
-# %% ../nbs/19_bench.ipynb #fe32b718
+# %% ../nbs/19_bench.ipynb #232f161c
 def _train_config(folder, objective, model, batch, k, **changes):
     return TrainConfig(f'{folder}/{objective}', data=f'{folder}/bank', model=model, objective=objective, candidates='InClass', k=k, batch_size=batch, lr=1e-4, steps=1000, **changes)
 
@@ -289,6 +289,7 @@ def bench_train(
     rows:int=16_384, # rows of the bank
     saved:str='SiT-B/2', # the model whose checkpoint is written
     repeats:int=9, # steps of each objective
+    processes:int=5, # whose memory is measured, for each objective
     saves:int=9, # checkpoints
 ) -> dict: # machine, step (seconds, ratio and memory of both objectives) and save (seconds of both forms, their ratio, bytes)
     "PAFM's training step against FM's, and a checkpoint against a plain write"
@@ -299,11 +300,12 @@ def bench_train(
         trainers = {o: Trainer(_train_config(tmp, o, model, batch, k), progress=False) for o in ('pafm', 'fm')}
         step = seconds_in_turn({o: t.train_step for o, t in trainers.items()}, repeats)
         for t in trainers.values(): t.ahead.close()
-        memory = {o: _peak_of_training(tmp, o, model, batch, k) for o in trainers}
+        peaks = [{o: _peak_of_training(tmp, o, model, batch, k) for o in trainers} for _ in range(processes)]
+        memory = {o: median(p[o] for p in peaks) for o in trainers}
         big = mmdit.MODELS[saved](generator=g)
         weights = {name: p for name, p in big.state_dict().items()}
         state = {f'{i}.{name}': torch.randn_like(p) for i, p in enumerate(weights.values()) for name in ('exp_avg', 'exp_avg_sq')}
         tensors = dict(model=weights, ema={name: p.clone() for name, p in weights.items()}, optimizer=state)
         save = seconds_in_turn(dict(checkpoint=lambda: save_checkpoint(f'{tmp}/checkpoints', 1, tensors, {}, 1), plain=lambda: _plain_write(tmp, tensors)), saves)
-    return dict(machine=machine(), step=dict(model=model, batch=batch, k=k, **step, memory=memory, memory_ratio=memory['pafm']/memory['fm']),
+    return dict(machine=machine(), step=dict(model=model, batch=batch, k=k, **step, peaks=peaks, memory_ratio=memory['pafm']/memory['fm'], memory=memory),
                 save=dict(model=saved, bytes=sum(x.nbytes for group in tensors.values() for x in group.values()), **save))

@@ -176,23 +176,27 @@ def epoch_rows(
         at += len(parts[-1])
     return torch.cat(parts)
 
-# %% ../nbs/14_training.ipynb #1845748c
+# %% ../nbs/14_training.ipynb #6f211b1b
 class Ahead:
     "Makes what comes next in a thread, while the caller is busy with what it got"
     def __init__(self,
         make, # called with the parts of a key
-        device=None, # the thread's CUDA device
+        device='cpu', # where the caller computes
     ):
         self.make, self.key, self.waiting = make, None, None
-        on_device = partial(torch.cuda.set_device, device) if torch.device(device or 'cpu').type == 'cuda' else None
-        self.thread = ThreadPoolExecutor(1, 'ahead', on_device)
+        self.thread = ThreadPoolExecutor(1, 'ahead')
+        if torch.device(device).type == 'cuda': self.thread.submit(torch.cuda.set_device, device).result()
+        else:
+            threads = torch.get_num_threads()
+            for call in (torch.get_num_threads, partial(torch.set_num_threads, 1)): self.thread.submit(call).result()    # asked for, it is settled; only then it can be set
+            torch.set_num_threads(threads)               # the call above also set what other threads begin with
 
     def __call__(self,
         key:tuple, # what is wanted now
         following:tuple|None, # what will be wanted next, None at the end
     ):
         "`make(*key)`, which may be ready already; begins with `following`"
-        made = self.waiting.result() if self.key == key else self.make(*key)
+        made = (self.waiting if self.key == key else self.thread.submit(self.make, *key)).result()
         self.key, self.waiting = following, None if following is None else self.thread.submit(self.make, *following)
         return made
 
