@@ -259,7 +259,7 @@ def bench_model(
         table.append(dict(model=name, batch=batch, parameters=sum(p.numel() for p in model.parameters()), error=error, **times))
     return dict(machine=machine(), repeats=repeats, table=table)
 
-# %% ../nbs/19_bench.ipynb #232f161c
+# %% ../nbs/19_bench.ipynb #facae789
 def _train_config(folder, objective, model, batch, k, **changes):
     return TrainConfig(f'{folder}/{objective}', data=f'{folder}/bank', model=model, objective=objective, candidates='InClass', k=k, batch_size=batch, lr=1e-4, steps=1000, **changes)
 
@@ -288,7 +288,7 @@ def bench_train(
     k:int=16, # candidates of each
     rows:int=16_384, # rows of the bank
     saved:str='SiT-B/2', # the model whose checkpoint is written
-    repeats:int=9, # steps of each objective
+    repeats:int=31, # steps of each objective
     processes:int=5, # whose memory is measured, for each objective
     saves:int=9, # checkpoints
 ) -> dict: # machine, step (seconds, ratio and memory of both objectives) and save (seconds of both forms, their ratio, bytes)
