@@ -6,7 +6,7 @@
 __all__ = ['machine', 'peak_memory', 'measure', 'seconds_in_turn', 'broadcast_target', 'bench_target', 'spectrum', 'sparse_bank',
            'bench_bank', 'spectrum_points', 'bench_prepare', 'plain_attend', 'bench_model', 'bench_train']
 
-# %% ../nbs/19_bench.ipynb #c0a5da5a
+# %% ../nbs/19_bench.ipynb #84f8cdb8
 import copy, ctypes, os, platform, shutil, subprocess, sys, tempfile, time
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +14,7 @@ from statistics import median
 from unittest.mock import patch
 import numpy as np, torch
 from .bank import DTYPES, LatentBank, coarse_lists, list_neighbors, meta_of, write_json
-from .candidates import Candidates, TensorPool, WholeClass, balanced_cells, class_neighbors
+from .candidates import Candidates, TensorPool, WholeClass, balanced_cells, class_neighbors, read_rows
 from . import mmdit, sit
 from .objective import pafm_target
 from .training import TrainConfig, Trainer, save_checkpoint
@@ -75,7 +75,7 @@ def seconds_in_turn(
     ratios = {name: [a/b for a, b in zip(first, mine)] for name, mine in times.items()}
     return {name: dict(seconds=median(times[name]), ratio=median(r), ratio_range=[min(r), max(r)]) for name, r in ratios.items()}
 
-# %% ../nbs/19_bench.ipynb #6241851e
+# %% ../nbs/19_bench.ipynb #38202f54
 def broadcast_target(
     z, # (B, D) sources
     eps, # (B, D) noise
@@ -103,7 +103,8 @@ def bench_target(
     z, eps, t = normal(batch, dim), torch.randn(batch, dim, generator=g), .02 + .98*torch.rand(batch, generator=g)
     own, pool = normal(batch, k, dim), normal(shared, dim)
     own[:, 0], pool[:batch] = z, z
-    half, norms = own.half(), own.square().sum(-1)
+    own, half = (read_rows(x, torch.arange(batch)) for x in (own, own.half()))    # where a sampler's gather puts them
+    norms = own.square().sum(-1)
     settings = dict(
         own=(own, lambda: broadcast_target(z, eps, t, own), lambda: pafm_target(z, eps, t, own)),
         own_norms=(own, lambda: broadcast_target(z, eps, t, own), lambda: pafm_target(z, eps, t, Candidates(own, norms=norms))),

@@ -46,7 +46,7 @@ def source_shift(
         shift[c] = products(d.mT, weights[c])
     return shift, weights
 
-# %% ../nbs/03_objective.ipynb #d556635c
+# %% ../nbs/03_objective.ipynb #f9560240
 def pool_shift(
     z:Tensor, # (B, D) sources
     eps:Tensor, # (B, D) noises
@@ -62,7 +62,8 @@ def pool_shift(
     weights = posterior_weights(log_ratio(along, apart, r), log_prior, temperature)
     far = weights.index_put(close, weights.new_zeros(()))
     shift = products(pool.mT, far).addcmul_(far.sum(1, keepdim=True), z, value=-1)
-    row, col = (place[apart[close] > 0] for place in close)
+    others = apart[close] > 0
+    row, col = (place[others] for place in close)
     for c in row_chunks(len(row), z.shape[1]): shift.index_add_(0, row[c], weights[row[c], col[c], None]*(pairs(pool, row[c], col[c]) - z[row[c]]))
     return shift, weights
 
