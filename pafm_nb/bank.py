@@ -169,7 +169,7 @@ def check_block(
         i = bad.nonzero()[0].item()
         raise ValueError(f'row {first + i} has label {y[i].item()}: labels count from 0' + ('' if num_classes is None else f' to {num_classes - 1}'))
 
-# %% ../nbs/10_bank.ipynb #6a904264
+# %% ../nbs/10_bank.ipynb #6bf2be2e
 def file_entry(
     path, # of a complete .npy file
     dtype:str, # a name in `DTYPES`
@@ -211,9 +211,10 @@ class BankWriter:
             if not resume:
                 raise ValueError(f'{folder} holds the first {state["rows"]} rows of an unfinished bank: give blocks as a function of the rows '
                                  'already there, or remove the folder')
-            for name in ('endpoints', 'stds', 'text', 'embedding'):           # a kill while the finished files were put into place
+            self.spec = state['spec']
+            for name in self.columns():                  # a kill while the finished files were put into place
                 if (self.folder/f'{name}.npy').exists() and not (self.part/f'{name}.npy').exists(): os.replace(self.folder/f'{name}.npy', self.part/f'{name}.npy')
-            self.start(state['spec'], state['rows'])
+            self.start(self.spec, state['rows'])
         else:
             foreign = sorted(p.name for p in self.folder.iterdir() if p.name not in ('.lock', '.arrived'))
             if foreign: raise ValueError(f'{folder} is not empty ({foreign[0]}): give a new folder')

@@ -260,9 +260,9 @@ def bench_model(
         table.append(dict(model=name, batch=batch, parameters=sum(p.numel() for p in model.parameters()), error=error, **times))
     return dict(machine=machine(), repeats=repeats, table=table)
 
-# %% ../nbs/19_bench.ipynb #facae789
-def _train_config(folder, objective, model, batch, k, **changes):
-    return TrainConfig(f'{folder}/{objective}', data=f'{folder}/bank', model=model, objective=objective, candidates='InClass', k=k, batch_size=batch, lr=1e-4, steps=1000, **changes)
+# %% ../nbs/19_bench.ipynb #77c7d5fc
+def _train_config(folder, objective, model, batch, k):
+    return TrainConfig(f'{folder}/{objective}', data=f'{folder}/bank', model=model, objective=objective, candidates='InClass', k=k, batch_size=batch, lr=1e-4, steps=1000)
 
 def _peak_of_training(folder, objective, *settings):
     "High-water mark of a process that takes three training steps"
@@ -303,8 +303,7 @@ def bench_train(
         for t in trainers.values(): t.ahead.close()
         peaks = [{o: _peak_of_training(tmp, o, model, batch, k) for o in trainers} for _ in range(processes)]
         memory = {o: median(p[o] for p in peaks) for o in trainers}
-        big = mmdit.MODELS[saved](generator=g)
-        weights = {name: p for name, p in big.state_dict().items()}
+        weights = mmdit.MODELS[saved](generator=g).state_dict()
         state = {f'{i}.{name}': torch.randn_like(p) for i, p in enumerate(weights.values()) for name in ('exp_avg', 'exp_avg_sq')}
         tensors = dict(model=weights, ema={name: p.clone() for name, p in weights.items()}, optimizer=state)
         save = seconds_in_turn(dict(checkpoint=lambda: save_checkpoint(f'{tmp}/checkpoints', 1, tensors, {}, 1), plain=lambda: _plain_write(tmp, tensors)), saves)

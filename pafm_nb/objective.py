@@ -6,11 +6,11 @@
 __all__ = ['posterior_weights', 'source_shift', 'pool_shift', 'span_shift', 'moment_shift', 'Target', 'pafm_target',
            'uniform_time', 'logit_normal_time', 'shifted_time', 'Prepared', 'LossOutput', 'FMLoss', 'PAFMLoss']
 
-# %% ../nbs/03_objective.ipynb #e3e9f672
+# %% ../nbs/03_objective.ipynb #f7be0b48
 from typing import NamedTuple
 import torch
 from torch import Tensor
-from .candidates import Batch, Candidates
+from .candidates import Batch, Candidates, check_null_text
 from .paths import LinearPath, expand
 from .posterior import (check_candidates, check_pair, check_weighted, effective_sample_size, log_ratio, pairs, pool_offsets, products,
                                row_chunks, signal_to_noise, source_offsets, working_dtype)
@@ -207,7 +207,7 @@ class LossOutput(NamedTuple):
     source_weight:Tensor # () posterior weight of the source, 1 for FM
     shift:Tensor # () mean square of (target - FM's target), 0 for FM
 
-# %% ../nbs/03_objective.ipynb #c6e40373
+# %% ../nbs/03_objective.ipynb #c171b6d3
 class FMLoss:
     "Flow matching: regress on the velocity of the one path that made the point (L_FM)"
     def __init__(self,
@@ -220,8 +220,7 @@ class FMLoss:
         if not 0 <= label_dropout <= 1: raise ValueError(f'label_dropout must lie in [0, 1], got {label_dropout}: it is a probability')
         if label_dropout > 0 and null_label is None and null_text is None:
             raise ValueError(f'label_dropout={label_dropout} needs null_label, what the model is given in place of a label, or null_text, in place of a caption')
-        if null_text is not None and not (null_text.is_floating_point() and null_text.isfinite().all()):
-            raise ValueError(f'null_text must be finite and floating point, got {null_text.dtype}: encode the empty caption again')
+        check_null_text(null_text)
         self.path, self.time, self.label_dropout, self.null_label, self.null_text = path, time, label_dropout, null_label, null_text
 
     def drop(self, batch, generator):

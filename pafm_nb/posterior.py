@@ -53,7 +53,7 @@ def row_chunks(
     step = max(1, budget//max(1, row_size))
     return (slice(i, min(i + step, rows)) for i in range(0, rows, step))
 
-# %% ../nbs/01_posterior.ipynb #b8f980de
+# %% ../nbs/01_posterior.ipynb #70545a30
 def pool_offsets(
     z:Tensor, # (B, D) sources
     eps:Tensor, # (B, D) the noise that made z_t
@@ -67,7 +67,7 @@ def pool_offsets(
     scale = norms + z.square().sum(1, keepdim=True)
     apart = scale - 2*both[:, 1]
     row, col = close = (apart < .01*scale).nonzero(as_tuple=True)
-    for c in row_chunks(len(row), z.shape[1], 2**17):
+    for c in row_chunks(len(row), z.shape[1], 2**17):    # three copies of each pair are alive at a time
         d = pairs(pool, row[c], col[c]).sub_(z[row[c]])[:, None]
         along[row[c], col[c]], apart[row[c], col[c]] = (x[:, 0] for x in source_offsets(d, eps[row[c]]))
     return along, apart, close

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DATA', 'TIMES', 'FILES', 'RESUMABLE', 'check_name', 'TrainConfig', 'open_data', 'build_model', 'check_fit',
-           'build_objective', 'step_generator', 'epoch_rows', 'Ahead', 'sealed', 'read_state', 'save_checkpoint',
-           'read_checkpoint', 'newest_checkpoint', 'pack_optimizer', 'unpack_optimizer', 'deferred_signals', 'only_run',
-           'JsonLines', 'read_log', 'connect', 'share_out', 'Trainer', 'check_writable', 'newest_state', 'saved_config',
-           'load_run']
+           'build_objective', 'step_generator', 'epoch_rows', 'Ahead', 'sealed', 'read_state', 'checkpoints_in',
+           'last_name', 'save_checkpoint', 'read_checkpoint', 'newest_checkpoint', 'pack_optimizer', 'unpack_optimizer',
+           'deferred_signals', 'only_run', 'JsonLines', 'read_log', 'connect', 'share_out', 'Trainer', 'check_writable',
+           'newest_state', 'saved_config', 'load_run']
 
 # %% ../nbs/14_training.ipynb #e654a4a6
 import fcntl, json, os, shutil, signal, threading, time, warnings, zlib
@@ -205,7 +205,7 @@ class Ahead:
         self.thread.shutdown(cancel_futures=True)
         self.key = None
 
-# %% ../nbs/14_training.ipynb #06f9e7d3
+# %% ../nbs/14_training.ipynb #edb790b2
 FILES = ('optimizer', 'model', 'ema')                   # the largest first: its checksum takes longest
 
 def _checked(path, checksum):
@@ -239,6 +239,18 @@ def read_state(
     if sealed(inner) != state: raise ValueError('state.json does not match its checksum')
     return inner
 
+def checkpoints_in(
+    folder, # of all checkpoints of a run
+) -> list: # of folders
+    "The checkpoints there are, whole or not, oldest first"
+    return sorted(Path(folder).glob('step_*'))
+
+def last_name(
+    folder, # of all checkpoints of a run
+) -> str:
+    "The newest checkpoint, for a message"
+    return max((p.name for p in checkpoints_in(folder)), default='none')
+
 def save_checkpoint(
     folder, # of all checkpoints of a run
     step:int, # optimizer steps done
@@ -266,9 +278,8 @@ def save_checkpoint(
         part.rename(done)
     except (OSError, SafetensorError) as e:
         shutil.rmtree(part, ignore_errors=True)
-        last = max((p.name for p in folder.glob('step_*')), default='none')
-        raise ValueError(f'the checkpoint of step {step} cannot be written to {folder} ({e}): make room there and go on from the last one, {last}') from e
-    for old in sorted(folder.glob('step_*'))[:-keep]: shutil.rmtree(old)
+        raise ValueError(f'the checkpoint of step {step} cannot be written to {folder} ({e}): make room there and go on from the last one, {last_name(folder)}') from e
+    for old in checkpoints_in(folder)[:-keep]: shutil.rmtree(old)
     return done
 
 def read_checkpoint(
@@ -285,8 +296,8 @@ def newest_checkpoint(
     folder, # of all checkpoints of a run
 ): # (path, tensors, state), or None if there is no checkpoint
     "The newest checkpoint that is whole; broken ones are named in a warning"
-    found = sorted(Path(folder).glob('step_*'), reverse=True)
-    for path in found:
+    found = checkpoints_in(folder)
+    for path in reversed(found):
         try: return path, *read_checkpoint(path)
         except ValueError as e: warnings.warn(str(e))
     if found: raise ValueError(f'none of the {len(found)} checkpoints in {folder} is whole: remove them to start again')
@@ -407,7 +418,7 @@ def share_out(
         warnings.warn(f'the run was on {before["processes"]} processes and goes on with {processes}: the global batch of {config.batch_size} and all draws stay, sums are taken in another order')
     return pieces
 
-# %% ../nbs/14_training.ipynb #1a43fd41
+# %% ../nbs/14_training.ipynb #ded17c08
 RESUMABLE = ('data', 'resident', 'steps', 'micro_batches', 'save_every', 'keep', 'log_every', 'sample_every', 'sample_guidance')  # what may change when a run goes on
 
 class Trainer:
@@ -574,9 +585,8 @@ class Trainer:
     def _stop_at(self, step, values):
         rows = epoch_rows(self.config.seed, step, self.config.batch_size, len(self.pool)).tolist()
         if self.accelerator.is_main_process: write_json(self.out/'not_finite.json', dict(step=step, rows=rows, **{k: str(v) for k, v in values.items()}))
-        last = max((p.name for p in (self.out/'checkpoints').glob('step_*')), default='none')
         raise ValueError(f'step {step} is not finite: loss {values["loss"]}, gradient norm {values["grad_norm"]}, on rows {rows[:8]}... of the pool (all of them in {self.out}/not_finite.json): '
-                         f'lower lr={self.config.lr} or look at these rows; the last good checkpoint is {last}')
+                         f'lower lr={self.config.lr} or look at these rows; the last good checkpoint is {last_name(self.out/"checkpoints")}')
 
 def check_writable(
     folder:Path, # made if needed
@@ -589,12 +599,12 @@ def check_writable(
         probe.unlink()
     except OSError as e: raise ValueError(f'{folder} cannot be written ({e.strerror}): give another folder') from e
 
-# %% ../nbs/14_training.ipynb #c53c189f
+# %% ../nbs/14_training.ipynb #ac1578a3
 def newest_state(
     folder, # of a run
 ) -> dict: # of the newest checkpoint whose state is whole
     "What a run last said of itself"
-    for path in sorted((Path(folder)/'checkpoints').glob('step_*'), reverse=True):
+    for path in reversed(checkpoints_in(Path(folder)/'checkpoints')):
         try: return read_state(path)
         except (OSError, ValueError, KeyError, TypeError, AttributeError): continue
     raise FileNotFoundError(f'{folder} holds no checkpoint: give the folder of a training run')

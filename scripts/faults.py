@@ -9,13 +9,13 @@ import torch
 from fastcore.script import call_parse
 from pafm_nb.bank import write_json
 from pafm_nb.bench import machine
-from pafm_nb.training import FILES, TrainConfig, Trainer, read_checkpoint, read_state, sealed
+from pafm_nb.training import FILES, TrainConfig, Trainer, last_name, read_checkpoint, read_state, sealed
 
 RUN = dict(steps=1200, batch_size=32, save_every=3, log_every=10, candidates='InClass', k=4)
 SHORT = RUN | dict(steps=12, save_every=5)
 PROGRAM = 'import json, sys; from pafm_nb.training import TrainConfig, Trainer; Trainer(TrainConfig(sys.argv[1], **json.loads(sys.argv[2])), progress=False).fit()'
 
-def newest(out): return max((p.name for p in (out/'checkpoints').glob('step_*')), default='none')
+def newest(out): return last_name(out/'checkpoints')
 def same(a, b): return all(a[f].keys() == b[f].keys() and all(torch.equal(a[f][k], b[f][k]) for k in a[f]) for f in FILES)
 
 def start(out): return subprocess.Popen([sys.executable, '-c', PROGRAM, str(out), json.dumps(RUN)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
