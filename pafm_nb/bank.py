@@ -16,7 +16,8 @@ from typing import NamedTuple
 import faiss, numpy as np, torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from .candidates import TensorPool, balanced_cells, caption_embedding, check_count, check_text, class_neighbors, class_slices, read_rows
+from .candidates import balanced_cells, caption_embedding, class_neighbors, in_pool
+from .pools import TensorPool, check_count, check_text, class_slices, read_rows
 
 # %% ../nbs/10_bank.ipynb #03d32219
 DTYPES = dict(float16=(torch.float16, '<f2'), bfloat16=(torch.bfloat16, '<u2'), float32=(torch.float32, '<f4'), int32=(torch.int32, '<i4'), int64=(torch.int64, '<i8'))
@@ -478,8 +479,6 @@ def _pieces(bank, slices, part, state, k, exact, recall):
 def _prepare(bank, name, k, wanted, across, exact, searched, recall, row, work, progress):
     "Fill a file of the bank piece by piece and put it into place"
     slices = [(0, len(bank))] if across else class_slices(bank)
-    for s, e in slices:
-        if e - s < k: raise ValueError(f'class {bank.labels[s].item()} has {e - s} endpoints, fewer than k = {k}: choose a smaller k')
     part = bank.folder/('.' + '_'.join([name, *(f'{key}{value}' for key, value in wanted.items()), f'exact{exact}']))
     with one_writer(bank.folder):
         source, device = LatentBank.open(bank.folder), bank.by_class.device
@@ -519,7 +518,7 @@ def prepare_neighbors(
     bank, name = bank if isinstance(bank, LatentBank) else LatentBank.open(bank), 'neighbors_in_all' if across else 'neighbors'
     if bank.meta['prepared'].get(name, dict(k=0))['k'] >= k: return bank
     def work(piece, _):
-        return piece.first + (class_neighbors(piece.x, k) if piece.lists is None else list_neighbors(piece.x, piece.lists, piece.i, k))
+        return in_pool(class_neighbors(piece.x, k) if piece.lists is None else list_neighbors(piece.x, piece.lists, piece.i, k), piece.first)
     return _prepare(bank, name, k, dict(k=k, wanted_recall=recall), across, exact, k, recall, (k,), work, progress)
 
 def prepare_cells(

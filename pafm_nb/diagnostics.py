@@ -8,16 +8,16 @@ __all__ = ['all_crops', 'endpoints', 'Revisit', 'revisit', 'smallest_prime', 'me
            'gradient_variance']
 
 # %% ../nbs/04_diagnostics.ipynb #89e599d7
-from dataclasses import replace
 from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from .candidates import Batch, ExactMoments, WholeClass, check_count, draw
-from .objective import pafm_target
+from .candidates import ExactMoments, WholeClass
+from .pools import Batch, check_count, draw
+from .objective import mixed_target, pafm_target
 from .paths import LinearPath, expand
-from .posterior import check_pair, effective_sample_size, working_dtype
+from .posterior import check_pair, check_temperature, effective_sample_size, working_dtype
 
 # %% ../nbs/04_diagnostics.ipynb #63e631b1
 def all_crops(
@@ -152,7 +152,7 @@ def bias_variance(
     times = check_times(t)
     for name, n, least in (('points', points, 1), ('draws', draws, 2), ('batch_size', batch_size, 1)):
         check_count(name, n, least)
-    check_pool(sampler, pool, crop)
+    check_pool(sampler, pool, crop); check_temperature(temperature)
     groups = smallest_prime(max(-(-points//batch_size), batch_size, draws))
     plan = meetings(groups, batch_size, draws).to(pool.place.device)
     return [_bias_variance(sampler, pool, x, plan, path, temperature, crop, generator) for x in times]
@@ -173,7 +173,7 @@ def _bias_variance(sampler, pool, time, plan, path, temperature, crop, generator
             found = sampler(Batch(z, None if rows.y is None else label[b], index[c, b]), generator)
             z, tb = z.double(), t.expand(len(b))
             noise = (z_t[b] - path.alpha(t)*z)/path.sigma(t)
-            target, weights = pafm_target(z, noise, tb, replace(found, norms=None), path, temperature=temperature)
+            target, weights = mixed_target(z, noise, tb, found, path, temperature)
             error[c, b], inverse[c, b] = target - again.velocity[b], 1/effective_sample_size(weights)
     return dict(t=time, n=n, draws=len(plan), batch_size=plan.shape[-1], **_summary(error.flatten(2), inverse, again))
 
@@ -215,7 +215,7 @@ def ess_curve(
         found = sampler(batch, generator)
         tb = torch.full((rows,), x, device=dev)
         weights = pafm_target(batch.z, eps, tb, found, path, temperature=temperature).weights
-        source = weights[:, 0] if found.source is None else weights.gather(1, found.source[:, None])[:, 0]
+        source = found.source_weight(weights)
         row = dict(t=x, n=rows)
         for name, value in (('ess', effective_sample_size(weights)), ('source_weight', source)):
             low, high = value.quantile(value.new_tensor([.1, .9])).tolist()

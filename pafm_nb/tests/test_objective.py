@@ -4,19 +4,24 @@
 
 # %% auto #0
 __all__ = ['setting', 'test_k1_is_fm_bit_for_bit', 'test_k1_loss_and_gradient', 'test_all_data_is_the_exact_field',
-           'test_float32_against_float64', 'test_autocast_is_left_outside', 'test_bfloat16_latents',
+           'test_float32_against_float64', 'plain_target', 'test_the_definition',
+           'test_temperature_reaches_every_sampler', 'test_autocast_is_left_outside', 'test_bfloat16_latents',
            'test_mean_target_is_the_field', 'test_label_dropout', 'captions', 'test_caption_dropout',
            'test_nothing_dropped', 'test_k1_with_text_is_fm', 'test_captions_refused', 'test_reported_means',
+           'test_reported_numbers', 'test_times', 'test_the_point_and_its_target_belong_together',
            'test_no_side_effects', 'test_target_refuses', 'test_loss_refuses']
 
 # %% ../../nbs/93_test_objective.ipynb #733ee3e4
+import copy
 import fastcore.test as ft
 import pytest, torch
 from torch.testing import assert_close
-from ..candidates import SAMPLERS, Batch, Candidates, InBatch, InClass, TensorPool, TextLikelihood, WholeClass
-from ..objective import FMLoss, PAFMLoss, pafm_target
+from ..candidate_sets import Candidates, SharedCandidates
+from ..candidates import SAMPLERS, InBatch, InClass, TextLikelihood, WholeClass
+from ..objective import FMLoss, PAFMLoss, logit_normal_time, pafm_target, shifted_time, uniform_time
 from ..paths import PATHS, LinearPath
-from ..posterior import exact_velocity
+from ..pools import Batch, TensorPool, draw
+from ..posterior import exact_velocity, log_weights
 
 # %% ../../nbs/93_test_objective.ipynb #f26e176a
 def setting(seed=0, n=40, classes=4, shape=(2, 3)):
@@ -56,27 +61,64 @@ def test_all_data_is_the_exact_field(name):
     assert_close(target.weights.sum(1), torch.ones(16))
 
 # %% ../../nbs/93_test_objective.ipynb #9913a1da
-@pytest.mark.parametrize('route', ['own', 'own norms', 'shared', 'shared norms'])
+@pytest.mark.parametrize('route', ['own', 'shared', 'shared norms'])
 @pytest.mark.parametrize('time', [0., 1e-30, 1e-4, 1e-2, .5, 1.])
 def test_float32_against_float64(time, route):
     g = torch.Generator().manual_seed(2)
     z, eps, t = torch.randn(6, 512, generator=g), torch.randn(6, 512, generator=g), torch.full((6,), time)
     pool = torch.cat([z, z[:4] + 1e-4*torch.randn(4, 512, generator=g), z[:1], torch.randn(50, 512, generator=g)])
     candidates = torch.cat([z[:, None], pool.expand(6, -1, -1)], 1) if 'own' in route else pool
-    given = Candidates(candidates, norms=candidates.square().sum(-1)) if 'norms' in route else candidates
+    given = SharedCandidates(pool, source=torch.arange(6), norms=pool.square().sum(-1)) if 'norms' in route else candidates
     target = pafm_target(z, eps, t, given)
     truth = pafm_target(z.double(), eps.double(), t.double(), candidates.double()).velocity
     assert target.velocity.isfinite().all() and target.weights.isfinite().all()
     assert (target.velocity.double() - truth).norm() < 2e-5*truth.norm()
     if time < 1e-20: assert torch.equal(target.velocity, eps - z)
 
+# %% ../../nbs/93_test_objective.ipynb #a3efe6d7
+def plain_target(z, eps, t, candidates, log_prior, path, temperature):
+    "The definition in float64: weights from the likelihood of z_t, the mean of the conditional velocities"
+    z, eps, t, candidates = (x.double() for x in (z, eps, t, candidates))
+    z_t, col = path.interpolate(z, eps, t)[:, None], lambda x: x.view(-1, 1, 1)
+    a, s, da, ds = (col(f(t)) for f in (path.alpha, path.sigma, path.d_alpha, path.d_sigma))
+    log_w = -(z_t - a*candidates).square().sum(2)/(2*s[..., 0]**2*temperature) + (0 if log_prior is None else log_prior.double())
+    w = log_w.softmax(1)
+    return (w[..., None]*(da*candidates + ds*(z_t - a*candidates)/s)).sum(1), w
+
+@pytest.mark.parametrize('temperature', [.5, 1., 3.])
+@pytest.mark.parametrize('name', PATHS)
+def test_the_definition(name, temperature):
+    g, path = torch.Generator().manual_seed(20), PATHS[name]()
+    z, eps, t = *torch.randn(2, 12, 5, generator=g), .2 + .75*torch.rand(12, generator=g)
+    pool, prior = torch.cat([z, torch.randn(40, 5, generator=g)]), torch.randn(12, 52, generator=g)
+    prior[:, 20:25] = -torch.inf
+    for log_prior in (None, prior):
+        wanted, weights = plain_target(z, eps, t, pool.expand(12, -1, -1), log_prior, path, temperature)
+        for given, their in ((pool, log_prior), (SharedCandidates(pool, log_prior, torch.arange(12), pool.square().sum(1)), None)):
+            found = pafm_target(z, eps, t, given, path, their, temperature)
+            assert_close(found.velocity.double(), wanted, rtol=1e-3, atol=1e-4); assert_close(found.weights.double(), weights, rtol=1e-3, atol=1e-5)
+        own = pafm_target(z, eps, t, torch.cat([z[:, None], pool.expand(12, -1, -1)[:, 12:]], 1), path, None if log_prior is None else log_prior[:, 11:], temperature)
+        wanted, weights = plain_target(z, eps, t, torch.cat([z[:, None], pool.expand(12, -1, -1)[:, 12:]], 1), None if log_prior is None else log_prior[:, 11:], path, temperature)
+        assert_close(own.velocity.double(), wanted, rtol=1e-3, atol=1e-4); assert_close(own.weights.double(), weights, rtol=1e-3, atol=1e-5)
+
+@pytest.mark.parametrize('sampler', SAMPLERS)
+def test_temperature_reaches_every_sampler(sampler):
+    g, n, images = torch.Generator().manual_seed(21), 60, sampler == 'RandomCrops'
+    z = torch.randn(n, 1, 6, 6, generator=g) if images else torch.randn(n, 1, 2, 2, generator=g)
+    pool = TensorPool(z, torch.arange(n) % 30, text=torch.randn(n, 8, generator=g), **(dict(mean=z, std=torch.full_like(z, .3)) if sampler in ('MomentDraws', 'ExactMoments') else {}))
+    batch = draw(pool, torch.arange(24), g, crop=2 if images else None)
+    make = SAMPLERS[sampler](pool, 2)
+    if sampler == 'InBatch': batch = batch._replace(y=None)
+    ess = [PAFMLoss(make, temperature=T, time=lambda n, g, d: torch.full((n,), .6))(lambda z, t, y: z, batch._replace(text=None), torch.Generator().manual_seed(0)).ess for T in (.5, 1., 4.)]
+    assert ess[0] < ess[1] < ess[2]
+
 # %% ../../nbs/93_test_objective.ipynb #67f11205
 def test_autocast_is_left_outside():
     pool, batch, eps, t = setting(3, shape=(8, 64))
-    plain = pafm_target(batch.z, eps, t, pool.z)
+    plain, each = pafm_target(batch.z, eps, t, pool.z), torch.stack([torch.cat([pool.z[i:i+1], pool.z[:i], pool.z[i+1:]]) for i in batch.index])
     with torch.autocast('cpu', torch.bfloat16):
         inside = pafm_target(batch.z, eps, t, pool.z)
-        own = pafm_target(batch.z, eps, t, pool.z.expand(16, -1, -1, -1))
+        own = pafm_target(batch.z, eps, t, each)
     assert torch.equal(inside.velocity, plain.velocity) and inside.velocity.dtype == torch.float32
     assert_close(own.velocity, plain.velocity, rtol=1e-4, atol=1e-4)
 
@@ -173,6 +215,39 @@ def test_reported_means():
     assert fm.loss == fm.fm_loss == pafm.fm_loss and fm.ess == fm.source_weight == 1 and fm.shift == 0
     assert 1 < pafm.ess < 10 and 0 < pafm.source_weight < 1 and pafm.shift > 0
 
+def test_reported_numbers():
+    pool, batch, *_ = setting(24)
+    loss, g = PAFMLoss(WholeClass(pool)), torch.Generator()
+    p, out = loss.prepare(batch, g.manual_seed(0)), loss(lambda z_t, t, y: 2*z_t, batch, g.manual_seed(0))
+    found = pafm_target(batch.z, LinearPath().to_noise(p.fm_target, p.z_t, p.t), p.t, WholeClass(pool)(batch))
+    assert_close(out.loss, (2*p.z_t - p.target).square().mean()); assert_close(out.fm_loss, (2*p.z_t - p.fm_target).square().mean())
+    assert_close(out.shift, (p.target - p.fm_target).square().mean())
+    assert_close(out.ess, (1/found.weights.square().sum(1)).mean(), rtol=1e-2, atol=1e-2)
+    assert_close(out.source_weight, found.weights[torch.arange(16), pool.place[batch.index]].mean(), rtol=1e-2, atol=1e-2)
+
+# %% ../../nbs/93_test_objective.ipynb #fe0ccfc1
+def test_times():
+    g = torch.Generator().manual_seed(22)
+    t = uniform_time(50_000, g)
+    assert t.min() >= 0 and t.max() < 1 and abs(t.mean() - .5) < .01 and abs(t.var() - 1/12) < .003
+    logit = logit_normal_time(.5, 2.)(50_000, g).double().logit()
+    assert abs(logit.mean() - .5) < .05 and abs(logit.std() - 2) < .05
+    t = uniform_time(1000, torch.Generator().manual_seed(1))
+    assert_close(shifted_time(3.)(1000, torch.Generator().manual_seed(1)), 3*t/(1 + 2*t))
+    ft.test_fail(lambda: logit_normal_time(std=0), contains='0')
+    ft.test_fail(lambda: shifted_time(0), contains='shift')
+
+def test_the_point_and_its_target_belong_together():
+    pool, batch, *_ = setting(23)
+    for path in PATHS.values():
+        p = FMLoss(path()).prepare(batch, torch.Generator().manual_seed(0))
+        for name, value in dict(to_data=batch.z).items(): assert_close(getattr(path(), name)(p.fm_target, p.z_t, p.t), value, rtol=1e-2, atol=1e-2)
+        assert torch.equal(p.target, p.fm_target) and (p.ess == 1).all() and (p.source_weight == 1).all()
+        eps = path().to_noise(p.fm_target, p.z_t, p.t)
+        assert abs(eps.mean()) < .4 and .7 < eps.std() < 1.3
+        q = PAFMLoss(WholeClass(pool), path()).prepare(batch, torch.Generator().manual_seed(0))
+        assert torch.equal(q.fm_target, p.fm_target) and torch.equal(q.z_t, p.z_t)
+
 # %% ../../nbs/93_test_objective.ipynb #caa2bcee
 def test_no_side_effects():
     pool, batch, eps, t = setting(8)
@@ -185,14 +260,19 @@ def test_no_side_effects():
 # %% ../../nbs/93_test_objective.ipynb #cc15ec4e
 @pytest.mark.parametrize('change, said', [
     (dict(z=torch.zeros(16, 2, 4)), 'one shape'), (dict(t=torch.full((16,), -.5)), 'got -0.5'), (dict(candidates=torch.zeros(16, 0, 2, 3)), 'K = 0'),
-    (dict(candidates=torch.zeros(5, 7)), '(5, 7)'), (dict(candidates=torch.full((16, 2, 2, 3), torch.nan)), 'check the pool'), (dict(eps=torch.full((16, 2, 3), torch.inf)), 'eps holds inf'),
-    (dict(temperature=0.), 'temperature'), (dict(candidates=torch.zeros(16, 2, 2, 3, device='meta')), 'meta'), (dict(candidates=torch.zeros(16, 2, 2, 3, dtype=torch.int64)), 'int64')])
+    (dict(candidates=torch.zeros(5, 7)), '(5, 7)'), (dict(candidates=torch.full((16, 2, 2, 3), torch.nan)), 'column 0'), (dict(eps=torch.full((16, 2, 3), torch.inf)), 'eps holds inf'),
+    (dict(temperature=0.), 'temperature'), (dict(temperature=float('inf')), 'inf'), (dict(candidates=None), 'NoneType'), (dict(candidates=[1]), 'list'), (dict(path=None), 'LinearPath'), (dict(path=LinearPath), 'LinearPath'), (dict(eps=None), 'NoneType'),
+    (dict(candidates=torch.zeros(16, 1, 2, 3)), 'column 0'), (dict(candidates=torch.zeros(5, 2, 3)), 'not among the candidates'), (dict(z=torch.zeros(0, 2, 3), eps=torch.zeros(0, 2, 3), t=torch.zeros(0)), 'empty'),
+    (dict(log_prior=torch.full((16, 1), -torch.inf)), 'own source'), (dict(candidates=SharedCandidates(torch.zeros(16, 2, 3), source=torch.arange(16))), 'column 0'),
+    (dict(candidates=Candidates(torch.zeros(16, 2, 3))), 'SharedCandidates'), (dict(candidates=SharedCandidates(torch.zeros(16, 2, 2, 3))), 'use Candidates'), (dict(candidates=torch.zeros(16, 2, 2, 3, device='meta')), 'meta'), (dict(candidates=torch.zeros(16, 2, 2, 3, dtype=torch.int64)), 'int64')])
 def test_target_refuses(change, said):
     _, batch, eps, t = setting(9)
     ft.test_fail(lambda: pafm_target(**(dict(z=batch.z, eps=eps, t=t, candidates=batch.z[:, None]) | change)), contains=said)
 
 @pytest.mark.parametrize('make, said', [
     (lambda: FMLoss(label_dropout=.1), 'null_label'), (lambda: FMLoss(label_dropout=-1, null_label=1), '-1'), (lambda: PAFMLoss(InBatch(), temperature=0), 'temperature'),
+    (lambda: PAFMLoss(None), 'sampler such as'), (lambda: PAFMLoss(TensorPool(torch.zeros(2, 2))), 'sampler such as'), (lambda: PAFMLoss(lambda b, g: b.z)(lambda z, t, y: z, setting()[1]), 'returned Tensor'), (lambda: FMLoss(None), 'LinearPath'),
+    (lambda: FMLoss(time=.5), 'uniform_time'), (lambda: FMLoss()(lambda z, t, y: z, setting()[1].z), 'pool[index]'), (lambda: FMLoss()(lambda z, t, y: z, Batch(torch.zeros(0, 2))), 'empty'), (lambda: PAFMLoss(InBatch(), temperature=float('inf')), 'inf'),
     (lambda: FMLoss()(lambda z, t, y: z[..., :2], setting()[1]), '(16, 2, 2)'), (lambda: FMLoss()(lambda z, t, y: z, setting()[1]._replace(z=setting()[1].z/0)), 'z holds'),
     (lambda: FMLoss(time=lambda n, g, d: torch.full((n,), 2.))(lambda z, t, y: z, setting()[1]), 'got 2')])
 def test_loss_refuses(make, said): ft.test_fail(make, contains=said)

@@ -16,7 +16,7 @@ import pafm_nb
 
 # %% ../../nbs/99_test_package.ipynb #2db13ebb
 MODULES = sorted(m.name for m in pkgutil.walk_packages(pafm_nb.__path__, 'pafm_nb.') if not m.name.startswith('pafm_nb.tests') and '._' not in m.name)
-METHOD = [m for m in MODULES if m.split('.')[1] in ('paths', 'posterior', 'candidates', 'objective', 'diagnostics')]
+METHOD = [m for m in MODULES if m.split('.')[1] in ('paths', 'posterior', 'pools', 'candidate_sets', 'candidates', 'objective', 'diagnostics')]
 
 def fresh(code):
     "What `code` prints as JSON in an interpreter of its own"

@@ -102,7 +102,7 @@ def test_exact_velocity_with_prior():
     (dict(eps=torch.zeros(12, 9)), '(12, 9)'), (dict(t=torch.full((12,), 2.)), 'got 2'), (dict(candidates=torch.zeros(12, 0, 2, 5)), 'K = 0'),
     (dict(candidates=torch.zeros(11, 9, 2, 5)), '(11, 9, 2, 5)'), (dict(z=torch.full((12, 2, 5), torch.nan)), 'nan'),
     (dict(candidates=torch.full((12, 9, 2, 5), torch.inf)), 'check the pool'), (dict(log_prior=torch.zeros(12, 8)), '(12, 8)'),
-    (dict(log_prior=torch.full((12, 9), -torch.inf)), 'row 0'), (dict(temperature=-1), '-1'), (dict(reduction='sums'), 'sums'),
+    (dict(log_prior=torch.full((12, 9), -torch.inf)), 'row 0'), (dict(temperature=-1), '-1'), (dict(temperature=float('inf')), 'inf'), (dict(candidates=None), 'NoneType'), (dict(path=None), 'LinearPath'), (dict(reduction='sums'), 'sums'),
     (dict(eps=torch.zeros(12, 2, 5, device='meta')), 'meta')])
 def test_refused(change, said):
     z, eps, t, candidates = draw(7)
@@ -110,6 +110,9 @@ def test_refused(change, said):
 
 def test_exact_velocity_refuses():
     x, t, pool = torch.zeros(2, 3), torch.tensor([.5, .5]), torch.zeros(4, 3)
+    ft.test_fail(lambda: exact_velocity(x/0, t, pool), contains='z_t holds nan')
+    ft.test_fail(lambda: exact_velocity(x, t, pool/0), contains='pool holds nan')
+    ft.test_fail(lambda: exact_velocity(x, t, pool, None), contains='LinearPath')
     ft.test_fail(lambda: exact_velocity(x, t, pool[:0]), contains='empty')
     ft.test_fail(lambda: exact_velocity(x, t, pool[:, :2]), contains='(4, 2)')
     ft.test_fail(lambda: exact_velocity(x, t, pool, log_prior=torch.zeros(3)), contains='(3,)')
