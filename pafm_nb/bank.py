@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 import faiss, numpy as np, torch
 from torch import Tensor
-from tqdm.auto import tqdm
 from .candidates import balanced_cells, caption_embedding, class_neighbors, in_pool
 from .pools import TensorPool, check_count, check_text, class_slices, read_rows
+from .progress import progress_bar
 
 # %% ../nbs/10_bank.ipynb #03d32219
 DTYPES = dict(float16=(torch.float16, '<f2'), bfloat16=(torch.bfloat16, '<u2'), float32=(torch.float32, '<f4'), int32=(torch.int32, '<i4'), int64=(torch.int64, '<i8'))
@@ -486,7 +486,7 @@ def _prepare(bank, name, k, wanted, across, exact, searched, recall, row, work, 
         part.mkdir(exist_ok=True)
         state = json.loads((part/'state.json').read_text()) if (part/'state.json').exists() else dict(done=0, next=0, recall={})
         result = np.lib.format.open_memmap(part/'result.npy', 'r+' if state['done'] else 'w+', DTYPES['int32'][1], (len(bank), *row))
-        with tqdm(total=len(bank), desc=name, unit=' rows', disable=not progress) as bar:
+        with progress_bar(len(bank), desc=name, unit=' rows', disable=not progress) as bar:
             for i, piece in enumerate(_pieces(source, slices, part, state, searched, exact, recall)):
                 if i >= state['done']:
                     values = work(piece, state['next'])

@@ -20,8 +20,10 @@ from .candidates import SAMPLERS, WholeClass, balanced_cells, class_neighbors
 from . import mmdit, sit
 from .objective import pafm_target
 from .pools import Batch, TensorPool, read_rows
-from .training import TrainConfig, Trainer, save_checkpoint
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from .checkpoints import save_checkpoint
+from .config import TrainConfig
+from .training import Trainer
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 

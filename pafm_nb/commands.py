@@ -12,6 +12,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from fastcore.docments import docments
 from fastcore.script import Param, call_parse
+from .checkpoints import newest_state
+from .config import RECIPES, TrainConfig, check_data, recipe, saved_config
 
 # %% ../nbs/18_commands.ipynb #c3cbd8be
 def run_command(
@@ -69,8 +71,6 @@ def json_object(
 
 def train_parser() -> argparse.ArgumentParser:
     "The flags of `pafm_train`: one for each field of `TrainConfig`, none with a default of its own"
-    from pafm_nb.recipes import RECIPES
-    from pafm_nb.training import TrainConfig
     parser = argparse.ArgumentParser('pafm_train', description='Train a recipe, or go on with a run', allow_abbrev=False, argument_default=argparse.SUPPRESS)
     parser.add_argument('--recipe', choices=tuple(RECIPES), help='settings to start from')
     parser.add_argument('--resume', metavar='DIR', help='folder of a run to go on with')
@@ -82,10 +82,8 @@ def train_parser() -> argparse.ArgumentParser:
 
 def train_config(
     flags:dict, # of `train_parser`
-): # TrainConfig
+) -> TrainConfig:
     "The config that the flags of `pafm_train` ask for"
-    from pafm_nb.recipes import recipe
-    from pafm_nb.training import newest_state, saved_config
     name, folder = flags.pop('recipe', None), flags.pop('resume', None)
     if (name is None) == (folder is None): raise ValueError('give --recipe and --out to begin, or --resume to go on')
     if name:
@@ -98,8 +96,10 @@ def pafm_train():
     "Train a recipe, or go on with a run"
     flags = vars(train_parser().parse_args())
     def work():
-        from pafm_nb.training import Trainer
-        trainer = Trainer(train_config(flags)).fit()
+        config = train_config(flags)
+        check_data(config)
+        from pafm_nb.training import Trainer             # torch takes seconds: not before the flags are good
+        trainer = Trainer(config).fit()
         if trainer.accelerator.is_main_process: print(f'{trainer.step} steps are in {trainer.out}: checkpoints, log.jsonl, tensorboard' + ', samples'*bool(trainer.config.sample_every))
         trainer.accelerator.end_training()
     return run_command(work, 'pafm_train --resume with the folder goes on')
@@ -114,9 +114,11 @@ def pafm_prepare(
     across:bool=False, # neighbours in the whole bank, for rows whose label is dropped
 ):
     "Compute the neighbours or cells of a bank, once; the same command goes on after a stop"
-    from pafm_nb.bank import prepare_cells, prepare_neighbors
     def work():
         if not bank: raise ValueError('which bank? give its folder with --bank')
+        if not Path(bank).is_dir(): raise FileNotFoundError(f'there is no folder {bank}: give that of a bank')
+        if k < 1: raise ValueError(f'--k must be at least 1, got {k}')
+        from pafm_nb.bank import prepare_cells, prepare_neighbors
         print(prepare_neighbors(bank, k, across=across) if what == 'neighbors' else prepare_cells(bank, k, seed))
     return run_command(work, 'run the same command again to go on')
 
@@ -127,9 +129,10 @@ def pafm_bench(
     out:str='', # also write the result to this JSON file
 ):
     "Measure speed and memory as ratios in one run"
-    from pafm_nb.bank import write_json
-    from pafm_nb.bench import bench_bank, bench_model, bench_prepare, bench_target, bench_train
     def work():
+        if out and not Path(out).absolute().parent.is_dir(): raise FileNotFoundError(f'there is no folder {Path(out).absolute().parent} to write {out} to: make it first')
+        from pafm_nb.bank import write_json
+        from pafm_nb.bench import bench_bank, bench_model, bench_prepare, bench_target, bench_train
         result = dict(target=bench_target, bank=bench_bank, prepare=bench_prepare, model=bench_model, train=bench_train)[what]()
         print(json.dumps(result, indent=1))
         if out: write_json(out, result)

@@ -13,9 +13,9 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .paths import LinearPath, expand
+from .progress import progress_bar
 
 # %% ../nbs/15_sampling.ipynb #ce6c5403
 def time_grid(
@@ -204,7 +204,7 @@ def sample_many(
     weights = model.parameters() if isinstance(model, nn.Module) else ()
     if device is None: device = next((p.device for p in weights), 'cpu')
     samples = torch.empty(len(generators), *shape)
-    with tqdm(total=len(generators), unit='image', disable=not progress) as bar:
+    with progress_bar(len(generators), unit='image', disable=not progress) as bar:
         for start in range(0, len(generators), batch_size):
             rows = slice(start, start + batch_size)
             noise = normal_rows(generators[rows], shape).to(device)

@@ -9,7 +9,9 @@ import torch
 from fastcore.script import call_parse
 from pafm_nb.bank import write_json
 from pafm_nb.bench import machine
-from pafm_nb.training import FILES, TrainConfig, Trainer, last_name, read_checkpoint, read_state, sealed
+from pafm_nb.checkpoints import FILES, last_name, read_checkpoint, read_state, sealed
+from pafm_nb.config import TrainConfig
+from pafm_nb.training import Trainer
 
 RUN = dict(steps=1200, batch_size=32, save_every=3, log_every=10, candidates='InClass', k=4)
 SHORT = RUN | dict(steps=12, save_every=5)

@@ -10,8 +10,9 @@ import json, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import fastcore.test as ft
 import pytest
-from ..recipes import OBJECTIVES, compare, recipe
-from ..training import read_log
+from ..checkpoints import read_log
+from ..config import recipe
+from ..recipes import OBJECTIVES, compare
 
 # %% ../../nbs/87_test_demo.ipynb #74fe5e30
 SMALL = dict(steps=60, marks=2, progress=False, model_args=dict(depth=1, hidden_size=16, num_heads=2))

@@ -23,8 +23,10 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from ..bank import LatentBank
 from ..data import digits
-from ..recipes import recipe
-from ..training import (FILES, Ahead, TrainConfig, Trainer, connect, epoch_rows, load_run, newest_checkpoint, read_checkpoint, read_log, read_state, save_checkpoint, sealed, share_out, step_generator)
+from ..checkpoints import FILES, newest_checkpoint, read_checkpoint, read_log, read_state, save_checkpoint, sealed
+from ..config import TrainConfig, recipe
+from ..stream import Ahead, epoch_rows, step_generator
+from ..training import Trainer, connect, load_run, share_out
 
 # %% ../../nbs/95_test_training.ipynb #7dbcd277
 TINY = dict(steps=12, batch_size=16, save_every=5, log_every=4, keep=3, model_args=dict(depth=1, hidden_size=16, num_heads=2))
