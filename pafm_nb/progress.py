@@ -16,7 +16,7 @@ class Lines:
         stream, # a text file
     ): self.stream = stream
     def write(self, text:str):
-        if text := text.strip('\r\n '): self.stream.write(text + '\n')
+        if text := text.strip('\r\n').rstrip(): self.stream.write(text + '\n')
     def flush(self): self.stream.flush()
 
 def progress_bar(

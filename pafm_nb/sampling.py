@@ -127,11 +127,20 @@ def sample(
     "Draw samples: integrate dz/dt = v from noise at t = 1 to data at t = 0."
     if null_label is None: null_label = getattr(model, 'null_label', None)
     _check_sample(noise, y, method, steps, guidance_scale, guidance_interval, generator, null_label)
-    field = guided_velocity(model, y, guidance_scale, guidance_interval, null_label)
+    guided, finite = guided_velocity(model, y, guidance_scale, guidance_interval, null_label), {}
+    def field(z, t):
+        v = guided(z, t)
+        finite[t] = v.isfinite().all()                     # a flag on the device: looked at only at the end
+        return v
     z = noise.to(torch.promote_types(noise.dtype, torch.float32))
     with evaluating(model):
-        if method == 'euler_maruyama': return euler_maruyama(field, z, steps, path, generator)
-        return (heun if method == 'heun' else euler)(field, z, steps)
+        if method == 'euler_maruyama': z = euler_maruyama(field, z, steps, path, generator)
+        else: z = (heun if method == 'heun' else euler)(field, z, steps)
+    if not z.isfinite().all():
+        t = next((t for t, good in finite.items() if not good), 0.)
+        raise ValueError(f'samples are not finite: it began at t = {t:.3g}. At t = 1 the weights are to blame: look at them, or take an '
+                         f'older checkpoint; later the steps are: take more of them, less guidance, or a model in float32')
+    return z
 
 
 @contextmanager
