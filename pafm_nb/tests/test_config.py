@@ -43,11 +43,10 @@ def test_recipes():
         if settings['data'] is None: ft.test_fail(lambda: recipe(name, 'x'), contains='folder of a bank of latents')
     ft.test_fail(lambda: recipe('mnist', 'x'), contains='cc12m-mmdit')
 
-# %% ../../nbs/95c_test_config.ipynb #031ee717
+# %% ../../nbs/95c_test_config.ipynb #40f070db
 HEAVY = ('torch', 'numpy', 'sklearn', 'torchvision', 'accelerate', 'matplotlib', 'faiss')
-PROGRAM = f"""import sys
+PROGRAM = f"""import pafm_nb.commands, sys
 sys.argv = sys.argv[1:]
-import pafm_nb.commands
 try: getattr(pafm_nb.commands, sys.argv[0])()
 finally: print('loaded', [m for m in {HEAVY} if m in sys.modules])"""
 
@@ -57,8 +56,9 @@ finally: print('loaded', [m for m in {HEAVY} if m in sys.modules])"""
     ('pafm_train --recipe digits --out x --model SiT-Q/2', 'SiT-B/2'), ('pafm_train --recipe digits --out x --lr nan', 'lr must'), ('pafm_train --recipe digits --out x --data nowhere', "'nowhere'"),
     ('pafm_train --recipe imagenet-sit-b2 --out x', 'needs data'), ('pafm_train --resume nowhere', 'nowhere holds no checkpoint'),
     ('pafm_prepare cells', '--bank'), ('pafm_prepare cells --bank nowhere', 'nowhere'), ('pafm_prepare knn', 'invalid choice'), ('pafm_bench speed', 'invalid choice'), ('pafm_bench bank --out no/where.json', 'no')])
-def test_mistakes_are_told_before_torch_is_loaded(line, said):
-    done = subprocess.run([sys.executable, '-c', PROGRAM, *line.split()], capture_output=True, text=True)
+def test_mistakes_are_told_before_torch_is_loaded(tmp_path, line, said):
+    (tmp_path/'program.py').write_text(PROGRAM)
+    done = subprocess.run([sys.executable, tmp_path/'program.py', *line.split()], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert said in done.stdout + done.stderr and 'Traceback' not in done.stderr
     ft.test_eq(done.stdout.splitlines()[-1], 'loaded []')
     ft.test_eq(done.returncode, 0 if '--help' in line else 2)

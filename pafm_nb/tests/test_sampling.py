@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['gaussian', 'digit_model', 'normal', 'test_order', 'test_straight_paths_need_one_step',
            'test_times_run_from_noise_to_data', 'std_after_last_step', 'test_law_of_the_stochastic_sampler',
-           'test_one_step_of_the_stochastic_sampler_draws_nothing', 'Labelled', 'test_guidance_formula',
-           'test_guidance_interval', 'test_no_second_pass_without_guidance', 'test_guidance_with_text',
-           'test_guided_field_fits_other_solvers', 'Moody', 'test_model_comes_back_as_it_was',
-           'test_precision_of_the_state', 'test_global_random_state_is_not_read',
+           'test_one_step_of_the_stochastic_sampler_draws_nothing', 'test_noisy_steps_are_those_of_the_formula',
+           'Labelled', 'test_guidance_formula', 'test_guidance_interval', 'test_no_second_pass_without_guidance',
+           'test_guidance_with_text', 'test_guided_field_fits_other_solvers', 'Moody',
+           'test_model_comes_back_as_it_was', 'test_precision_of_the_state', 'test_global_random_state_is_not_read',
            'test_noise_is_a_function_of_the_seed', 'test_images_do_not_depend_on_the_batch',
            'test_noise_of_neighbouring_seeds_is_independent', 'test_models_without_labels', 'unused',
-           'test_bad_arguments', 'test_model_that_returns_something_else', 'test_bad_seeds']
+           'test_bad_arguments', 'test_model_that_returns_something_else', 'test_bad_seeds',
+           'test_models_that_are_not_finite']
 
 # %% ../../nbs/96_test_sampling.ipynb #b5b75533
 import math
@@ -99,6 +100,22 @@ def test_law_of_the_stochastic_sampler(path):
 def test_one_step_of_the_stochastic_sampler_draws_nothing():
     a, b = (sample(gaussian(), normal(4, 1), method='euler_maruyama', steps=1) for _ in range(2))
     assert torch.equal(a, b)
+
+# %% ../../nbs/96_test_sampling.ipynb #17acfd76
+@pytest.mark.parametrize('path', [LinearPath(), CosinePath()])
+@pytest.mark.parametrize('steps', [1, 2, 5])
+def test_noisy_steps_are_those_of_the_formula(path, steps):
+    model, z = gaussian(path), normal(6, 3, dtype=torch.float64)
+    got = sample(model, z, method='euler_maruyama', steps=steps, path=path, generator=torch.Generator().manual_seed(3))
+    g, times = torch.Generator().manual_seed(3), [*torch.linspace(1, .04, steps, dtype=torch.float64), torch.tensor(0., dtype=torch.float64)]
+    for t, s in zip(times, times[1:]):
+        v, a, sigma = model(z, t.expand(6)), path.alpha(t), path.sigma(t)
+        da, ds = path.d_alpha(t), path.d_sigma(t)
+        score = -(a*v - da*z)/(a*ds - da*sigma)/sigma        # -E[eps]/sigma, with E[eps] solved from z = a x + sigma e, v = da x + ds e
+        drift = v - sigma*score
+        z = z + (s - t)*drift
+        if s > 0: z = z + (2*sigma*(t - s)).sqrt()*torch.randn(6, 3, dtype=torch.float64, generator=g)
+    assert_close(got, z, rtol=1e-6, atol=1e-6)
 
 # %% ../../nbs/96_test_sampling.ipynb #6ec9b588
 class Labelled(nn.Module):
@@ -251,3 +268,15 @@ def test_bad_seeds():
         with pytest.raises(ValueError, match='not a seed'): seeded_noise(bad, (2,))
     for y, size, says in ((torch.zeros(2), 64, 'y has 2 rows for 3 seeds'), (None, 0, 'batch_size is 0')):
         with pytest.raises(ValueError, match=says): sample_many(unused, range(3), y, (2,), batch_size=size)
+
+# %% ../../nbs/96_test_sampling.ipynb #f318786b
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('bad', [math.nan, math.inf])
+def test_models_that_are_not_finite(method, bad):
+    def model(z, t, y): return torch.where((t < .45)[:, None], bad, 0.*z)
+    with pytest.raises(ValueError, match=r'began at t = 0.4(\.|\d).*less guidance'): sample(model, normal(4, 2), method=method, steps=20 if method == 'euler_maruyama' else 5)
+    one_row = lambda z, t, y: torch.where((torch.arange(len(z)) == 2)[:, None], bad, 0.*z)
+    with pytest.raises(ValueError, match='began at t = 1. At t = 1 the weights'): sample(one_row, normal(4, 2), method=method)
+    unlabelled = lambda z, t, y: torch.where((y == 9)[:, None], bad, 0.*z)
+    with pytest.raises(ValueError, match='began at t = 1'): sample(unlabelled, normal(4, 2), torch.arange(4), method=method, guidance_scale=2., null_label=9)
+    with pytest.raises(ValueError, match='began at t = 0'): sample(lambda z, t, y: torch.full_like(z, -1e38), torch.full((4, 2), 3e38), method='euler', steps=1)
