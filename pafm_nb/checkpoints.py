@@ -189,7 +189,9 @@ class JsonLines:
         step:int, # optimizer steps done
     ):
         "Append a line"
-        with open(self.path, 'a') as f: f.write(json.dumps(dict(step=step, **values)) + '\n')
+        try:
+            with open(self.path, 'a') as f: f.write(json.dumps(dict(step=step, **values)) + '\n')
+        except OSError as e: raise ValueError(f'{self.path} cannot be written ({e.strerror}): make room there and go on from the last checkpoint') from e
 
 def read_log(
     path, # of a log.jsonl

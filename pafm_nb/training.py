@@ -305,9 +305,7 @@ class Trainer:
                     if save or look or self.step % c.log_every == 0:
                         means = self._read(lines)
                         means['images_per_second'] = round(len(lines)*c.batch_size/(time.perf_counter() - began), 1)
-                        if self.main:
-                            self.log.log(means, self.step)
-                            self.accelerator.log(means, self.step)
+                        self.together(lambda: self.main and self._note(means))
                         bar.set_postfix({k: f'{means[k]:.3g}' for k in ('loss', 'fm_loss', 'ess', 'source_weight', 'images_per_second')}, refresh=False)
                         lines, began = [], time.perf_counter()
                     paused = time.perf_counter()
@@ -334,6 +332,10 @@ class Trainer:
         path = self.out/'samples'/f'step_{self.step:08d}.png'
         image_grid(z, columns=8, path=path)
         return path
+
+    def _note(self, means):
+        self.log.log(means, self.step)
+        self.accelerator.log(means, self.step)
 
     def _anyone(self, stop):
         "Was any process told to stop?"

@@ -172,3 +172,4 @@ def test_log(tmp_path):
     ft.test_eq([r['step'] for r in read_log(log.path)], [1, 2, 3])
     log.cut(9)
     ft.test_eq((len(log.path.read_text().splitlines()), names(tmp_path)), (3, ['log.jsonl']))
+    ft.test_fail(lambda: JsonLines(tmp_path/'nowhere/log.jsonl').log(dict(loss=1), 1), contains='cannot be written')

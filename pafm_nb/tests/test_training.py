@@ -7,10 +7,12 @@ __all__ = ['TINY', 'BY_HAND', 'PROGRAM', 'PAIR', 'ERRORS', 'StopsAt', 'fit', 'fi
            'test_a_step_is_adamw_on_the_clipped_gradient', 'test_average_is_the_weighted_sum_of_all_weights',
            'test_precision', 'test_compile', 'test_weights_at_the_start_are_of_the_seed',
            'test_names_are_those_of_the_config', 'test_the_config_reaches_the_loss', 'test_label_dropout_has_its_rate',
-           'test_dropped_captions_are_the_empty_one', 'Remembers', 'remembered', 'test_what_is_written_when',
-           'test_log_lines_are_means', 'test_no_pictures_unless_asked_for', 'test_pictures_are_of_the_averaged_model',
-           'test_resume_is_bit_exact', 'damage', 'trained', 'test_damaged_checkpoint_falls_back',
-           'test_no_whole_checkpoint_is_an_error', 'test_other_settings_are_refused', 'test_unwritable_out',
+           'test_dropped_captions_are_the_empty_one', 'test_crops',
+           'test_every_piece_is_prepared_once_and_beside_the_main_thread', 'Remembers', 'remembered',
+           'test_what_is_written_when', 'test_log_lines_are_means', 'test_no_pictures_unless_asked_for',
+           'test_pictures_are_of_the_averaged_model', 'test_resume_is_bit_exact', 'damage', 'trained',
+           'test_damaged_checkpoint_falls_back', 'test_no_whole_checkpoint_is_an_error',
+           'test_other_settings_are_refused', 'test_unwritable_out',
            'test_what_does_not_fit_is_refused_before_a_folder_is_made', 'test_fm_and_pafm_see_the_same',
            'test_rows_do_not_depend_on_pieces', 'test_gradient_of_pieces_is_that_of_their_union',
            'test_launches_that_went_wrong', 'test_two_runs_in_one_folder', 'test_share_out', 'launch', 'said', 'pair',
@@ -20,7 +22,7 @@ __all__ = ['TINY', 'BY_HAND', 'PROGRAM', 'PAIR', 'ERRORS', 'StopsAt', 'fit', 'fi
            'test_it_learns']
 
 # %% ../../nbs/95_test_training.ipynb #a9757696
-import hashlib, json, os, shutil, signal, subprocess, sys, time, warnings
+import json, os, shutil, signal, subprocess, sys, threading, time, warnings
 from pathlib import Path
 import fastcore.test as ft
 import pytest, torch
@@ -62,6 +64,7 @@ def test_a_step_is_adamw_on_the_clipped_gradient(tmp_path, changes):
     weights = lambda: torch.cat([p.detach().double().flatten() for p in trained])
     w, m, v = weights(), 0., 0.
     for n in range(1, 6):
+        trainer.optimizer.zero_grad()
         trainer.objective.compare(trainer.model, trainer.prepared(n - 1, 0)).loss.backward()
         g = torch.cat([p.grad.double().flatten() for p in trained])
         norm = g.norm()
@@ -141,6 +144,20 @@ def test_dropped_captions_are_the_empty_one():
     text = build_objective(config, pool, training.build_model(config)).prepare(pool[torch.arange(512)], step_generator(0, 0)).condition
     dropped = (text == pool.null_text).flatten(1).all(1)
     assert abs(dropped.double().mean() - .5) < .1 and torch.equal(text[~dropped], pool.text[pool.place[:512]][~dropped].to(text.dtype))
+
+def test_crops(tmp_path):
+    trainer = Trainer(TrainConfig(str(tmp_path), **(TINY | dict(crop=6, candidates='RandomCrops', k=3, model_args=TINY['model_args'] | dict(input_size=6)))), progress=False)
+    ft.test_eq(trainer.prepared(0, 0).z_t.shape, (16, 1, 6, 6))
+    trainer.train_step()
+
+def test_every_piece_is_prepared_once_and_beside_the_main_thread(tmp_path):
+    made, prepared = [], Trainer.prepared
+    class Counts(Trainer):
+        def prepared(self, step, piece):
+            made.append((step, piece, threading.current_thread() is threading.main_thread()))
+            return prepared(self, step, piece)
+    Counts(TrainConfig(str(tmp_path), **(TINY | dict(micro_batches=2, steps=4))), progress=False).fit()
+    ft.test_eq(made, [(step, piece, False) for step in range(4) for piece in range(2)])
 
 # %% ../../nbs/95_test_training.ipynb #f15c4b94
 class Remembers(Trainer):
@@ -253,6 +270,9 @@ def test_other_settings_are_refused(trained, tmp_path):
     out = tmp_path/'run'
     shutil.copytree(trained, out)
     assert fit(out, steps=14).step == 14
+    others = dict(steps=16, save_every=2, keep=1, log_every=3, sample_every=8, sample_guidance=2., resident=True, micro_batches=2)
+    with pytest.warns(UserWarning, match='others from here on'): assert fit(out, **others).step == 16
+    ft.test_eq([p.name for p in (out/'checkpoints').iterdir()], ['step_00000016'])
 
 def test_unwritable_out(tmp_path):
     (tmp_path/'file').write_text('')
@@ -375,7 +395,7 @@ def test_killed_machines_without_a_shared_disk_go_on(tmp_path, pair):
 # %% ../../nbs/95_test_training.ipynb #ce273bd6
 ERRORS = """import json, os, shutil, sys
 from pafm_nb.bank import LatentBank
-from pafm_nb.checkpoints import only_run
+from pafm_nb.checkpoints import checkpoints_in, only_run
 from pafm_nb.config import TrainConfig
 from pafm_nb.data import digits
 from pafm_nb.training import Trainer
@@ -384,7 +404,7 @@ rank, (folder, tiny) = int(os.environ['RANK']), sys.argv[1:]
 mine, said, tiny = f'{folder}/disk{rank}', {}, json.loads(tiny)
 def tried(name, work):
     try: work(); said[name] = 'nothing'
-    except ValueError as e: said[name] = str(e)
+    except (ValueError, FileNotFoundError) as e: said[name] = str(e)
 def start(out, kind=Trainer, **changes): return kind(TrainConfig(f'{mine}/{out}', **(tiny | changes)), progress=False)
 pool = digits('train')
 z = pool.z.clone()
@@ -397,10 +417,11 @@ tried('other bank', lambda: start('a', data='bank' if rank == 0 else 'moved'))
 tried('no bank', lambda: start('a', data='bank'))
 tried('other settings', lambda: start('a', lr=1e-3*(rank + 1)))
 tried('same bank', lambda: start('a', data=f'{mine}/same'))
-if rank == 0: shutil.copytree(f'{folder}/run', f'{mine}/old')
-tried('damaged', lambda: [(p/'state.json').write_text('') for p in __import__('pathlib').Path('old/checkpoints').glob('step*')] and False or start('old'))
-os.makedirs('lost')
-if rank == 1: shutil.copytree(f'{folder}/run', f'{mine}/lost', dirs_exist_ok=True)
+if rank == 0:
+    shutil.copytree(f'{folder}/run', 'old')
+    for path in checkpoints_in('old/checkpoints'): (path/'state.json').write_text('')
+else: shutil.copytree(f'{folder}/run', 'lost')
+tried('damaged', lambda: start('old'))
 tried('lost', lambda: start('lost'))
 trainer = start('busy')
 if rank == 0:
