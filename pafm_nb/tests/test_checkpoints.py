@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['HARM', 'save', 'names', 'test_what_is_saved_comes_back', 'test_the_newest_are_kept', 'test_leftovers_and_repetitions',
            'test_files_reach_the_disk_before_the_name', 'test_damage_falls_back', 'test_files_of_another_checkpoint',
-           'test_nothing_whole', 'test_a_seal_does_not_depend_on_the_order', 'Trap', 'test_a_pickle_is_not_opened',
-           'test_full_disk', 'test_optimizer_goes_on', 'test_signals_are_noted', 'test_signals_in_a_thread',
-           'test_one_run_in_a_folder', 'test_log']
+           'test_an_edited_state', 'test_nothing_whole', 'test_a_seal_does_not_depend_on_the_order', 'Trap',
+           'test_a_pickle_is_not_opened', 'test_full_disk', 'test_optimizer_goes_on', 'test_signals_are_noted',
+           'test_signals_in_a_thread', 'test_one_run_in_a_folder', 'test_log']
 
 # %% ../../nbs/95b_test_checkpoints.ipynb #ad07b300
 import json, os, pickle, resource, shutil, signal, subprocess, sys, threading, warnings, zlib
@@ -73,6 +73,11 @@ def test_files_of_another_checkpoint(tmp_path):
     for step in (1, 2): save(tmp_path, step)
     shutil.copy(tmp_path/'step_00000001/model.safetensors', tmp_path/'step_00000002/model.safetensors')
     with pytest.raises(ValueError, match='step_00000002 is damaged .model.safetensors'): read_checkpoint(tmp_path/'step_00000002')
+
+def test_an_edited_state(tmp_path):
+    path = save(tmp_path, 12)/'state.json'
+    path.write_text(path.read_text().replace('"step": 12', '"step": 11'))
+    with pytest.raises(ValueError, match='state.json does not match its checksum'): read_checkpoint(path.parent)
 
 def test_nothing_whole(tmp_path):
     for step in (1, 2): HARM['cut'](save(tmp_path/'checkpoints', step)/'state.json')

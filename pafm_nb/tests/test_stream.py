@@ -7,11 +7,11 @@ __all__ = ['test_draws_are_functions_of_seed_piece_step', 'test_draws_are_those_
            'test_streams_are_unrelated', 'test_every_row_once_an_epoch',
            'test_epochs_and_seeds_have_orders_of_their_own', 'test_pieces_are_cut_from_the_batch',
            'test_every_piece_has_one_process', 'test_ahead_makes_each_thing_once_and_beside_the_caller',
-           'test_the_next_is_made_without_being_asked_for', 'test_ahead_gives_what_is_asked_for',
-           'test_an_error_ahead_arrives']
+           'test_other_threads_keep_their_processors', 'test_the_next_is_made_without_being_asked_for',
+           'test_ahead_gives_what_is_asked_for', 'test_an_error_ahead_arrives']
 
 # %% ../../nbs/95a_test_stream.ipynb #d6f7cec4
-import threading, time
+import os, subprocess, sys, threading
 import fastcore.test as ft
 import pytest, torch
 from ..stream import Ahead, epoch_rows, piece_rows, share, step_generator
@@ -61,6 +61,16 @@ def test_ahead_makes_each_thing_once_and_beside_the_caller():
     ahead.close()
     ft.test_eq(made, [(i, False, 1) for i in range(4)])
     ft.test_eq(torch.get_num_threads(), threads)
+
+def test_other_threads_keep_their_processors():
+    code = """import threading, torch
+from pafm_nb.stream import Ahead
+ahead, seen = Ahead(lambda: torch.get_num_threads()), [torch.get_num_threads()]
+seen.append(ahead((), None)); ahead.close()
+other = threading.Thread(target=lambda: seen.append(torch.get_num_threads())); other.start(); other.join()
+print(*seen, torch.get_num_threads())"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='2'))
+    ft.test_eq(done.stdout.split(), ['2', '1', '2', '2'])
 
 def test_the_next_is_made_without_being_asked_for():
     begun = threading.Event()
