@@ -6,8 +6,8 @@
 __all__ = ['HARM', 'save', 'names', 'test_what_is_saved_comes_back', 'test_the_newest_are_kept', 'test_leftovers_and_repetitions',
            'test_files_reach_the_disk_before_the_name', 'test_damage_falls_back', 'test_files_of_another_checkpoint',
            'test_an_edited_state', 'test_nothing_whole', 'test_a_seal_does_not_depend_on_the_order', 'Trap',
-           'test_a_pickle_is_not_opened', 'test_full_disk', 'test_optimizer_goes_on', 'test_signals_are_noted',
-           'test_signals_in_a_thread', 'test_one_run_in_a_folder', 'test_log']
+           'test_a_pickle_is_not_opened', 'test_full_disk', 'test_a_disk_that_fails', 'test_optimizer_goes_on',
+           'test_signals_are_noted', 'test_signals_in_a_thread', 'test_one_run_in_a_folder', 'test_log']
 
 # %% ../../nbs/95b_test_checkpoints.ipynb #ad07b300
 import json, os, pickle, resource, shutil, signal, subprocess, sys, threading, warnings, zlib
@@ -112,6 +112,15 @@ def test_full_disk(tmp_path):
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, room)
     ft.test_eq(names(tmp_path), ['step_00000001'])
     ft.test_eq(newest_checkpoint(tmp_path)[2]['step'], 1)
+
+@pytest.mark.parametrize('file', ['model.safetensors', 'ema.safetensors', 'optimizer.safetensors', 'state.json'])
+def test_a_disk_that_fails(tmp_path, monkeypatch, file):
+    save(tmp_path, 1)
+    def fsync(fd):
+        if os.readlink(f'/proc/self/fd/{fd}').endswith(file): raise OSError(5, 'Input/output error')
+    monkeypatch.setattr(os, 'fsync', fsync)
+    ft.test_fail(lambda: save(tmp_path, 2), contains='cannot be written')
+    ft.test_eq(names(tmp_path), ['step_00000001'])
 
 # %% ../../nbs/95b_test_checkpoints.ipynb #960711a3
 @pytest.mark.parametrize('make', [lambda p: torch.optim.AdamW(p, lr=.1), lambda p: torch.optim.SGD(p, lr=.1, momentum=.9)])
