@@ -188,8 +188,8 @@ class Trainer:
         self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)).requires_grad_(False)
         self.ema.n_averaged = self.ema.n_averaged.cpu()  # it is looked at in every step
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=config.lr, weight_decay=config.weight_decay, fused=True)
-        self.step = 0
-        if state: self._restore(model, optimizer, found[1] if found else {}, state)
+        self.step = state['step'] if state else 0
+        self._restore(model, optimizer, found[1] if found else dict(model=model.state_dict(), ema=model.state_dict(), optimizer={}))
         if config.compile: model.compile()
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         if state and self.accelerator.scaler is not None: self.accelerator.scaler.load_state_dict(state['scaler'])
@@ -227,13 +227,13 @@ class Trainer:
         if state['data'] != self.data: raise ValueError(f'{self.out} holds a run on {state["data"]}, and {self.config.data} is {self.data}: give the same data, or another folder')
         if state['step'] > self.config.steps: raise ValueError(f'{self.out} holds a run of {state["step"]} steps already, more than steps={self.config.steps}: ask for more, or give another folder')
 
-    def _restore(self, model, optimizer, tensors, state):
-        given = {name: handed_over(tensors.get(name, {}), self.group) for name in FILES}
+    def _restore(self, model, optimizer, tensors):
+        "Begin with what process 0 has, of a checkpoint or new"
+        given = {name: handed_over(tensors[name], self.group) for name in FILES}
         model.load_state_dict(given['model'])
         self.ema.module.load_state_dict(given['ema'])
-        self.ema.n_averaged.fill_(state['step'])
+        self.ema.n_averaged.fill_(self.step)
         unpack_optimizer(optimizer, given['optimizer'])
-        self.step = state['step']
 
     def mine(self) -> range: # of pieces
         "The pieces of a batch that this process takes"
