@@ -422,6 +422,9 @@ if rank == 0:
     for path in checkpoints_in('old/checkpoints'): (path/'state.json').write_text('')
 else: shutil.copytree(f'{folder}/run', 'lost')
 tried('damaged', lambda: start('old'))
+shutil.copytree(f'{folder}/run', 'older')
+if rank == 0: shutil.rmtree('older/checkpoints/step_00000012')
+tried('older', lambda: start('older'))
 tried('lost', lambda: start('lost'))
 trainer = start('busy')
 if rank == 0:
@@ -441,7 +444,7 @@ def test_what_fails_on_one_fails_on_both(tmp_path, trained):
     assert done.returncode == 0, done.stderr[-3000:]
     zero, one = said(tmp_path)
     for name, words in {'other bank': 'is not the same everywhere', 'no bank': "no data is named 'bank'", 'other settings': 'was started with lr=0.002, process 0 with 0.001', 'damaged': 'none of the 3',
-                        'lost': 'step_00000012 for process 1 and none for process 0', 'busy': 'going on right now', 'full': 'cannot be written', 'same bank': 'nothing'}.items():
+                        'lost': 'step_00000012 for process 1 and none for process 0', 'older': 'step_00000012 for process 1 and step_00000010 for process 0', 'busy': 'going on right now', 'full': 'cannot be written', 'same bank': 'nothing'}.items():
         assert words in zero[name] and words in one[name], (name, zero[name], one[name])
 
 def test_fingerprints(tmp_path):
