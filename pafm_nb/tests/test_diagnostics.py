@@ -5,24 +5,29 @@
 # %% auto #0
 __all__ = ['setting', 'test_law_of_total_variance', 'test_revisit', 'test_no_two_rows_meet_twice', 'test_whole_class_is_exact',
            'test_exact_moments_is_exact', 'test_source_alone_is_fm', 'test_exact_samplers_lie_between',
-           'test_bias_is_found', 'test_equidistant_formula', 'test_ess_curve', 'Net', 'gradients', 'seeded', 'Recorded',
-           'test_gradient_variance_is_that_of_autograd', 'test_chunk_changes_nothing',
-           'test_k1_is_fm_and_order_of_variances', 'test_labels_dropped_or_absent', 'test_bank_and_memory_agree',
-           'test_no_side_effects', 'test_bias_variance_refuses', 'test_another_pool_is_refused',
-           'test_gradient_variance_refuses', 'test_single_row_is_refused']
+           'test_bias_is_found', 'nodes', 'table_of_class', 'exact_table', 'any_three', 'nearest_three', 'small_pool',
+           'test_bias_variance_against_enumeration', 'test_bias_of_neighbors_against_enumeration',
+           'test_standard_errors_of_bias_variance', 'test_endpoints', 'test_equidistant_formula', 'test_ess_curve',
+           'direct_curve', 'check_row', 'drawn', 'test_ess_curve_directly', 'test_ess_curve_of_moments',
+           'test_ess_curve_of_crops', 'Net', 'gradients', 'seeded', 'Recorded', 'RecordedFM', 'RecordedPAFM',
+           'row_by_row', 'expected', 'test_gradient_variance_is_that_of_autograd', 'test_row_gradients',
+           'test_chunk_changes_nothing', 'test_k1_is_fm_and_order_of_variances', 'test_labels_dropped_or_absent',
+           'test_bank_and_memory_agree', 'test_no_side_effects', 'test_bias_variance_refuses',
+           'test_another_pool_is_refused', 'test_gradient_variance_refuses', 'test_single_row_is_refused']
 
 # %% ../../nbs/88_test_diagnostics.ipynb #be39f5a4
 from itertools import combinations
 import fastcore.test as ft
-import pytest, torch
+import numpy as np, pytest, torch
 from torch.testing import assert_close
 from ..bank import LatentBank
-from ..candidates import (SAMPLERS, Candidates, ExactMoments, InBatch, InClass, NearestNeighbors, TensorPool,
-                                WholeClass)
-from ..diagnostics import bias_variance, ess_curve, gradient_variance, meetings, revisit, smallest_prime
+from ..candidates import (SAMPLERS, Batch, Candidates, ExactMoments, InBatch, InClass, NearestNeighbors,
+                                RandomCrops, TensorPool, WholeClass)
+from ..diagnostics import (bias_variance, endpoints, ess_curve, gradient_variance, meetings, revisit, row_gradients,
+                                 smallest_prime)
 from ..objective import FMLoss, PAFMLoss, pafm_target
 from ..paths import PATHS
-from ..posterior import exact_velocity
+from ..posterior import effective_sample_size, exact_velocity, moment_posterior
 
 # %% ../../nbs/88_test_diagnostics.ipynb #c64e6523
 def setting(seed=0, n=40, classes=2, shape=(2,)):
@@ -120,6 +125,89 @@ def test_bias_is_found():
     row, = bias_variance(without_source, pool, .3, points=3000, generator=g)
     assert row['bias2'] > 5*row['bias2_se']
 
+# %% ../../nbs/88_test_diagnostics.ipynb #88d00002
+def nodes(z, t, path, n=16):
+    "Noisy points around every row of z, and their probabilities"
+    x, w = (torch.tensor(a) for a in np.polynomial.hermite_e.hermegauss(n))
+    p = torch.cartesian_prod(w, w).prod(1).repeat(len(z))
+    return (path.alpha(t)*z[:, None] + path.sigma(t)*torch.cartesian_prod(x, x)).flatten(0, 1), p/p.sum()
+
+def table_of_class(z, t, path, sets_of, temperature):
+    "Means over z_t of what `bias_variance` reports, for one class: `sets_of(i)` lists the equally likely sets of source i"
+    z_t, chance = nodes(z, t, path)
+    eps = (z_t[:, None] - path.alpha(t)*z)/path.sigma(t)
+    v = path.d_alpha(t)*z + path.d_sigma(t)*eps
+    log_p = -eps.square().sum(-1)/2
+    p = log_p.softmax(1)
+    truth = (p[..., None]*v).sum(1)
+    fm = (p*(v - truth[:, None]).square().sum(-1)).sum(1)
+    mean = second = inverse = ess = 0
+    for i in range(len(z)):
+        for S in sets_of(i):
+            w = (log_p[:, S]/temperature).softmax(1)
+            v_bar, share = (w[..., None]*v[:, S]).sum(1), p[:, i]/len(sets_of(i))
+            mean, second = mean + share[:, None]*v_bar, second + share*v_bar.square().sum(1)
+            inverse, ess = inverse + share*w.square().sum(1), ess + share/w.square().sum(1)
+    all_ = p.square().sum(1)
+    columns = dict(fm_variance=fm, bias2=(mean - truth).square().sum(1), variance=second - mean.square().sum(1),
+                   one_over_ess=fm*inverse, equidistant=fm*((inverse - all_)/(1 - all_)).clamp(0, 1), ess=ess)
+    return {k: (chance*x).sum() for k, x in columns.items()}
+
+def exact_table(pool, t, path, sets_of, temperature=1.):
+    "The table of `bias_variance`, exactly: sets_of(class's points)(source) -> sets"
+    t, out = torch.tensor(t, dtype=torch.float64), {}
+    for c in range(pool.num_classes):
+        z = pool.of_class(c)
+        for k, x in table_of_class(z, t, path, sets_of(z), temperature).items(): out[k] = out.get(k, 0) + x.item()*len(z)/len(pool)
+    shares = {k: out[k]/out['fm_variance'] for k in ('bias2', 'variance', 'one_over_ess', 'equidistant')}
+    return out | shares | dict(fm_variance=out['fm_variance']/pool.by_class.shape[1])
+
+def any_three(z): return lambda i: [list(S) for S in combinations(range(len(z)), 3) if i in S]
+def nearest_three(z): return lambda i: [torch.cdist(z[i:i+1], z)[0].argsort()[:3].tolist()]
+
+def small_pool(seed=20):
+    g = torch.Generator().manual_seed(seed)
+    return TensorPool(torch.randn(9, 2, generator=g, dtype=torch.float64), torch.arange(9) % 2), g
+
+@pytest.mark.parametrize('path, t, temperature', [('linear', .5, 1.), ('linear', .9, 1.), ('cosine', .5, 1.), ('vp', .6, 1.), ('linear', .5, 3.)])
+def test_bias_variance_against_enumeration(path, t, temperature):
+    pool, g = small_pool()
+    truth = exact_table(pool, t, PATHS[path](), any_three, temperature)
+    row, = bias_variance(InClass(pool, 3), pool, t, points=6000, path=PATHS[path](), temperature=temperature, generator=g)
+    for k, x in truth.items(): assert abs(row[k] - x) < 4*row[f'{k}_se'], (k, row[k], x)
+    assert (truth['bias2'] < 1e-20) == (temperature == 1)
+    assert temperature == 1 or truth['bias2'] > 8*row['bias2_se']
+    assert (row['t'], row['draws'], row['batch_size']) == (t, 4, 32) and row['n'] >= 6000
+
+@pytest.mark.parametrize('draws', [2, 6])
+def test_bias_of_neighbors_against_enumeration(draws):
+    pool, g = small_pool()
+    truth = exact_table(pool, .5, PATHS['linear'](), nearest_three)
+    row, = bias_variance(NearestNeighbors(pool, 3), pool, .5, points=6000, draws=draws, generator=g)
+    for k, x in truth.items(): assert abs(row[k] - x) < 4*row[f'{k}_se'], (k, row[k], x)
+    assert truth['bias2'] > 8*row['bias2_se']
+
+# %% ../../nbs/88_test_diagnostics.ipynb #88d00004
+def test_standard_errors_of_bias_variance():
+    pool, _ = small_pool()
+    runs = [bias_variance(InClass(pool, 3), pool, .5, points=200, batch_size=16, generator=seeded(s))[0] for s in range(40)]
+    for k in ('fm_variance', 'bias2', 'variance', 'one_over_ess', 'equidistant', 'ess'):
+        spread, said = np.std([r[k] for r in runs], ddof=1), np.mean([r[f'{k}_se'] for r in runs])
+        assert .65 < said/spread < 1.5, (k, said, spread)
+
+# %% ../../nbs/88_test_diagnostics.ipynb #88d00006
+def test_endpoints():
+    pool, _ = setting(12, n=6, shape=(2, 4, 3))
+    soft = TensorPool(pool.z, pool.y, mean=2*pool.z, std=pool.z.abs())
+    mean, std, rows = endpoints(soft, 1)
+    assert_close(mean, 2*soft.of_class(1)); assert_close(std, soft.of_class(1).abs()); assert rows.tolist() == [3, 4, 5]
+    mean, std, rows = endpoints(soft, 1, crop=2)
+    places = [(i, y, x) for i in range(3) for y in range(3) for x in range(2)]
+    for m, s, row, (i, y, x) in zip(mean, std, rows, places):
+        cut = soft.of_class(1)[i, :, y:y+2, x:x+2]
+        assert row == 3 + i and torch.equal(m, 2*cut) and torch.equal(s, cut.abs())
+    assert len(mean) == len(places) and not endpoints(pool, 0, crop=2)[1].any()
+
 # %% ../../nbs/88_test_diagnostics.ipynb #e3f13dea
 def test_equidistant_formula():
     corners = TensorPool(torch.eye(10, dtype=torch.float64))
@@ -138,6 +226,54 @@ def test_ess_curve():
     assert_close(last['source_weight'], .05)
     assert last['ess_low'] <= last['ess'] + 1e-4 and first['source_weight_low'] <= first['source_weight_high']
     assert [r['ess'] for r in ess_curve(pool, [.3, .9], sampler=InClass(pool, 1))] == [1, 1]
+
+# %% ../../nbs/88_test_diagnostics.ipynb #88d00008
+def direct_curve(z, candidates, allowed, source, t, eps, path, temperature):
+    "ESS and source weight of each row, from |z_t - alpha z_j|^2 / 2 sigma^2"
+    t = torch.tensor(t, dtype=torch.float64)
+    off = path.alpha(t)*z.double() + path.sigma(t)*eps.double()
+    log_p = -(off[:, None] - path.alpha(t)*candidates.double()).flatten(2).square().sum(2)/(2*path.sigma(t)**2*temperature)
+    w = log_p.masked_fill(~allowed, -torch.inf).softmax(1)
+    return dict(ess=1/w.square().sum(1), source_weight=w.gather(1, source[:, None])[:, 0])
+
+def check_row(row, t, columns):
+    assert row['t'] == t and row['n'] == len(columns['ess'])
+    for k, x in columns.items():
+        for end, value in {'': x.mean(), '_low': x.quantile(.1), '_high': x.quantile(.9)}.items():
+            assert_close(row[f'{k}{end}'], value.item(), rtol=1e-3, atol=1e-4)
+
+def drawn(pool, rows, seed):
+    "The rows and the noise that `ess_curve` draws"
+    g = seeded(seed)
+    index = torch.randint(len(pool), (rows,), generator=g)
+    return pool[index], torch.randn(rows, *pool.by_class.shape[1:], generator=g)
+
+@pytest.mark.parametrize('name', PATHS)
+@pytest.mark.parametrize('temperature', [1., 3.])
+def test_ess_curve_directly(name, temperature):
+    pool, path = TensorPool(setting(13)[0].z.float(), torch.arange(40) % 2), PATHS[name]()
+    batch, eps = drawn(pool, 60, 1)
+    for row, t in zip(ess_curve(pool, [.3, .6, .9], rows=60, path=path, temperature=temperature, generator=seeded(1)), [.3, .6, .9], strict=True):
+        check_row(row, t, direct_curve(batch.z, pool.z, batch.y[:, None] == pool.y, batch.index, t, eps, path, temperature))
+    row, = ess_curve(pool, .6, InBatch(), rows=60, path=path, temperature=temperature, generator=seeded(1))
+    check_row(row, .6, direct_curve(batch.z, batch.z, batch.y[:, None] == batch.y, torch.arange(60), .6, eps, path, temperature))
+
+def test_ess_curve_of_moments():
+    pool, g = setting(14, classes=1)
+    soft = TensorPool(pool.z, mean=pool.z, std=torch.full_like(pool.z, .4))
+    row, = ess_curve(soft, .5, rows=4000, generator=g)
+    i = torch.randint(40, (4000,), generator=g)
+    z = pool.z[i] + .4*torch.randn(4000, 2, generator=g, dtype=torch.float64)
+    w, _ = moment_posterior(.5*z + .5*torch.randn(4000, 2, generator=g, dtype=torch.float64), torch.full((4000,), .5), soft.mean, soft.std)
+    ess = effective_sample_size(w)
+    assert abs(row['ess'] - ess.mean()) < 5*ess.std()*(2/4000)**.5
+    assert_close(row['ess_low'], ess.quantile(.1).item(), rtol=.1, atol=0); assert_close(row['ess_high'], ess.quantile(.9).item(), rtol=.1, atol=0)
+
+def test_ess_curve_of_crops():
+    pool, g = setting(15, shape=(1, 3, 3))
+    row, = ess_curve(pool, 1., RandomCrops(pool, 4), rows=20, crop=2, generator=g)
+    assert_close([row['ess'], row['source_weight']], [4., .25])
+    with pytest.raises(ValueError): ess_curve(pool, 1., RandomCrops(pool, 4), rows=20, crop=4)
 
 # %% ../../nbs/88_test_diagnostics.ipynb #234dd8de
 class Net(torch.nn.Module):
@@ -161,30 +297,60 @@ def gradients(seed=10, shape=(6,)):
 
 def seeded(seed=0): return torch.Generator().manual_seed(seed)
 
-class Recorded(FMLoss):
-    "FM, keeping what it saw"
-    def __init__(self): super().__init__(); self.seen = []
+class Recorded:
+    "A loss that keeps what it saw"
+    def __init__(self, *args, **kw): super().__init__(*args, **kw); self.seen = []
     def target(self, z, eps, t, batch, generator):
-        self.seen.append((self.path.interpolate(z, eps, t), t, batch.y, self.path.velocity(z, eps, t)))
-        return super().target(z, eps, t, batch, generator)
+        target = super().target(z, eps, t, batch, generator)
+        self.seen.append((self.path.interpolate(z, eps, t), t, batch.y, target[0]))
+        return target
+
+class RecordedFM(Recorded, FMLoss): pass
+class RecordedPAFM(Recorded, PAFMLoss): pass
+
+def row_by_row(model, seen):
+    "The gradient of every row, by autograd, in float64"
+    rows = []
+    for z_t, t, y, u in seen:
+        for b in range(len(t)):
+            error = (model(z_t[b:b+1], t[b:b+1], y[b:b+1]) - u[b:b+1]).square().mean()
+            rows.append(torch.cat([x.flatten() for x in torch.autograd.grad(error, list(model.parameters()))]))
+    return torch.stack(rows)
+
+def expected(grads, first):
+    "Variance, share of the first loss's, and the standard errors of both"
+    v, v0 = grads.var(0).sum(), first.var(0).sum()
+    square, square0 = grads.square().sum(1), first.square().sum(1)
+    return dict(variance=v, variance_se=square.std()/len(square)**.5, relative=v/v0,
+                relative_se=(square - v/v0*square0).std()/len(square)**.5/v0)
 
 @pytest.mark.parametrize('attention', [False, True])
 def test_gradient_variance_is_that_of_autograd(attention):
-    pool, _ = gradients()
-    model, loss = Net(attention=attention), Recorded()
-    counts = dict(bins=2, batches=5, batch_size=8, chunk=3)
-    table = gradient_variance(model, {'FM': loss}, pool[torch.arange(32)], **counts, generator=seeded())
-    rows, late = [], torch.cat([t for _, t, *_ in loss.seen]) >= .5
-    for z_t, t, y, v in loss.seen:
-        for b in range(len(t)):
-            error = (model(z_t[b:b+1], t[b:b+1], y[b:b+1]) - v[b:b+1]).square().mean()
-            rows.append(torch.cat([x.flatten() for x in torch.autograd.grad(error, list(model.parameters()))]).double())
-    rows = torch.stack(rows)
-    for r, part in zip(table, (rows[~late], rows[late], rows)):
-        assert r['n'] == len(part)
-        assert_close(r['variance'], part.var(0).sum().item(), rtol=1e-5, atol=0)
-    assert_close(table[-1]['batch_variance'], 8*rows.view(5, 8, -1).mean(1).var(0).sum().item(), rtol=1e-5, atol=0)
+    pool, _ = setting(10, shape=(6,))
+    losses = {'FM': RecordedFM(), 'PAFM': RecordedPAFM(InClass(pool, 5)), 'whole': RecordedPAFM(WholeClass(pool))}
+    model, bins = Net(attention=attention).double(), 3
+    table = gradient_variance(model, losses, pool[torch.arange(32)], bins=bins, batches=5, batch_size=8, chunk=3, generator=seeded())
+    t = torch.cat([t for _, t, *_ in losses['FM'].seen])
+    grads = {name: row_by_row(model, loss.seen) for name, loss in losses.items()}
+    which = [(t >= i/bins) & (t < (i + 1)/bins) for i in range(bins)] + [t >= 0]
+    assert [(r['loss'], r['low'], r['high']) for r in table] == [(n, lo, hi) for lo, hi in ((0, 1/3), (1/3, 2/3), (2/3, 1), (0, 1)) for n in losses]
+    for r, (here, name) in zip(table, ((here, name) for here in which for name in losses)):
+        assert r['n'] == here.sum()
+        for k, x in expected(grads[name][here], grads['FM'][here]).items(): assert_close(r[k], x.item(), rtol=1e-8, atol=1e-12)
+    batch = {name: x.view(5, 8, -1).mean(1) for name, x in grads.items()}
+    for r in table[-3:]:
+        for k, x in expected(batch[r['loss']], batch['FM']).items():
+            assert_close(r[f'batch_{k}'], x.item()*(8 if 'variance' in k else 1), rtol=1e-8, atol=1e-12)
     assert all(p.grad is None for p in model.parameters()) and model.training
+
+def test_row_gradients():
+    model, g = Net().double(), seeded(3)
+    z_t, u, t = torch.randn(4, 6, generator=g, dtype=torch.float64), torch.randn(4, 2, 6, generator=g, dtype=torch.float64), torch.rand(4, generator=g, dtype=torch.float64)
+    y = torch.tensor([0, 1, 2, 0])
+    grads = row_gradients(model, dict(model.named_parameters()), z_t, t, y, u)
+    for l in range(2):
+        rows = row_by_row(model, [(z_t, t, y, u[:, l])])
+        assert_close(torch.cat([x[:, l].flatten(1) for x in grads.values()], 1), rows)
 
 def test_chunk_changes_nothing():
     pool, losses = gradients()
