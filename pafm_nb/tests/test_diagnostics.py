@@ -76,6 +76,12 @@ def test_revisit(name, kind):
     spread = (v - again.velocity).flatten(2).square().sum(2)
     assert ((spread.mean(0) - again.variance).abs() < 5*spread.std(0)/n**.5).all()
     assert torch.equal(pool.labels[again.row], label.expand(n, 2))
+    for b in range(2):
+        mean, std, _ = endpoints(pool, label[b], crop)
+        w, endpoint = moment_posterior(z_t[b:b+1], t[None], mean, std, path)
+        noise = (z_t[b:b+1] - path.alpha(t)*endpoint)/path.sigma(t)
+        assert_close(again.velocity[b:b+1], path.velocity(endpoint, noise, t[None]))
+        assert_close(again.same[b], w.square().sum() if kind != 'moments' else torch.zeros((), dtype=torch.float64))
 
 # %% ../../nbs/88_test_diagnostics.ipynb #bbd55924
 @pytest.mark.parametrize('size, rounds', [(1, 5), (4, 3), (7, 7), (10, 4)])
