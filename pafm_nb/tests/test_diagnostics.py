@@ -7,11 +7,12 @@ __all__ = ['setting', 'test_law_of_total_variance', 'test_revisit', 'test_no_two
            'test_exact_moments_is_exact', 'test_source_alone_is_fm', 'test_exact_samplers_lie_between',
            'test_bias_is_found', 'nodes', 'table_of_class', 'exact_table', 'any_three', 'nearest_three', 'small_pool',
            'test_bias_variance_against_enumeration', 'test_bias_of_neighbors_against_enumeration',
-           'test_standard_errors_of_bias_variance', 'test_endpoints', 'test_equidistant_formula', 'test_ess_curve',
-           'direct_curve', 'check_row', 'drawn', 'test_ess_curve_directly', 'test_ess_curve_of_moments',
-           'test_ess_curve_of_crops', 'Net', 'gradients', 'seeded', 'Recorded', 'RecordedFM', 'RecordedPAFM',
-           'row_by_row', 'expected', 'test_gradient_variance_is_that_of_autograd', 'test_row_gradients',
-           'test_chunk_changes_nothing', 'test_k1_is_fm_and_order_of_variances', 'test_labels_dropped_or_absent',
+           'test_standard_errors_of_bias_variance', 'test_no_fewer_points_than_asked', 'test_judged_in_float64',
+           'test_endpoints', 'test_equidistant_formula', 'test_ess_curve', 'direct_curve', 'check_row', 'drawn',
+           'test_ess_curve_directly', 'test_ess_curve_of_moments', 'test_ess_curve_of_crops', 'Net', 'gradients',
+           'seeded', 'Recorded', 'RecordedFM', 'RecordedPAFM', 'row_by_row', 'expected',
+           'test_gradient_variance_is_that_of_autograd', 'test_row_gradients', 'test_chunk_changes_nothing',
+           'test_k1_is_fm_and_order_of_variances', 'test_labels_dropped_or_absent', 'test_what_samplers_and_models_see',
            'test_bank_and_memory_agree', 'test_no_side_effects', 'test_bias_variance_refuses',
            'test_another_pool_is_refused', 'test_gradient_variance_refuses', 'test_single_row_is_refused']
 
@@ -200,6 +201,17 @@ def test_standard_errors_of_bias_variance():
     for k in ('fm_variance', 'bias2', 'variance', 'one_over_ess', 'equidistant', 'ess'):
         spread, said = np.std([r[k] for r in runs], ddof=1), np.mean([r[f'{k}_se'] for r in runs])
         assert .65 < said/spread < 1.5, (k, said, spread)
+def test_no_fewer_points_than_asked():
+    pool, g = small_pool()
+    row, = bias_variance(InClass(pool, 3), pool, .5, points=15, draws=2, batch_size=2, generator=g)
+    assert row['n'] >= 15
+
+def test_judged_in_float64():
+    "A pool in float32 is judged in float64, whatever is stored beside it"
+    g = seeded(21)
+    pool = TensorPool(50*torch.randn(40, 2, generator=g), torch.arange(40) % 2)
+    row, = bias_variance(WholeClass(pool), pool, .99, points=100, generator=g)
+    assert abs(row['bias2']) < 1e-20 and row['variance'] < 1e-20
 
 # %% ../../nbs/88_test_diagnostics.ipynb #88d00006
 def test_endpoints():
@@ -382,6 +394,23 @@ def test_labels_dropped_or_absent():
     assert gradient_variance(Net(), losses, pool[torch.arange(40)], **counts)[1]['relative'] < 1
     losses, plain = {'FM': FMLoss(), 'PAFM': PAFMLoss(InBatch())}, TensorPool(pool.z)
     assert gradient_variance(Net(), losses, plain[torch.arange(40)], **counts)[1]['relative'] < 1
+
+# %% ../../nbs/88_test_diagnostics.ipynb #88d0000a
+def test_what_samplers_and_models_see():
+    class Seeing(InBatch):
+        drawn, labels = [], []
+        def __call__(self, batch, generator=None):
+            self.drawn.append(torch.rand((), generator=generator).item()); self.labels.append(batch.y)
+            return super().__call__(batch, generator)
+    class Watched(Net):
+        modes = set()
+        def forward(self, x, t, y=None): self.modes.add(self.training); return super().forward(x, t, y)
+    pool, _ = gradients()
+    for drop in (0., 1.):
+        loss = PAFMLoss(Seeing(), label_dropout=drop, null_label=2)
+        gradient_variance(Watched(), {'PAFM': loss}, pool[torch.arange(40)], bins=1, batches=3, batch_size=8, generator=seeded())
+    assert len(set(Seeing.drawn[:3])) == 3 and Watched.modes == {False}
+    assert all((y >= 0).all() for y in Seeing.labels[:3]) and all((y == -1).all() for y in Seeing.labels[3:])
 
 # %% ../../nbs/88_test_diagnostics.ipynb #181001f7
 def test_bank_and_memory_agree(tmp_path):
