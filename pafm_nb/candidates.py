@@ -306,7 +306,7 @@ def in_pool(
     return torch.where(near < 0, -1, near + first)
 
 class NearestNeighbors(PoolSampler):
-    "The source and its k - 1 nearest neighbours in its class (the paper's FAISS candidates): biased"
+    "The source and its k - 1 nearest neighbours in its class (the paper's FAISS candidates): biased against the pool's field"
     exact = False
     def __init__(self,
         pool, # a `TensorPool` or a `LatentBank`

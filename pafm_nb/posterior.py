@@ -117,7 +117,7 @@ def log_weights(
     path=LinearPath(), # the path that made z_t
     log_prior:Tensor|None=None, # (B, K) log p(y|z_j) p(z_j) up to a constant, -inf masks
     temperature:float=1., # divides the log-likelihood; 1 is exact
-    reduction:str='sum', # 'mean' divides the log-likelihood by the number of dimensions (biased)
+    reduction:str='sum', # 'mean' divides the log-likelihood by the number of dimensions (biased against the pool's field)
 ) -> Tensor: # (B, K) float32 (float64 if z is), relative to the source's likelihood
     "Log posterior weights of candidate endpoints, unnormalised and source-centred (the paper's importance weights)"
     if reduction not in ('sum', 'mean'): raise ValueError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
