@@ -41,17 +41,19 @@ def summary_table(
 
 @call_parse
 def pafm_demo(
-    steps:int=2000, # optimizer steps of each run
-    seeds:int=1, # how many seeds: 0, 1, ...
+    steps:int=1500, # optimizer steps of each run on digits
+    seeds:int=1, # how many seeds on digits: 0, 1, ...
     out:str='runs/demo', # folder for everything
 ):
-    "Train FM and PAFM on handwritten digits from the same seeds, sample both, measure both"
-    from pafm_nb.recipes import compare
+    "Train FM and PAFM on two moons and on handwritten digits from the same seeds, sample both, measure both"
     def work():
         if steps < 1 or seeds < 1: raise ValueError(f'--steps and --seeds count from 1, got {steps} and {seeds}')
-        result = compare(out, seeds=range(seeds), steps=steps, marks=min(4, steps))
-        print(f'\n{summary_table(result)}\n')
-        for name in ('samples.png', 'curve.png', 'metrics.json'): print(Path(out)/name)
+        try: Path(out).mkdir(parents=True, exist_ok=True)
+        except OSError as e: raise ValueError(f'{out} cannot be written ({e.strerror}): give another folder') from e
+        from pafm_nb.demo import demo, digits_verdict, moons_verdict
+        moons, digits = demo(out, steps, range(seeds))
+        print(f'\n{summary_table(digits)}\n\n{moons_verdict(moons)}\n\n{digits_verdict(digits)}\n')
+        for name in ('moons.png', 'samples.png', 'curve.png', 'moons.json', 'metrics.json'): print(Path(out)/name)
     return run_command(work, 'run the same command again to go on')
 
 # %% ../nbs/18_commands.ipynb #86b42883

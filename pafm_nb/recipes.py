@@ -10,11 +10,13 @@ __all__ = ['SAMPLING', 'OBJECTIVES', 'sample_digits', 'score_digits', 'measured_
 import json, time
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, torch
+import torch.nn.functional as F
 from torch import Tensor
 from .bank import write_json
 from .config import TrainConfig, recipe
 from .data import digits, image_grid, to_uint8
 from .evaluation import evaluate
+from .figures import COLORS, label_ends, panels
 from .sampling import sample_many
 from .training import Trainer
 
@@ -95,16 +97,19 @@ def compare(
 
 # %% ../nbs/17_recipes.ipynb #1b53555f
 def side_by_side(
-    left:Tensor, # (n, 1, 8, 8) uint8, FM
+    left:Tensor, # (n, 1, 8, 8) uint8, FM; image i has label i % 10
     right:Tensor, # (n, 1, 8, 8) uint8, PAFM
     path, # of the picture
-    rows:int=10, # images in a column
+    rows:int=6, # images of each class
 ):
-    "Ten of each class from FM and from PAFM, the same noises on both sides"
-    fig, axs = plt.subplots(1, 2, figsize=(8, 4.3), layout='constrained')
-    for ax, images, title in zip(axs, (left, right), ('FM', 'PAFM, whole class')):
-        ax.imshow(np.asarray(image_grid(images[:10*rows], columns=10))); ax.set_title(title); ax.axis('off')
-    fig.savefig(path, dpi=100)
+    "Training digits, FM's and PAFM's, a column for each class; the two models begin at the same noises"
+    train = digits('train')
+    real = torch.stack([train.z[train.y == c][:rows] for c in range(10)], 1).flatten(0, 1)
+    fig, axs = panels(3, width=13.2, height=3)
+    for ax, images, title in zip(axs, (real, left[:10*rows]/127.5 - 1, right[:10*rows]/127.5 - 1), ('training digits', 'FM', 'PAFM, whole class')):
+        large = F.interpolate(images, scale_factor=5, mode='bicubic').clamp(-1, 1)
+        ax.imshow(np.asarray(image_grid(large, columns=10, scale=1)), interpolation='none'); ax.set_title(title); ax.axis('off')
+    fig.savefig(path)
     plt.close(fig)
 
 def plot_curves(
@@ -112,13 +117,13 @@ def plot_curves(
     path=None, # of the picture; None leaves the figure to the caller
 ):
     "Fréchet distance over steps, a thin line for each seed and a thick one for the mean"
-    fig, ax = plt.subplots(figsize=(5.6, 3.2), layout='constrained')
-    for name, color in (('fm', 'C0'), ('pafm', 'C1')):
+    fig, ax = panels()
+    for name, color in (('fm', COLORS['FM']), ('pafm', COLORS['WholeClass'])):
         curves = [sorted(r['curve'].items()) for r in runs if r['objective'] == name]
         for c in curves: ax.plot(*zip(*c), color=color, lw=.8, alpha=.5)
         common = sorted(set.intersection(*[{s for s, _ in c} for c in curves]))
-        ax.plot(common, [np.mean([dict(c)[s] for c in curves]) for s in common], color=color, marker='o', ms=3, label=f'{name.upper()} ({len(curves)} seed{"s"*(len(curves) > 1)})')
-    ax.set(xlabel='step', ylabel='FD-digits', yscale='log'); ax.legend()
+        ax.plot(common, [np.mean([dict(c)[s] for c in curves]) for s in common], color=color, marker='o', ms=3, label=name.upper())
+    ax.set(xlabel='training step', ylabel='FD-digits to the training set', yscale='log', title=f'{len(curves)} seed{"s"*(len(curves) > 1)}'); label_ends(ax)
     if path is None: return fig
-    fig.savefig(path, dpi=100)
+    fig.savefig(path)
     plt.close(fig)
