@@ -12,13 +12,14 @@ from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, torch
 from sklearn.datasets import make_moons
 from torch import Tensor, nn
-from tqdm import tqdm
 from .bank import write_json
-from .candidates import TensorPool, WholeClass
+from .candidates import WholeClass
 from .figures import COLORS, label_ends, panels
 from .objective import FMLoss, PAFMLoss
 from .paths import LinearPath
+from .pools import TensorPool
 from .posterior import exact_velocity
+from .progress import progress_bar
 from .recipes import compare
 from .sampling import sample
 from .training import check_writable
@@ -83,7 +84,7 @@ def compare_moons(
     z_t, noise = LinearPath().interpolate(z, eps, t), torch.randn(MOONS['samples'], 2, generator=g)
     truth = exact_velocity(z_t, t, pool.z)
     runs, samples = [], {}
-    with tqdm(total=2*len(seeds)*steps, desc='two moons', unit='step', disable=not progress) as bar:
+    with progress_bar(2*len(seeds)*steps, desc='two moons', unit='step', disable=not progress) as bar:
         for seed in seeds:
             for name, loss in (('FM', FMLoss()), ('PAFM', PAFMLoss(WholeClass(pool)))):
                 errors, watching = {}, 0.

@@ -28,7 +28,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
-from .candidates import TensorPool
+from .pools import TensorPool
 from .data import digits
 
 # %% ../nbs/16_evaluation.ipynb #f547b2e4

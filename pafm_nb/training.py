@@ -17,7 +17,8 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .bank import LatentBank, write_json
-from .candidates import SAMPLERS, draw
+from .candidates import SAMPLERS
+from .pools import draw
 from .checkpoints import FILES, JsonLines, deferred_signals, last_name, newest_checkpoint, only_run, pack_optimizer, save_checkpoint, unpack_optimizer
 from .config import TrainConfig, check_data, saved_config
 from .data import captioned_shapes, digits, image_grid

@@ -25,7 +25,8 @@ from torch.testing import assert_close
 import pafm_nb.bank as module
 from ..bank import LatentBank, NpyRows, coarse_lists, list_neighbors, map_array, one_writer, prepare_cells, prepare_neighbors
 from ..bench import measure, sparse_bank
-from ..candidates import SAMPLERS, TensorPool, TextLikelihood, class_neighbors, draw, read_rows
+from ..candidates import SAMPLERS, TextLikelihood, class_neighbors
+from ..pools import TensorPool, draw, read_rows
 from ..objective import PAFMLoss
 
 # %% ../../nbs/89_test_bank.ipynb #e6d2ba88

@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = ['four_kinds', 'test_kinds_agree', 'test_rows_of_a_half_precision_pool', 'test_float32_is_enough',
+           'test_stored_norms_do_not_spoil_float64', 'test_gaussians_are_the_moment_posterior',
            'test_no_wait_and_few_operations', 'test_half_precision_pools_do_not_wait', 'test_a_wait_is_noticed',
            'test_compiles_without_a_break', 'test_refused']
 
@@ -16,6 +17,7 @@ from ..candidate_sets import Candidates, GaussianCandidates, Noisy, RowCandidate
 from ..candidates import SAMPLERS
 from ..objective import pafm_target
 from ..paths import PATHS, LinearPath
+from ..posterior import moment_posterior
 
 # %% ../../nbs/84_test_candidate_sets.ipynb #b91665c1
 def four_kinds(dtype=torch.float32, rows=9, D=6, seed=0):
@@ -64,6 +66,22 @@ def test_float32_is_enough(time, kind, D):
     found, truth = (pafm_target(*(x.to(dtype) for x in (z, eps, t)), make(pool.to(dtype))).velocity.double() for dtype in (torch.float32, torch.float64))
     assert found.isfinite().all() and (found - truth).norm() < 2e-5*truth.norm()
     if time < 1e-20: assert torch.equal(found.float(), eps - z)
+
+def test_stored_norms_do_not_spoil_float64():
+    z, eps, t, sets, place = four_kinds(torch.float64)
+    pool, prior = sets['shared'].z, sets['shared'].log_prior
+    t = t.clamp_max(.02)
+    given = SharedCandidates(pool, prior, torch.arange(9), pool.float().square().sum(1))
+    assert_close(pafm_target(z, eps, t, given).velocity, pafm_target(z, eps, t, SharedCandidates(pool, prior, torch.arange(9))).velocity, rtol=1e-12, atol=1e-12)
+    assert_close(pafm_target(z, eps, .3 + t, given).weights, pafm_target(z, eps, .3 + t, SharedCandidates(pool, prior, torch.arange(9))).weights, rtol=1e-12, atol=1e-14)
+
+@pytest.mark.parametrize('path', PATHS)
+def test_gaussians_are_the_moment_posterior(path):
+    z, eps, t, sets, place = four_kinds()
+    path, mean, std = PATHS[path](), sets['gaussians'].mean, .5*torch.rand(62, 6, generator=torch.Generator().manual_seed(3))
+    weights, endpoint = moment_posterior(path.interpolate(z, eps, t), t, mean[place], std[place], path, sets['own'].log_prior)
+    shift, found = GaussianCandidates(mean, std, place, sets['own'].log_prior).average(Noisy.of(z, eps, t, path))
+    assert_close(found, weights, rtol=1e-3, atol=1e-5); assert_close(z + shift, endpoint, rtol=1e-3, atol=1e-4)
 
 # %% ../../nbs/84_test_candidate_sets.ipynb #be1a0c97
 @pytest.mark.parametrize('name, k', [(name, k) for name in SAMPLERS for k in ((16, 64) if name not in ('InBatch', 'WholeClass', 'ExactMoments') else (16,))])

@@ -22,8 +22,8 @@ import fastcore.test as ft
 import numpy as np, pytest, torch
 from torch.testing import assert_close
 from ..bank import LatentBank
-from ..candidates import (SAMPLERS, Batch, Candidates, ExactMoments, InBatch, InClass, NearestNeighbors,
-                                RandomCrops, TensorPool, WholeClass)
+from ..candidates import SAMPLERS, Candidates, ExactMoments, InBatch, InClass, NearestNeighbors, RandomCrops, WholeClass
+from ..pools import Batch, TensorPool
 from ..diagnostics import (bias_variance, endpoints, ess_curve, gradient_variance, meetings, revisit, row_gradients,
                                  smallest_prime)
 from ..objective import FMLoss, PAFMLoss, pafm_target

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['draw', 'test_ends', 'test_velocity_is_the_derivative', 'test_conversions_invert',
            'test_targets_are_finite_at_both_ends', 'test_monotone', 'test_variance_is_preserved',
-           'test_reverse_time_gives_the_same_samples', 'test_bad_times']
+           'test_reverse_time_gives_the_same_samples', 'test_bad_times', 'test_both_ends_are_times', 'test_no_path']
 
 # %% ../../nbs/90_test_paths.ipynb #efd76cf9
 import fastcore.test as ft
 import pytest, torch
 from torch.testing import assert_close
-from ..paths import PATHS, CosinePath, LinearPath, VPPath, check_time, reverse_time
+from ..paths import PATHS, CosinePath, LinearPath, VPPath, check_path, check_time, reverse_time
 
 # %% ../../nbs/90_test_paths.ipynb #690ffb8b
 def draw(seed=0, shape=(16, 3, 4), dtype=torch.float64):
@@ -70,3 +70,8 @@ def test_reverse_time_gives_the_same_samples():
 @pytest.mark.parametrize('t, said', [(torch.tensor([.1, 1.1]), '1.1'), (torch.tensor([-.1, 0]), '-0.1'), (torch.tensor([.5]), '(2,)'),
                                      (torch.tensor([0, 1]), 'floating'), (.5, 'float'), (torch.tensor([.5, float('nan')]), 'nan')])
 def test_bad_times(t, said): ft.test_fail(lambda: check_time(t, 2), contains=said)
+
+def test_both_ends_are_times(): check_time(torch.tensor([0., 1.]), 2)
+
+@pytest.mark.parametrize('path', [None, LinearPath, 'linear', 3])
+def test_no_path(path): ft.test_fail(lambda: check_path(path), contains='LinearPath()')

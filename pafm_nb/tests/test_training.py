@@ -30,7 +30,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from .. import training
 from ..bank import LatentBank, prepare_cells
-from ..candidates import InClass, TensorPool, WholeClass
+from ..candidates import InClass, WholeClass
+from ..pools import TensorPool
 from ..checkpoints import FILES, newest_checkpoint, read_checkpoint, read_log
 from ..config import NAMES, TrainConfig, recipe
 from ..data import captioned_shapes, digits
