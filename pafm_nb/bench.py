@@ -10,6 +10,7 @@ __all__ = ['machine', 'peak_memory', 'measure', 'seconds_in_turn', 'broadcast_ta
 # %% ../nbs/19_bench.ipynb #84f8cdb8
 import copy, ctypes, os, platform, shutil, subprocess, sys, tempfile, time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 from unittest.mock import patch
@@ -101,6 +102,7 @@ def bench_target(
     dim:int=4096, # dimensions: 4 x 32 x 32
     shared:int=256, # rows of a shared pool
     classes:int=4, # classes of the whole-class setting
+    many:int=20, # of a pool that is too large for one product
     per_class:int=1300, # endpoints of a class
     repeats:int=15, # rounds
 ) -> dict: # machine, and for each setting seconds and memory of both forms and their ratios
@@ -121,11 +123,12 @@ def bench_target(
         torch.testing.assert_close(ours().velocity, obvious(), rtol=1e-2, atol=1e-2)
         memory = dict(broadcast=peak_memory(obvious), ours=peak_memory(ours))
         out[name] = seconds_in_turn(dict(broadcast=obvious, ours=ours), repeats) | dict(memory=memory, memory_share=None if memory['ours'] is None else memory['ours']/candidates.nbytes)
-    big = TensorPool(normal(classes*per_class, dim), torch.arange(classes*per_class) % classes)
-    rows = big[torch.randint(len(big), (256,), generator=g)]
-    noise, times, sampler = torch.randn(256, dim, generator=g), torch.rand(256, generator=g), WholeClass(big)
-    out['whole_class'] = dict(batch=256, per_class=per_class, classes=classes, **measure(lambda: pafm_target(rows.z, noise, times, sampler(rows)), max(3, repeats//3)),
-                              broadcast_bytes=256*per_class*dim*4)
+    for name, n in (('whole_class', classes), ('whole_class_rows', many)):
+        big = TensorPool(normal(n*per_class, dim), torch.arange(n*per_class) % n)
+        rows = big[torch.randint(len(big), (256,), generator=g)]
+        noise, times, sampler = torch.randn(256, dim, generator=g), torch.rand(256, generator=g), WholeClass(big)
+        out[name] = dict(batch=256, per_class=per_class, classes=n, kind=type(sampler(rows)).__name__, broadcast_bytes=256*per_class*dim*4,
+                         **measure(lambda: pafm_target(rows.z, noise, times, sampler(rows)), max(3, repeats//3)))
     return out
 
 def spectrum(
@@ -356,12 +359,18 @@ def bench_train(
     repeats:int=31, # steps of each objective
     processes:int=5, # whose memory is measured, for each objective
     saves:int=9, # checkpoints
-) -> dict: # machine, step (seconds, ratio and memory of both objectives) and save (seconds of both forms, their ratio, bytes)
-    "PAFM's training step against FM's, and a checkpoint against a plain write"
+    rounds:int=9, # of digits steps, 20 of each objective
+) -> dict: # machine, digits (seconds of 20 steps and ratio), step (seconds, ratio and memory of both objectives) and save (seconds of both forms, their ratio, bytes)
+    "PAFM's training step against FM's (digits with the whole class, latents with K of a bank), and a checkpoint against a plain write"
     g = torch.Generator().manual_seed(0)
     with tempfile.TemporaryDirectory() as tmp:
         z = torch.randn(rows, 4, 32, 32, generator=g)*spectrum(4096).view(4, 32, 32)
         LatentBank.create(f'{tmp}/bank', [(z.half(), torch.arange(rows) % 100)])
+        trainers = {o: Trainer(TrainConfig(f'{tmp}/digits-{o}', objective=o, steps=10**6), progress=False) for o in ('pafm', 'fm')}
+        def steps(trainer, n=20):
+            for _ in range(n): trainer.train_step()
+        digits = seconds_in_turn({o: partial(steps, t) for o, t in trainers.items()}, rounds)
+        for t in trainers.values(): t.ahead.close()
         trainers = {o: Trainer(_train_config(tmp, o, model, batch, k), progress=False) for o in ('pafm', 'fm')}
         step = seconds_in_turn({o: t.train_step for o, t in trainers.items()}, repeats)
         for t in trainers.values(): t.ahead.close()
@@ -371,5 +380,5 @@ def bench_train(
         state = {f'{i}.{name}': torch.randn_like(p) for i, p in enumerate(weights.values()) for name in ('exp_avg', 'exp_avg_sq')}
         tensors = dict(model=weights, ema={name: p.clone() for name, p in weights.items()}, optimizer=state)
         save = seconds_in_turn(dict(checkpoint=lambda: save_checkpoint(f'{tmp}/checkpoints', 1, tensors, {}, 1), plain=lambda: _plain_write(tmp, tensors)), saves)
-    return dict(machine=machine(), step=dict(model=model, batch=batch, k=k, **step, peaks=peaks, memory_ratio=memory['pafm']/memory['fm'], memory=memory),
+    return dict(machine=machine(), digits=dict(steps=20, rounds=rounds, **digits), step=dict(model=model, batch=batch, k=k, **step, peaks=peaks, memory_ratio=memory['pafm']/memory['fm'], memory=memory),
                 save=dict(model=saved, bytes=sum(x.nbytes for group in tensors.values() for x in group.values()), **save))

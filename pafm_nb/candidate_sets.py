@@ -117,7 +117,7 @@ NEAR = 16 # candidates of each row whose differences are taken
 def mix(
     noisy:Noisy, # the rows
     dot, # (B, D) queries -> (B, K) inner products with the candidates
-    take, # (B, k) columns -> (B, k, D) those candidates
+    take, # (B, k) columns -> (B, k, D) those candidates, a copy
     total, # (B, K) weights -> (B, D) weighted sums of the candidates
     norms:Tensor, # (K,) or (B, K) squared norms of the candidates
     log_prior:Tensor|None, # (K,), (B, K) or None
@@ -125,21 +125,22 @@ def mix(
     "Average by inner products, but for the heaviest candidates, which are done by differences"
     z, r = noisy.z, (noisy.a/noisy.b)[:, None]
     scale = r.clamp_min(1)
-    half = .5*(r/scale).square()
-    q = torch.addcmul(r/scale.square()*noisy.eps, z, half, value=2)
-    own = torch.linalg.vecdot(torch.addcmul(q, z, half, value=-1), z)[:, None]
-    log_w = torch.addcmul(dot(q) - own, half, norms, value=-1)*(scale.square()/noisy.temperature)
-    if log_prior is not None: log_w = log_w + log_prior.to(z.dtype)
+    u = r/scale
+    half = u.square().mul_(.5)
+    q = (noisy.eps*(u/scale)).addcmul_(z, half, value=2)
+    own = (torch.addcmul(q, z, half, value=-1)*z).sum(1, keepdim=True)
+    log_w = dot(q).sub_(own).addcmul_(half, norms, value=-1).mul_(scale.square()/noisy.temperature)
+    if log_prior is not None: log_w.add_(log_prior)
     near = log_w.topk(min(NEAR, log_w.shape[1]), dim=1, sorted=False).indices
-    d = take(near) - z[:, None]
+    d = take(near).sub_(z[:, None])
     exact = log_ratio(*source_offsets(d, noisy.eps), r[:, 0])/noisy.temperature
-    if log_prior is not None: exact = exact + log_prior.to(z.dtype).expand_as(log_w).gather(1, near)
-    log_w = log_w.scatter(1, near, exact)
+    if log_prior is not None: exact.add_(log_prior.expand_as(log_w).gather(1, near))
+    log_w.scatter_(1, near, exact)
     check_weighted(log_w)
     weights = log_w.softmax(1)
     far = weights.scatter(1, near, 0.)
     shift = total(far).addcmul_(far.sum(1, keepdim=True), z, value=-1)
-    return shift + products(d.mT, weights.gather(1, near)), weights
+    return shift.add_(products(d.mT, weights.gather(1, near))), weights
 
 @dataclass
 class SharedCandidates(CandidateSet):
@@ -169,7 +170,7 @@ class SharedCandidates(CandidateSet):
     def average(self, noisy):
         pool = self.z.flatten(1).to(noisy.z.dtype)
         norms = self.norms if self.norms is not None and self.norms.dtype == pool.dtype else pool.square().sum(1)
-        return mix(noisy, lambda q: q @ pool.T, lambda near: pool[near], lambda w: w @ pool, norms, self.log_prior)
+        return mix(noisy, lambda q: q @ pool.T, lambda near: pool[near], lambda w: w @ pool, norms, None if self.log_prior is None else self.log_prior.to(pool.dtype))
 
     def source_weight(self, weights):
         if self.source is None: raise ValueError('SharedCandidates without source do not say where the sources are: give source, the row of each in the pool')
@@ -202,12 +203,13 @@ class RowCandidates(CandidateSet):
 
     def average(self, noisy):
         pool, rows, norms = self.z.flatten(1), self.rows, self.norms[self.rows].to(noisy.z.dtype)
+        log_prior = None if self.log_prior is None else self.log_prior.to(noisy.z.dtype)
         take = lambda near: pool[rows.gather(1, near)].to(noisy.z.dtype)
         if pool.dtype == noisy.z.dtype:
-            return mix(noisy, lambda q: bag_dot(q, pool, rows), take, lambda w: embedding_bag(rows, pool, per_sample_weights=w, mode='sum'), norms, self.log_prior)
+            return mix(noisy, lambda q: bag_dot(q, pool, rows), take, lambda w: embedding_bag(rows, pool, per_sample_weights=w, mode='sum'), norms, log_prior)
         chunks = list(row_chunks(len(rows), 1, budget=max(1, -(-len(rows)//3))))
         wide = lambda c: pool[rows[c]].to(noisy.z.dtype)
-        return mix(noisy, lambda q: torch.cat([products(wide(c), q[c]) for c in chunks]), take, lambda w: torch.cat([products(wide(c).mT, w[c]) for c in chunks]), norms, self.log_prior)
+        return mix(noisy, lambda q: torch.cat([products(wide(c), q[c]) for c in chunks]), take, lambda w: torch.cat([products(wide(c).mT, w[c]) for c in chunks]), norms, log_prior)
 
 # %% ../nbs/05_candidate_sets.ipynb #0ca77ff9
 @dataclass

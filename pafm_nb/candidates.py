@@ -80,9 +80,8 @@ class PoolSampler:
                 b = wrong.nonzero()[0].item()
                 raise ValueError(f'row {b} has label {y[b].item()}, its place {batch.index[b].item()} in the pool {pool.labels[place[b]].item()}: is index in the pool\'s order?')
         known = y.clamp_min(0)
-        start = torch.where(y < 0, 0, pool.start[known])
         stop = torch.where(y < 0, len(pool), pool.start[known + 1])
-        return torch.stack([start, stop], 1), place
+        return torch.stack([pool.start[known], stop], 1), place        # the first class starts at 0
 
 def check_stored(
     batch:Batch, # the rows
@@ -204,7 +203,11 @@ class WholeClass(PoolSampler):
         sizes = pool.start.diff()
         self.width = int(sizes.max())
         self.ragged = bool((sizes[sizes > 0] < self.width).any())
-        self.small = len(pool) <= 16*self.width
+        self.small = len(pool) <= 16*self.width and (pool.num_classes + 1)*len(pool) <= 2**24
+        if self.small:                                   # what may stand for a row of each class; the last line is for dropped labels
+            fits = pool.labels == torch.arange(-1, pool.num_classes, device=pool.place.device).roll(-1)[:, None]
+            fits[-1] = True
+            self.masks = torch.where(fits, 0. if self.log_prior is None else self.log_prior, -torch.inf)
 
     def __call__(self,
         batch:Batch, # rows of the pool
@@ -217,9 +220,8 @@ class WholeClass(PoolSampler):
             rows = class_rows(span, place, self.width, generator)
             return RowCandidates(pool.by_class, rows.clamp_min(0), pool.norms, self.weigh(rows))
         if pool.num_classes == 1: return SharedCandidates(pool.by_class, self.log_prior, place, pool.norms)
-        row = torch.arange(len(pool), device=place.device)
-        log_prior = torch.where((span[:, :1] <= row) & (row < span[:, 1:]), 0. if self.log_prior is None else self.log_prior, -torch.inf)
-        return SharedCandidates(pool.by_class, log_prior, place, pool.norms)
+        y = torch.full_like(place, -1) if batch.y is None else batch.y
+        return SharedCandidates(pool.by_class, self.masks[y], place, pool.norms)
 
 # %% ../nbs/02_candidates.ipynb #84074f6f
 class MomentDraws(PoolSampler):
@@ -415,8 +417,8 @@ class Cells(PoolSampler):
         cells = own[:, None]
         if self.extra:
             y = torch.full_like(place, -1) if batch.y is None else batch.y
-            low = torch.where(y < 0, 0, self.first[y.clamp_min(0)])
-            high = torch.where(y < 0, len(self.members) - 1, self.first[y.clamp_min(0) + 1])
+            low, known = self.first[y.clamp_min(0)], self.first[y.clamp_min(0) + 1]
+            high = torch.where(y < 0, len(self.members) - 1, known)
             cells = others_of(low[:, None], own, distinct(high - low - 1, self.extra, generator))
         rows = self.members[cells].flatten(1)
         rows = torch.where(rows == place[:, None], rows[:, :1], rows)

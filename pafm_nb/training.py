@@ -28,7 +28,7 @@ from .paths import PATHS
 from .progress import progress_bar
 from .sampling import sample_many
 from .sit import SIT_MODELS
-from .stream import Ahead, epoch_rows, piece_rows, share, step_generator
+from .stream import Ahead, InTurn, epoch_rows, piece_rows, share, step_generator
 
 # %% ../nbs/14c_training.ipynb #5b78b449
 DATA = dict(digits=digits, captions=partial(captioned_shapes, 8192, 0))
@@ -194,7 +194,8 @@ class Trainer:
         if config.compile: model.compile()
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         if state and self.accelerator.scaler is not None: self.accelerator.scaler.load_state_dict(state['scaler'])
-        self.ahead = Ahead(self.prepared, self.device)
+        waits = self.device.type == 'cuda' or isinstance(self.pool, LatentBank)
+        self.ahead = Ahead(self.prepared, self.device) if waits else InTurn(self.prepared)
 
     def together(self, work):
         "`work()` on every process, and an error on all if there is one"

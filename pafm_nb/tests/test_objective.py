@@ -6,10 +6,11 @@
 __all__ = ['setting', 'test_k1_is_fm_bit_for_bit', 'test_k1_loss_and_gradient', 'test_all_data_is_the_exact_field',
            'test_float32_against_float64', 'plain_target', 'test_the_definition',
            'test_temperature_reaches_every_sampler', 'test_autocast_is_left_outside', 'test_bfloat16_latents',
-           'test_mean_target_is_the_field', 'test_label_dropout', 'captions', 'test_caption_dropout',
-           'test_nothing_dropped', 'test_k1_with_text_is_fm', 'test_captions_refused', 'test_reported_means',
-           'test_reported_numbers', 'test_times', 'test_the_point_and_its_target_belong_together',
-           'test_no_side_effects', 'test_target_refuses', 'test_loss_refuses']
+           'test_mean_target_is_the_field', 'test_label_dropout', 'test_share_of_dropped_labels', 'captions',
+           'test_caption_dropout', 'test_nothing_dropped', 'test_k1_with_text_is_fm', 'test_captions_refused',
+           'test_reported_means', 'test_reported_numbers', 'test_times',
+           'test_the_point_and_its_target_belong_together', 'test_no_side_effects', 'test_target_refuses',
+           'test_loss_refuses']
 
 # %% ../../nbs/93_test_objective.ipynb #733ee3e4
 import copy
@@ -159,6 +160,12 @@ def test_label_dropout():
     gone = seen['sampler'] == -1
     assert torch.equal(gone, seen['model'] == 4) and gone[3] and 3 <= gone.sum() <= 13
     assert torch.equal(seen['model'][~gone], batch.y[~gone])
+
+@pytest.mark.parametrize('rate', [0., .1, 1.])
+def test_share_of_dropped_labels(rate):
+    batch, seen = Batch(torch.zeros(20_000, 2), torch.zeros(20_000, dtype=torch.int64)), []
+    FMLoss(label_dropout=rate, null_label=4)(lambda z_t, t, y: seen.append(y) or z_t, batch, torch.Generator().manual_seed(0))
+    assert abs((seen[0] == 4).float().mean() - rate) < .01
 
 # %% ../../nbs/93_test_objective.ipynb #db43c35e
 def captions(labelled, dtype=torch.float32, seed=10):
