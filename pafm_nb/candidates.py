@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SAMPLERS', 'InBatch', 'PoolSampler', 'check_stored', 'distinct', 'others_of', 'own_candidates', 'warn_small',
-           'InClass', 'class_rows', 'WholeClass', 'MomentDraws', 'RandomCrops', 'ExactMoments', 'class_neighbors',
-           'in_pool', 'NearestNeighbors', 'balanced_cells', 'pool_cells', 'Cells', 'caption_embedding', 'sinkhorn',
+           'InClass', 'WholeClass', 'MomentDraws', 'RandomCrops', 'ExactMoments', 'class_neighbors', 'in_pool',
+           'NearestNeighbors', 'balanced_cells', 'pool_cells', 'Cells', 'caption_embedding', 'sinkhorn',
            'TextLikelihood']
 
 # %% ../nbs/02_candidates.ipynb #4ed28d5f
@@ -71,14 +71,10 @@ class PoolSampler:
         place = pool.place[batch.index]
         y = torch.full_like(place, -1) if batch.y is None else batch.y
         if y.shape != place.shape or y.dtype != torch.int64: raise ValueError(f'y must be ({len(place)},) int64, got {tuple(y.shape)} {y.dtype}')
-        if cpu:
-            if not ((-1 <= y) & (y < pool.num_classes)).all():
-                bad = y[(y < -1) | (y >= pool.num_classes)][0].item()
-                raise ValueError(f'label {bad} is out of range: the pool has the classes 0 to {pool.num_classes - 1}, and -1 marks a dropped label')
-            wrong = (y >= 0) & (pool.labels[place] != y)
-            if wrong.any():
-                b = wrong.nonzero()[0].item()
-                raise ValueError(f'row {b} has label {y[b].item()}, its place {batch.index[b].item()} in the pool {pool.labels[place[b]].item()}: is index in the pool\'s order?')
+        if cpu and not ((y == -1) | (y == pool.labels[place])).all():
+            b = ((y != -1) & (y != pool.labels[place])).nonzero()[0].item()
+            if not -1 <= y[b] < pool.num_classes: raise ValueError(f'label {y[b].item()} is out of range: the pool has the classes 0 to {pool.num_classes - 1}, and -1 marks a dropped label')
+            raise ValueError(f'row {b} has label {y[b].item()}, its place {batch.index[b].item()} in the pool {pool.labels[place[b]].item()}: is index in the pool\'s order?')
         known = y.clamp_min(0)
         stop = torch.where(y < 0, len(pool), pool.start[known + 1])
         return torch.stack([pool.start[known], stop], 1), place        # the first class starts at 0
@@ -178,50 +174,46 @@ class InClass(PoolSampler):
         return own_candidates(self.pool, batch.z, rows, generator, self.weigh(rows))
 
 # %% ../nbs/02_candidates.ipynb #196420bd
-def class_rows(
-    span:Tensor, # (B, 2) int64 start and stop of the compatible rows
-    place:Tensor, # (B,) int64 row of each source
-    width:int, # rows of the largest class
-    generator=None, # torch.Generator on the rows' device
-) -> Tensor: # (B, width) int64: the source, then the others of its class, then -1
-    "The rows of each class, of a fixed number; where there are more (a dropped label) as many at random"
-    others = (span[:, 1] - span[:, 0] - 1)[:, None]
-    found = torch.arange(width - 1, device=span.device).expand(len(span), -1)
-    found = torch.where(found < others, found, -1)
-    dropped = others >= width
-    if not readable(span) or dropped.any(): found = torch.where(dropped, distinct(others[:, 0], width - 1, generator), found)
-    return others_of(span[:, :1], place, found)
-
 class WholeClass(PoolSampler):
-    "All endpoints of the row's class (of the pool, where the label is dropped): the exact posterior"
+    "All endpoints of the row's class, the exact posterior; where the label is dropped, as many of the whole pool"
     exact = True
     def __init__(self,
         pool, # a `TensorPool` or a `LatentBank`
         log_prior:Tensor|None=None, # (N,) log of how often training draws each row; None: all alike
     ):
         super().__init__(pool, log_prior)
-        sizes = pool.start.diff()
+        sizes, device = pool.start.diff(), pool.place.device
         self.width = int(sizes.max())
         self.ragged = bool((sizes[sizes > 0] < self.width).any())
-        self.small = len(pool) <= 16*self.width and (pool.num_classes + 1)*len(pool) <= 2**24
-        if self.small:                                   # what may stand for a row of each class; the last line is for dropped labels
-            fits = pool.labels == torch.arange(-1, pool.num_classes, device=pool.place.device).roll(-1)[:, None]
-            fits[-1] = True
-            self.masks = torch.where(fits, 0. if self.log_prior is None else self.log_prior, -torch.inf)
+        circle = torch.randperm(len(pool), generator=torch.Generator().manual_seed(0)).to(device)
+        self.seat = circle.argsort()                     # where each row sits in the circle
+        inside = torch.arange(len(pool) + self.width - 1, device=device).clamp_max(len(pool) - 1)
+        self.stretches = torch.cat([inside, circle, circle[:self.width - 1]]).unfold(0, self.width, 1)     # a view: of the pool, then of the circle
+
+    def rows(self,
+        batch:Batch, # rows of the pool
+        generator=None, # torch.Generator on the batch's device: for dropped labels
+    ) -> tuple: # (B, width) int64 rows of the class or of an arc, then -1; (B,) int64 column of the source
+        "A stretch of the pool from where the class begins; for a dropped label an arc of the circle"
+        span, place = self.spans(batch)
+        start, n, size = span[:, 0], span[:, 1] - span[:, 0], len(self.pool)
+        dropped, source, first = n > self.width, place - start, start
+        if self.pool.num_classes > 1:
+            shift = (torch.rand(len(place), generator=generator, device=place.device)*self.width).long()
+            source = torch.where(dropped, shift, source)
+            first = torch.where(dropped, size + self.width - 1 + (self.seat[place] - shift) % size, start)
+        rows = self.stretches.index_select(0, first)
+        if self.ragged: rows.masked_fill_(torch.arange(self.width, device=place.device) >= n[:, None], -1)
+        return rows, source
 
     def __call__(self,
         batch:Batch, # rows of the pool
-        generator=None, # torch.Generator on the batch's device: for dropped labels of a large pool
+        generator=None, # torch.Generator on the batch's device: for dropped labels
     ) -> CandidateSet:
-        span, place = self.spans(batch)
         pool = self.pool
-        if readable(place): check_stored(batch, pool.by_class[place])
-        if not self.small:
-            rows = class_rows(span, place, self.width, generator)
-            return RowCandidates(pool.by_class, rows.clamp_min(0), pool.norms, self.weigh(rows))
-        if pool.num_classes == 1: return SharedCandidates(pool.by_class, self.log_prior, place, pool.norms)
-        y = torch.full_like(place, -1) if batch.y is None else batch.y
-        return SharedCandidates(pool.by_class, self.masks[y], place, pool.norms)
+        if pool.num_classes == 1: return SharedCandidates(pool.by_class, self.log_prior, self.spans(batch)[1], pool.norms)
+        rows, source = self.rows(batch, generator)
+        return RowCandidates(pool.by_class, rows.clamp_min(0), pool.norms, self.weigh(rows), source)
 
 # %% ../nbs/02_candidates.ipynb #84074f6f
 class MomentDraws(PoolSampler):
@@ -279,8 +271,8 @@ class ExactMoments(WholeClass):
         batch:Batch, # draws of the pool's rows, from `draw`
         generator=None, # torch.Generator on the batch's device: for dropped labels
     ) -> GaussianCandidates:
-        rows = class_rows(*self.spans(batch), self.width, generator)
-        return GaussianCandidates(self.pool.mean, self.pool.std, rows.clamp_min(0), self.weigh(rows))
+        rows, source = self.rows(batch, generator)
+        return GaussianCandidates(self.pool.mean, self.pool.std, rows.clamp_min(0), self.weigh(rows), source)
 
 # %% ../nbs/02_candidates.ipynb #1660626d
 def class_neighbors(

@@ -211,5 +211,6 @@ class PAFMLoss(FMLoss):
     def target(self, z, eps, t, batch, generator):
         candidates = self.candidates(batch, generator)
         if not isinstance(candidates, CandidateSet): raise ValueError(f'the sampler {self.candidates!r} returned {type(candidates).__name__}: a sampler returns a candidate set such as Candidates(z)')
-        velocity, weights = pafm_target(z, eps, t, candidates, self.path, temperature=self.temperature)
+        candidates.check(z)
+        velocity, weights = mixed_target(z, eps, t, candidates, self.path, self.temperature)
         return velocity, effective_sample_size(weights), candidates.source_weight(weights)

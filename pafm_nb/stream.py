@@ -90,9 +90,16 @@ class Ahead:
         self.key = None
 
 class InTurn:
-    "Makes what is asked for when it is asked for; with the face of `Ahead`"
+    "Makes what is asked for when it is asked for, on one thread of the processor; with the face of `Ahead`"
     def __init__(self,
         make, # called with the parts of a key
     ): self.make = make
-    def __call__(self, key:tuple, following:tuple|None): return self.make(*key)
+
+    def __call__(self, key:tuple, following:tuple|None):
+        "`make(*key)`"
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try: return self.make(*key)
+        finally: torch.set_num_threads(threads)
+
     def close(self): pass

@@ -8,13 +8,14 @@ __all__ = ['test_draws_are_functions_of_seed_piece_step', 'test_draws_are_those_
            'test_epochs_and_seeds_have_orders_of_their_own', 'test_pieces_are_cut_from_the_batch',
            'test_every_piece_has_one_process', 'test_ahead_makes_each_thing_once_and_beside_the_caller',
            'test_other_threads_keep_their_processors', 'test_the_next_is_made_without_being_asked_for',
-           'test_ahead_gives_what_is_asked_for', 'test_an_error_ahead_arrives']
+           'test_ahead_gives_what_is_asked_for', 'test_an_error_ahead_arrives',
+           'test_in_turn_is_the_same_without_a_thread']
 
 # %% ../../nbs/95a_test_stream.ipynb #d6f7cec4
 import os, subprocess, sys, threading
 import fastcore.test as ft
 import pytest, torch
-from ..stream import Ahead, epoch_rows, piece_rows, share, step_generator
+from ..stream import Ahead, InTurn, epoch_rows, piece_rows, share, step_generator
 
 # %% ../../nbs/95a_test_stream.ipynb #0071ecc8
 def test_draws_are_functions_of_seed_piece_step():
@@ -91,3 +92,14 @@ def test_an_error_ahead_arrives():
     ahead((0,), (1,))
     ft.test_fail(lambda: ahead((1,), None), contains='row 3')
     ahead.close()
+
+def test_in_turn_is_the_same_without_a_thread():
+    threads = torch.get_num_threads()
+    def make(i):
+        if i == 3: raise ValueError('row 3')
+        return i, torch.get_num_threads()
+    turn = InTurn(make)
+    assert turn((2,), (3,)) == (2, 1)
+    ft.test_fail(lambda: turn((3,), None), contains='row 3')
+    turn.close()
+    assert torch.get_num_threads() == threads
