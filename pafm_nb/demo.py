@@ -147,7 +147,7 @@ def moons_verdict(
     ratios = [b['error']/a['error'] for a, b in zip(fm, pafm)]
     return (f'Two moons, {result["protocol"]["steps"]} steps: {mean(pafm, "stray"):.1%} of PAFM\'s samples are stray points, of FM\'s {mean(fm, "stray"):.1%}. '
             f'Error to the exact field: PAFM {mean(pafm, "error"):.3f}, FM {mean(fm, "error"):.3f}; {agreed(ratios)}. '
-            f'Training took {mean(pafm, "seconds"):.1f} s with PAFM, {mean(fm, "seconds"):.1f} s with FM: a network this small hides no cost.')
+            f'A run trained for {mean(pafm, "seconds"):.1f} s with PAFM, {mean(fm, "seconds"):.1f} s with FM.')
 
 def digits_verdict(
     result:dict, # of `compare`
