@@ -212,16 +212,17 @@ class RowCandidates(CandidateSet):
         check_source(z, self.z[at(self.rows)], None if self.log_prior is None else at(self.log_prior))
 
     def average(self, noisy):
-        pool, rows, norms = self.z.flatten(1), self.rows, lookup(self.norms, self.rows).to(noisy.z.dtype)
-        log_prior = None if self.log_prior is None else self.log_prior.to(noisy.z.dtype)
-        take = lambda near: lookup(pool, rows.gather(1, near)).to(noisy.z.dtype)
-        if pool.dtype == noisy.z.dtype:
+        pool, rows, dtype = self.z.flatten(1), self.rows, noisy.z.dtype
+        chunks = list(row_chunks(len(rows), 1, budget=max(1, -(-len(rows)//3))))
+        wide = lambda c: lookup(pool, rows[c]).to(dtype)
+        norms = lookup(self.norms, rows) if self.norms.dtype == dtype else torch.cat([wide(c).square().sum(2) for c in chunks])
+        log_prior = None if self.log_prior is None else self.log_prior.to(dtype)
+        dot, total = lambda q: torch.cat([products(wide(c), q[c]) for c in chunks]), lambda w: torch.cat([products(wide(c).mT, w[c]) for c in chunks])
+        if pool.dtype == dtype:
             small = len(pool) <= 16*rows.shape[1]        # one product with the whole pool costs less than looking rows up
             dot = (lambda q: (q @ pool.T).gather(1, rows)) if small else (lambda q: bag_dot(q, pool, rows))
-            return mix(noisy, dot, take, lambda w: embedding_bag(rows, pool, per_sample_weights=w, mode='sum'), norms, log_prior)
-        chunks = list(row_chunks(len(rows), 1, budget=max(1, -(-len(rows)//3))))
-        wide = lambda c: lookup(pool, rows[c]).to(noisy.z.dtype)
-        return mix(noisy, lambda q: torch.cat([products(wide(c), q[c]) for c in chunks]), take, lambda w: torch.cat([products(wide(c).mT, w[c]) for c in chunks]), norms, log_prior)
+            total = lambda w: embedding_bag(rows, pool, per_sample_weights=w, mode='sum')
+        return mix(noisy, dot, lambda near: lookup(pool, rows.gather(1, near)).to(dtype), total, norms, log_prior)
 
 # %% ../nbs/05_candidate_sets.ipynb #0ca77ff9
 @dataclass

@@ -64,7 +64,7 @@ class PoolSampler:
         if batch.index is None: raise ValueError(f'{type(self).__name__} needs the rows\' places in the pool: pass Batch(z, y, index), or draw with pool[index]')
         if batch.z.shape[1:] != pool.by_class.shape[1:] and self.whole_rows: raise ValueError(f'a row of the batch is {tuple(batch.z.shape[1:])} and a row of the pool {tuple(pool.by_class.shape[1:])}: draw the batch from this pool')
         if len(batch.z) == 0: raise ValueError('the batch is empty: give it at least one row')
-        if batch.index.shape != (len(batch.z),): raise ValueError(f'index must be ({len(batch.z)},), got {tuple(batch.index.shape)}')
+        if not isinstance(batch.index, Tensor) or batch.index.shape != (len(batch.z),): raise ValueError(f'index must be a tensor ({len(batch.z)},), got {tuple(batch.index.shape) if isinstance(batch.index, Tensor) else type(batch.index).__name__}')
         if batch.z.device != pool.place.device: raise ValueError(f'the batch is on {batch.z.device} and the pool on {pool.place.device}: move the pool with .to()')
         if cpu and not ((0 <= batch.index) & (batch.index < len(pool))).all():
             raise ValueError(f'index {batch.index[(batch.index < 0) | (batch.index >= len(pool))][0].item()} is out of range: the pool has {len(pool)} rows')

@@ -36,7 +36,7 @@ def read_rows(
     rows:Tensor, # (...) int64 or int32
 ) -> Tensor: # (..., *D), a copy
     "Gather rows in one indexed read, into memory that comes in large pages"
-    if x.device.type != 'cpu': return x[rows]
+    if x.device.type != 'cpu' or not rows.numel(): return x[rows]
     size = rows.numel()*x[0].numel()
     out = torch.from_numpy(np.empty(size*x.element_size(), np.uint8)).view(x.dtype).view(rows.numel(), -1)
     return torch.index_select(x.flatten(1), 0, rows.flatten(), out=out).view(*rows.shape, *x.shape[1:])

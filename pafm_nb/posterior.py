@@ -66,7 +66,7 @@ def check_finite(
 
 def check_temperature(temperature):
     "Refuse a temperature that weighs nothing"
-    if not 0 < temperature < float('inf'): raise ValueError(f'temperature must be finite and above 0, got {temperature}: 1 is exact')
+    if not isinstance(temperature, (int, float)) or not 0 < temperature < float('inf'): raise ValueError(f'temperature must be a finite number above 0, got {temperature!r}: 1 is exact')
 
 def check_pair(z, eps, t):
     "Refuse sources, noises and times that do not belong together"

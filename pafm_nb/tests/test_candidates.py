@@ -436,7 +436,7 @@ def test_bad_samplers(make, said):
     ft.test_fail(lambda: make(pool.z, pool.y), contains=said)
 
 @pytest.mark.parametrize('change, said', [
-    (dict(y=torch.tensor([0, 3])), 'label 3'), (dict(y=torch.tensor([0, -2])), 'label -2'), (dict(index=None), 'pool[index]'), (dict(index=torch.tensor([0, 99])), '99'),
+    (dict(y=torch.tensor([0, 3])), 'label 3'), (dict(y=torch.tensor([0, -2])), 'label -2'), (dict(index=None), 'pool[index]'), (dict(index=[0, 1]), 'list'), (dict(index=torch.tensor([0, 99])), '99'),
     (dict(z=torch.zeros(2, 5)), '(5,)'), (dict(z=torch.zeros(0, 4)), 'empty'), (dict(index=torch.tensor([0, -1])), '-1'), (dict(index=torch.tensor([1, 2])), 'row 0 has label 0'), (dict(index=torch.tensor([0])), '(1,)'), (dict(y=torch.tensor([0., 1.])), 'float32')])
 @pytest.mark.parametrize('name', ['InClass', 'WholeClass', 'NearestNeighbors', 'Cells'])
 def test_bad_batches(name, change, said):
