@@ -280,7 +280,7 @@ def test_target_refuses(change, said):
 
 @pytest.mark.parametrize('make, said', [
     (lambda: FMLoss(label_dropout=.1), 'null_label'), (lambda: FMLoss(label_dropout=-1, null_label=1), '-1'), (lambda: PAFMLoss(InBatch(), temperature=0), 'temperature'),
-    (lambda: PAFMLoss(None), 'sampler such as'), (lambda: PAFMLoss(TensorPool(torch.zeros(2, 2))), 'sampler such as'), (lambda: PAFMLoss(lambda b, g: b.z)(lambda z, t, y: z, setting()[1]), 'returned Tensor'), (lambda: FMLoss(None), 'LinearPath'),
+    (lambda: PAFMLoss(None), 'sampler such as'), (lambda: PAFMLoss(TensorPool(torch.zeros(2, 2))), 'sampler such as'), (lambda: PAFMLoss(lambda b, g: b.z)(lambda z, t, y: z, setting()[1]), 'returned Tensor'), (lambda: PAFMLoss(lambda b, g: Candidates(b.z[:, None] + 1))(lambda z, t, y: z, setting()[1]), 'column 0'), (lambda: FMLoss(None), 'LinearPath'),
     (lambda: FMLoss()(lambda z, t, y: z, setting()[0][torch.zeros(0, dtype=torch.int64)]), 'empty'), (lambda: PAFMLoss(InBatch(), temperature='1'), "'1'"), (lambda: FMLoss(time=.5), 'uniform_time'), (lambda: FMLoss()(lambda z, t, y: z, setting()[1].z), 'pool[index]'), (lambda: FMLoss()(lambda z, t, y: z, Batch(torch.zeros(0, 2))), 'empty'), (lambda: PAFMLoss(InBatch(), temperature=float('inf')), 'inf'),
     (lambda: FMLoss()(lambda z, t, y: z[..., :2], setting()[1]), '(16, 2, 2)'), (lambda: FMLoss()(lambda z, t, y: z, setting()[1]._replace(z=setting()[1].z/0)), 'z holds'),
     (lambda: FMLoss(time=lambda n, g, d: torch.full((n,), 2.))(lambda z, t, y: z, setting()[1]), 'got 2')])
