@@ -13,7 +13,7 @@ import warnings
 from functools import cached_property
 import faiss, numpy as np, torch
 from torch import Tensor
-from .candidate_sets import Candidates, CandidateSet, GaussianCandidates, RowCandidates, SharedCandidates
+from .candidate_sets import Candidates, CandidateSet, GaussianCandidates, RowCandidates, SharedCandidates, same_rows
 from .paths import readable
 from .pools import Batch, TensorPool, check_count, class_slices, draw, random_crops, read_rows
 
@@ -85,8 +85,7 @@ def check_stored(
 ):
     "Refuse rows that are not as they are stored: a source that was augmented, among candidates that were not, betrays itself"
     if not readable(stored): return
-    dtype = min(stored.dtype, batch.z.dtype, key=lambda dtype: dtype.itemsize)
-    other = (batch.z.to(dtype) != stored.to(dtype)).flatten(1).any(1)
+    other = ~same_rows(batch.z, stored)
     if other.any():
         raise ValueError(f'row {other.nonzero()[0].item()} of the batch is not as stored in the pool at its index: an augmented source among plain candidates makes a biased target. '
                          'Store augmented images as rows of the pool, or use InBatch, RandomCrops or MomentDraws')

@@ -39,7 +39,7 @@ MUTANTS = dict(
         ('half = u.square().mul_(.5)', 'half = u.square()'),
         ('if not same.all():', 'if False:'),
         ('if log_prior is not None and (log_prior == -torch.inf).any():', 'if False:'),
-        ('weights[:, 0] if source is None else weights.gather(1, source[:, None])[:, 0]', 'weights[:, 0]'),
+        ('x[:, 0] if self.source is None else x.gather(1, self.source[:, None])[:, 0]', 'x[:, 0]'),
         ('norms if self.norms is not None and self.norms.dtype == pool.dtype else', 'norms if self.norms is not None else'),
         ('spread.log()).sum(2)', 'spread).sum(2)'),
         ('.addcmul_(var, a_eps[c])', '.addcmul_(var, b_eps[c])'),
