@@ -45,7 +45,7 @@ MUTANTS = dict(
         ('.addcmul_(var, a_eps[c])', '.addcmul_(var, b_eps[c])'),
         ('norms = lookup(self.norms, rows) if', 'norms = lookup(self.norms, rows.roll(1, 1)) if'),
         ('(q @ pool.T).gather(1, rows)', '(q @ pool.T)[:, :rows.shape[1]]'),
-        ('if not (pool == x[row]).all(1).any()', 'if False')]),
+        ('if not same_rows(self.z, z[row]).any()', 'if False')]),
     candidates=('candidates', [
         ('fits = (batch.y[:, None] == batch.y) | (batch.y[:, None] == -1)', 'fits = (batch.y[:, None] == batch.y)'),
         ('fits = (batch.y[:, None] == batch.y) | (batch.y[:, None] == -1)', 'fits = (batch.y[:, None] == batch.y) | (batch.y == -1)'),
