@@ -239,22 +239,25 @@ class MomentDraws(PoolSampler):
 class RandomCrops(PoolSampler):
     "The source, a random crop of its image, and k - 1 more crops of the same image"
     exact = True
-    whole_rows = False
     def __init__(self,
-        pool, # of images (N, C, H, W), larger than the crops
+        pool, # of images (N, C, H, W), larger than the crops; or of encoded crops, with `views` rows for each image
         k:int, # candidates, the source included
     ):
         check_count('k', k, 1)
         super().__init__(pool)
-        if pool.by_class.ndim != 4: raise ValueError(f'RandomCrops needs a pool of images (N, C, H, W), and a row of this one is {tuple(pool.by_class.shape[1:])}')
-        self.k = k
+        self.k, self.whole_rows = k, pool.views > 1
+        if self.whole_rows and k > pool.views: raise ValueError(f'k = {k} is more than the {pool.views} crops of each image that the pool holds: choose a smaller k, or prepare more crops')
+        if not self.whole_rows and pool.by_class.ndim != 4: raise ValueError(f'RandomCrops needs a pool of images (N, C, H, W), or of several views of each image, and a row of this one is {tuple(pool.by_class.shape[1:])}')
 
     def __call__(self,
-        batch:Batch, # square crops of the pool's images, from `draw(..., crop=size)`
+        batch:Batch, # of rows; or, from a pool of images, of square crops from `draw(..., crop=size)`
         generator=None, # torch.Generator on the batch's device
-    ) -> Candidates: # (B, k, C, size, size), the source in column 0
+    ) -> Candidates: # (B, k, *D), the source in column 0
         _, place = self.spans(batch)
-        return Candidates(torch.cat([batch.z[:, None], random_crops(self.pool.by_class[place], batch.z.shape[-1], self.k - 1, generator)], 1))
+        if not self.whole_rows: return Candidates(torch.cat([batch.z[:, None], random_crops(self.pool.by_class[place], batch.z.shape[-1], self.k - 1, generator)], 1))
+        views = self.pool.views
+        rows = others_of((place - place % views)[:, None], place, distinct(torch.full_like(place, views - 1), self.k - 1, generator))
+        return own_candidates(self.pool, batch.z, rows, generator)
 
 # %% ../nbs/02_candidates.ipynb #b9a54f63
 class ExactMoments(WholeClass):
@@ -429,30 +432,32 @@ def caption_embedding(
 
 # %% ../nbs/02_candidates.ipynb #166dade3
 def sinkhorn(
-    embedding:Tensor, # (N, E) of length 1 or 0
+    captions:Tensor, # (N, E) embeddings, of length 1 or 0
     scale:float, # s in exp(s cos)
+    images:Tensor|None=None, # (N, E) embeddings of the endpoints; None: those of their captions
     anchors:int=2048, # up to so many rows all pairs are taken; of more, each row against so many of them, drawn once
-    rounds:int=200, # at most
-) -> Tensor: # (N,) float32 u: with exp(u_i + u_j + s cos_ij) every endpoint has the same share
-    "Symmetric Sinkhorn scaling of a similarity, chunk by chunk"
-    n = len(embedding)
+    rounds:int=400, # at most
+) -> Tensor: # (N,) float32 u: with exp(v_i + u_j + s cos_ij) for some v every endpoint has the same share
+    "Sinkhorn scaling of the similarity of captions i and endpoints j, chunk by chunk"
+    n, images = len(captions), captions if images is None else images
     chosen = torch.arange(n) if n <= anchors else torch.randperm(n, generator=torch.Generator().manual_seed(0))[:anchors]
-    normal = lambda rows: torch.nn.functional.normalize(read_rows(embedding, rows).float(), dim=-1)
-    few = normal(chosen.to(embedding.device))
-    likeness, u = scale*few @ few.T, torch.zeros(len(few), device=few.device)
+    normal = lambda x, rows: torch.nn.functional.normalize(read_rows(x, rows).float(), dim=-1)
+    few = normal(captions, chosen.to(captions.device))
+    likeness, v = scale*few @ normal(images, chosen.to(images.device)).T, torch.zeros(len(few), device=few.device)
     for _ in range(rounds):
-        before, u = u, .5*(u - (likeness + u).logsumexp(1))
-        if (u - before).abs().max() < 1e-5: break
+        before, u = v, -(likeness + v[:, None]).logsumexp(0)
+        v = .5*(v - (likeness + u).logsumexp(1))
+        if (v - before).abs().max() < 1e-5: break
     parts = torch.arange(n, device=few.device).split(8192)
-    return torch.cat([-(scale*normal(rows) @ few.T + u).logsumexp(1) for rows in parts])
+    return torch.cat([-(scale*normal(images, rows) @ few.T + v).logsumexp(1) for rows in parts])
 
 class TextLikelihood(PoolSampler):
-    "The source and k - 1 uniform draws of the pool, compatible with its caption as far as the embeddings are similar"
+    "The source and k - 1 uniform draws of the pool, compatible with its caption as far as embeddings are similar: of captions, or of caption and image where the pool has both"
     exact = False
     def __init__(self,
         pool, # a `TensorPool` with `text`, or a `LatentBank` with `text`, of which only the stored embeddings are read
         k:int, # candidates, the source included
-        scale:float=20., # s in p(y_i, z_j) = exp(u_i + u_j + s cos(e_i, e_j))
+        scale:float=20., # s in p(y_i, z_j) = exp(v_i + u_j + s cos(e_i, f_j))
         log_prior:Tensor|None=None, # (N,) log of how often training draws each row; None: all alike
     ):
         check_count('k', k, 1)
@@ -462,8 +467,11 @@ class TextLikelihood(PoolSampler):
         if not isinstance(scale, (int, float)) or not 0 <= scale < float('inf'): raise ValueError(f'scale must be a finite number of at least 0, got {scale}')
         self.k, self.scale = k, scale
         stored = getattr(pool, 'embedding', None)
-        self.embedding = caption_embedding(pool.text, pool.null_text) if stored is None else stored
-        self.u = sinkhorn(self.embedding, scale)
+        if stored is None and not pool.text.is_floating_point(): raise ValueError('TextLikelihood needs embeddings, and the pool has token ids: prepare a bank, which stores an embedding of each caption')
+        self.captions = caption_embedding(pool.text, pool.null_text) if stored is None else stored
+        self.images = self.captions if pool.image_embedding is None else pool.image_embedding
+        if self.images.shape != self.captions.shape: raise ValueError(f'captions have embeddings {tuple(self.captions.shape)} and images {tuple(self.images.shape)}: take both from one encoder')
+        self.u = sinkhorn(self.captions, scale, self.images)
 
     def __call__(self,
         batch:Batch, # rows of the pool; y = -1 where the caption is dropped
@@ -471,8 +479,9 @@ class TextLikelihood(PoolSampler):
     ) -> Candidates: # (B, k, *D), the source in column 0
         _, place = self.spans(batch)
         rows = others_of(torch.zeros_like(place)[:, None], place, distinct(torch.full_like(place, len(self.pool) - 1), self.k - 1, generator))
-        embedding = torch.nn.functional.normalize(read_rows(self.embedding, rows).float(), dim=-1)
-        log_prior = self.scale*((embedding @ embedding[:, 0, :, None]).squeeze(-1) - 1) + self.u[rows] - self.u[place][:, None]
+        caption, images = (torch.nn.functional.normalize(read_rows(x, at).float(), dim=-1) for x, at in ((self.captions, place), (self.images, rows)))
+        log_prior = self.scale*(images @ caption[..., None]).squeeze(-1) + self.u[rows]
+        log_prior = log_prior - log_prior[:, :1]
         if batch.y is not None: log_prior = log_prior.masked_fill((batch.y == -1)[:, None], 0.)
         return own_candidates(self.pool, batch.z, rows, generator, self.weigh(rows, log_prior))
 

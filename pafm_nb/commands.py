@@ -14,6 +14,7 @@ from fastcore.docments import docments
 from fastcore.script import Param, call_parse
 from .checkpoints import newest_state
 from .config import RECIPES, TrainConfig, check_data, recipe, saved_config
+from .parts import check_writable
 
 # %% ../nbs/18_commands.ipynb #c3cbd8be
 def run_command(
@@ -48,8 +49,7 @@ def pafm_demo(
     "Train FM and PAFM on two moons and on handwritten digits from the same seeds, sample both, measure both"
     def work():
         if steps < 1 or seeds < 1: raise ValueError(f'--steps and --seeds count from 1, got {steps} and {seeds}')
-        try: Path(out).mkdir(parents=True, exist_ok=True)
-        except OSError as e: raise ValueError(f'{out} cannot be written ({e.strerror}): give another folder') from e
+        check_writable(out)
         from pafm_nb.demo import demo, digits_verdict, moons_verdict
         moons, digits = demo(out, steps, range(seeds))
         print(f'\n{summary_table(digits)}\n\n{moons_verdict(moons)}\n\n{digits_verdict(digits)}\n')
@@ -100,6 +100,7 @@ def pafm_train():
     def work():
         config = train_config(flags)
         check_data(config)
+        check_writable(config.out)
         from pafm_nb.training import Trainer             # torch takes seconds: not before the flags are good
         trainer = Trainer(config).fit()
         if trainer.accelerator.is_main_process: print(f'{trainer.step} steps are in {trainer.out}: checkpoints, log.jsonl, tensorboard' + ', samples'*bool(trainer.config.sample_every))

@@ -42,6 +42,7 @@ class TrainConfig:
     sampler_args:dict = field(default_factory=dict) # what else the sampler takes: `extra` of Cells, `scale` of TextLikelihood
     temperature:float = 1. # divides the log-likelihood; 1 is exact (pafm)
     path:str = 'linear' # a name in `NAMES`
+    text_encoder:str = '' # folder or id of the frozen encoder of a bank of token ids; '' is the one the bank was made with
     time:str = 'uniform' # a name in `NAMES`
     time_shift:float = 1. # above 1 moves times towards the noise, as SD3 does; 1 leaves them
     crop:int|None = None # side of random crops of the data; None: whole rows

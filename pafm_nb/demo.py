@@ -22,7 +22,7 @@ from .posterior import exact_velocity
 from .progress import progress_bar
 from .recipes import compare
 from .sampling import sample
-from .training import check_writable
+from .parts import check_writable
 
 # %% ../nbs/17a_demo.ipynb #d17a0008
 BLUR = .1

@@ -115,7 +115,7 @@ def test_the_sampler_reads_no_text(tmp_path):
     before = TextLikelihood(bank, 6, scale=4.)(batch, seeded()).log_prior
     bank.text.fill_(float('nan'))
     sampler = TextLikelihood(bank, 6, scale=4.)
-    assert torch.equal(sampler(batch, seeded()).log_prior, before) and sampler.embedding.data_ptr() == bank.embedding.data_ptr()
+    assert torch.equal(sampler(batch, seeded()).log_prior, before) and sampler.captions.data_ptr() == bank.embedding.data_ptr()
 
 # %% ../../nbs/89_test_bank.ipynb #ba5e2edc
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
