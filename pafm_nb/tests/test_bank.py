@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['IMPORTS', 'FILES', 'data', 'blocks_of', 'make', 'same_tensors', 'test_a_bank_is_a_pool',
            'test_every_sampler_takes_a_bank', 'spoken', 'spoken_blocks', 'test_captions',
-           'test_captions_in_half_precision', 'test_the_sampler_reads_no_text', 'test_stored_types',
-           'test_blocks_do_not_show', 'killed', 'test_killed_while_writing', 'test_stopped_while_sorting',
-           'test_captions_go_on_after_a_stop', 'spoiled', 'test_bad_rows', 'test_bad_captions', 'test_bad_calls',
-           'test_damaged_files', 'test_damaged_meta', 'test_second_writer', 'test_left_locks',
-           'test_opening_a_large_bank', 'test_larger_than_memory', 'Rows', 'test_workers_share_a_bank',
-           'test_resident_on_a_gpu', 'test_prepared', 'test_neighbours_in_the_whole_bank', 'test_prepared_anew',
-           'test_killed_while_preparing', 'test_stopped_in_a_large_class', 'test_small_classes', 'test_equal_rows',
-           'test_cells_are_a_partition_of_classes', 'test_recall']
+           'test_captions_in_half_precision', 'test_the_sampler_reads_no_text',
+           'test_views_tokens_and_image_embeddings', 'test_stored_types', 'test_blocks_do_not_show', 'killed',
+           'test_killed_while_writing', 'test_stopped_while_sorting', 'test_captions_go_on_after_a_stop', 'spoiled',
+           'test_bad_rows', 'test_bad_captions', 'test_bad_calls', 'test_damaged_files', 'test_damaged_meta',
+           'test_second_writer', 'test_left_locks', 'test_opening_a_large_bank', 'test_larger_than_memory', 'Rows',
+           'test_workers_share_a_bank', 'test_resident_on_a_gpu', 'test_prepared', 'test_neighbours_in_the_whole_bank',
+           'test_prepared_anew', 'test_killed_while_preparing', 'test_stopped_in_a_large_class', 'test_small_classes',
+           'test_equal_rows', 'test_cells_are_a_partition_of_classes', 'test_recall']
 
 # %% ../../nbs/89_test_bank.ipynb #a363aa7f
 import json, os, pickle, signal, socket, subprocess, sys
@@ -116,6 +116,25 @@ def test_the_sampler_reads_no_text(tmp_path):
     bank.text.fill_(float('nan'))
     sampler = TextLikelihood(bank, 6, scale=4.)
     assert torch.equal(sampler(batch, seeded()).log_prior, before) and sampler.captions.data_ptr() == bank.embedding.data_ptr()
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.float32])
+def test_views_tokens_and_image_embeddings(tmp_path, dtype):
+    g = torch.Generator().manual_seed(3)
+    z, y, ids = torch.randn(12, 2, generator=g), torch.tensor([2, 0, 2, 1]).repeat_interleave(3), torch.arange(36, dtype=torch.int32).view(12, 3)
+    e, f, about = torch.randn(12, 5, generator=g), torch.randn(12, 5, generator=g), dict(text=dict(clip='here'))
+    blocks = lambda there: ((z[s:s+6], y[s:s+6], ids[s:s+6], e[s:s+6], f[s:s+6]) for s in range(there, 12, 6))
+    bank = LatentBank.create(tmp_path/'bank', blocks, dtype, null_text=ids[0], views=3, about=about)
+    assert bank.views == 3 and bank.about == about and LatentBank.open(tmp_path/'bank').views == 3 and bank.to('cpu').views == 3
+    assert torch.equal(bank[[7, 2]].text, ids[[7, 2]]) and bank.text.dtype == torch.int32 and torch.equal(bank.null_text, ids[0])
+    assert torch.equal(bank.by_class.view(4, 3, 2), z.view(4, 3, 2)[[1, 3, 0, 2]].to(dtype)) and torch.equal(bank.image_embedding[bank.place], f.to(dtype))
+    bank.verify()
+    crops = SAMPLERS['RandomCrops'](bank, 3)(bank[[4]], g).z[0]
+    assert torch.equal(crops.sort(0).values, z[3:6].to(dtype).float().sort(0).values)
+    ft.test_close(TextLikelihood(bank, 4)(bank[[4]], g).log_prior[0, 0].item(), 0)
+    for n, (block, said) in enumerate((((z[:6], y[:6], ids[:6]), 'the blocks before it'), ((z[:5], y[:5], ids[:5], e[:5], f[:5]), '3 views each'), ((z[:6], y[1:7], ids[:6], e[:6], f[:6]), '3 rows from 0'), ((z[:6], y[:6], ids[:6], e[:6]/0, f[:6]), 'embedding is not finite'))):
+        with pytest.raises(ValueError, match=said):
+            LatentBank.create(tmp_path/f'bad{n}', [(z[:6], y[:6], ids[:6], e[:6], f[:6]), block], dtype, null_text=ids[0], views=3)
+        assert not (tmp_path/f'bad{n}'/'meta.json').exists()
 
 # %% ../../nbs/89_test_bank.ipynb #ba5e2edc
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])

@@ -12,7 +12,8 @@ __all__ = ['PLAIN', 'LAW', 'SMALL', 'test_unbiased_by_enumeration', 'pool_of', '
            'test_cells_partition', 'test_extra_cells_are_uniform', 'test_balanced_cells', 'test_neighbours_are_nearest',
            'test_equal_rows', 'test_half_precision_pool_keeps_the_source', 'test_exact_moments_is_the_limit_of_draws',
            'test_moment_draws_are_unbiased', 'test_candidates_of_a_moment_pool_are_draws',
-           'test_crops_come_from_their_image', 'test_text_likelihood', 'test_text_follows_its_row',
+           'test_crops_come_from_their_image', 'test_crops_that_are_rows_are_unbiased',
+           'test_captions_and_images_in_one_space', 'test_text_likelihood', 'test_text_follows_its_row',
            'test_text_prior_is_the_cosine', 'test_text_of_classes', 'test_every_endpoint_has_its_share',
            'test_sinkhorn_by_anchors', 'test_bad_samplers', 'test_bad_batches', 'test_a_class_without_rows']
 
@@ -365,6 +366,37 @@ def test_crops_come_from_their_image():
         possible = pool.z[i].unfold(1, 3, 1).unfold(2, 3, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
         assert all((possible == crop).flatten(1).all(1).any() for crop in crops[b]) and len(crops[b].flatten(1).unique(dim=0)) > 5
 
+@pytest.mark.parametrize('time', [.05, .3, .6, .95])
+def test_crops_that_are_rows_are_unbiased(time):
+    g = torch.Generator().manual_seed(11)
+    pool = TensorPool(torch.randn(12, 3, generator=g, dtype=torch.float64), torch.tensor([1, 0, 1, 0]).repeat_interleave(3), views=3)
+    z_t, t = torch.randn(1, 3, generator=g, dtype=torch.float64), torch.tensor([time], dtype=torch.float64)
+    posterior = (-(z_t - (1 - t)*pool.z).square().sum(1)/(2*t**2)).softmax(0)
+    for k in (1, 2, 3):
+        sampler, mean = RandomCrops(pool, k), 0
+        for i in range(12):
+            sets = {}
+            for _ in range(40):
+                c = sampler(pool[[i]], g)
+                assert torch.equal(c.z[0, 0], pool.z[i])
+                sets[tuple(sorted(c.z[0, :, 0].tolist()))] = pafm_target(pool.z[[i]], (z_t - (1 - t)*pool.z[[i]])/t, t, c).velocity[0]
+            assert len(sets) == (1 if k != 2 else 2) and all(any(x == pool.z[j, 0] for j in range(i - i % 3, i - i % 3 + 3)) for s in sets for x in s)
+            mean = mean + posterior[i]*torch.stack([*sets.values()]).mean(0)
+        assert_close(mean, exact_velocity(z_t, t, pool.z)[0], rtol=1e-9, atol=1e-9)
+
+def test_captions_and_images_in_one_space():
+    g = torch.Generator().manual_seed(12)
+    e, f, tokens = torch.randn(40, 6, generator=g), torch.randn(40, 6, generator=g), torch.zeros(40, 3, dtype=torch.int32)
+    pool = TensorPool(torch.randn(40, 2, generator=g), text=e, image_embedding=f)
+    cos, u = torch.nn.functional.normalize(e, dim=1) @ torch.nn.functional.normalize(f, dim=1).T, sinkhorn(e, 5., f)
+    assert_close((5*cos + u).softmax(1).mean(0), torch.full((40,), 1/40), atol=1e-5, rtol=0)
+    c, batch = TextLikelihood(pool, 40, 5.)(pool[[4, 7]], g), pool[[4, 7]]
+    for b, i in enumerate((4, 7)):
+        place = [(pool.z == z).all(1).nonzero().item() for z in c.z[b]]
+        assert_close(c.log_prior[b], (5*cos[i] + u)[place] - (5*cos[i] + u)[i], atol=1e-4, rtol=0)
+    ft.test_fail(lambda: TextLikelihood(TensorPool(pool.z, text=tokens), 2), contains='token ids')
+    ft.test_fail(lambda: TextLikelihood(TensorPool(pool.z, text=e, image_embedding=f[:, :3]), 2), contains='one encoder')
+
 def test_text_likelihood():
     g = torch.Generator().manual_seed(10)
     pool = TensorPool(torch.randn(12, 2, generator=g), text=torch.randn(12, 6, generator=g))
@@ -427,7 +459,7 @@ def test_sinkhorn_by_anchors():
 # %% ../../nbs/92_test_candidates.ipynb #45c20220
 @pytest.mark.parametrize('make, said', [
     (lambda z, y: Cells(TensorPool(z, y), 5, extra=-1), '-1'), (lambda z, y: InClass(None, 2), 'NoneType'), (lambda z, y: WholeClass(z), 'Tensor'),
-    (lambda z, y: RandomCrops(TensorPool(z, y), 2), '(4,)'), (lambda z, y: MomentDraws(TensorPool(z, y), 2), 'moments'),
+    (lambda z, y: RandomCrops(TensorPool(z, y), 2), '(4,)'), (lambda z, y: RandomCrops(TensorPool(z, views=3), 4), '3 crops'), (lambda z, y: MomentDraws(TensorPool(z, y), 2), 'moments'),
     (lambda z, y: ExactMoments(TensorPool(z, y)), 'moments'), (lambda z, y: TextLikelihood(TensorPool(z, y), 2, 1.), 'caption'),
     (lambda z, y: TextLikelihood(TensorPool(z, text=z), 2, -1.), '-1'), (lambda z, y: TextLikelihood(TensorPool(z, text=z), 2, None), 'None'),
     (lambda z, y: InClass(TensorPool(z, y), 0), 'k must be'), (lambda z, y: InClass(TensorPool(z, y), 2.), '2.0')])
