@@ -131,7 +131,7 @@ def test_views_tokens_and_image_embeddings(tmp_path, dtype):
     crops = SAMPLERS['RandomCrops'](bank, 3)(bank[[4]], g).z[0]
     assert torch.equal(crops.sort(0).values, z[3:6].to(dtype).float().sort(0).values)
     ft.test_close(TextLikelihood(bank, 4)(bank[[4]], g).log_prior[0, 0].item(), 0)
-    for n, (block, said) in enumerate((((z[:6], y[:6], ids[:6]), 'the blocks before it'), ((z[:5], y[:5], ids[:5], e[:5], f[:5]), '3 views each'), ((z[:6], y[1:7], ids[:6], e[:6], f[:6]), '3 rows from 0'), ((z[:6], y[:6], ids[:6], e[:6]/0, f[:6]), 'embedding is not finite'))):
+    for n, (block, said) in enumerate((((z[:6], y[:6], ids[:6]), 'the blocks before it'), ((z[:5], y[:5], ids[:5], e[:5], f[:5]), '3 views each'), ((z[:6], y[1:7], ids[:6], e[:6], f[:6]), '3 rows from 6'), ((z[:6], y[:6], ids[:6], e[:6]/0, f[:6]), 'embedding is not finite'))):
         with pytest.raises(ValueError, match=said):
             LatentBank.create(tmp_path/f'bad{n}', [(z[:6], y[:6], ids[:6], e[:6], f[:6]), block], dtype, null_text=ids[0], views=3)
         assert not (tmp_path/f'bad{n}'/'meta.json').exists()
