@@ -7,6 +7,7 @@ __all__ = ['COLORS', 'STYLE', 'panels', 'label_ends', 'show']
 
 # %% ../nbs/11a_figures.ipynb #a1f16005
 from io import BytesIO
+from pathlib import Path
 import matplotlib.pyplot as plt
 from PIL import Image
 
@@ -49,10 +50,12 @@ def label_ends(
 # %% ../nbs/11a_figures.ipynb #a1f16018
 def show(
     colors:int=96, # in the picture
+    path=None, # of a copy on disk
 ): # IPython's Image
     "The current figure as a small PNG; closes the figure"
     from IPython.display import Image as Shown
     full, small = BytesIO(), BytesIO()
     plt.savefig(full); plt.close()
     Image.open(full).convert('RGB').quantize(colors).save(small, 'png', optimize=True)
+    if path: Path(path).write_bytes(small.getvalue())
     return Shown(small.getvalue())
