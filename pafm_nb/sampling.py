@@ -309,6 +309,7 @@ def sample_many(
 )->Tensor: # (len(seeds), *shape) float32 on the CPU
     "Draw one image per seed, in batches; each is a function of its own seed and label."
     if batch_size < 1: raise ValueError(f'batch_size is {batch_size}: give 1 or more')
+    seeds = seeds.tolist() if hasattr(seeds, 'tolist') else list(seeds)
     generators = seeded_generators(seeds)
     if y is not None and len(y) != len(generators):
         raise ValueError(f'y has {len(y)} rows for {len(generators)} seeds: give one for each')
@@ -320,6 +321,7 @@ def sample_many(
             rows = slice(start, start + batch_size)
             noise = normal_rows(generators[rows], shape).to(device)
             labels = None if y is None else y[rows].to(device)
-            samples[rows] = sample(model, noise, labels, generator=generators[rows], **kwargs)
+            try: samples[rows] = sample(model, noise, labels, generator=generators[rows], **kwargs)
+            except NotFinite as e: raise ValueError(f'seeds {[seeds[start + i] for i in e.rows[:8]]} (of {len(e.rows)}): {e}') from e
             bar.update(len(noise))
     return samples
