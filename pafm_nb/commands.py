@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['run_command', 'summary_table', 'pafm_demo', 'true_or_false', 'json_object', 'train_parser', 'train_config',
-           'pafm_train', 'pafm_prepare', 'pafm_bench']
+           'pafm_train', 'pafm_prepare', 'pafm_sample', 'pafm_bench']
 
 # %% ../nbs/18_commands.ipynb #57c844a7
 import argparse, json, sys
@@ -123,6 +123,42 @@ def pafm_prepare(
         if k < 1: raise ValueError(f'--k must be at least 1, got {k}')
         from pafm_nb.bank import prepare_cells, prepare_neighbors
         print(prepare_neighbors(bank, k, across=across) if what == 'neighbors' else prepare_cells(bank, k, seed))
+    return run_command(work, 'run the same command again to go on')
+
+# %% ../nbs/18_commands.ipynb #5c185a28
+@call_parse
+def pafm_sample(
+    run:str='', # folder of a training run: the averaged weights of its newest checkpoint
+    out:str='', # folder for the images, made if needed
+    n:int=50_000, # images
+    seed:int=0, # of the first image; image i has seed + i
+    labels:Param('Image i has class i modulo the number of classes, or one drawn by its seed', str, choices=('balanced', 'random'))='balanced',
+    method:Param('Solver', str, choices=('euler', 'heun', 'dopri5', 'euler_maruyama'))='euler_maruyama',
+    steps:int=250, # steps of the solver; dopri5 chooses its own
+    guidance_scale:float=1., # v_u + scale*(v_c - v_u); 1 is none
+    guidance_low:float=0., # guide steps that begin at this time or later ...
+    guidance_high:float=1., # ... up to this one (1 is noise)
+    guidance_channels:int=0, # guide the first so many channels; 0 guides all, 3 is SiT's
+    atol:float=1e-6, # of dopri5
+    rtol:float=1e-3, # of dopri5
+    batch_size:int=64, # images drawn together by a process
+    precision:Param('Precision of the passes', str, choices=('no', 'bf16'))='no',
+    double:bool=False, # keep the state in float64
+    form:Param('Form of the images', str, choices=('npy', 'npz', 'png'))='npz',
+    vae:str='', # a VAE in the place of the one the run's bank names
+    captions:str='', # text file, one caption a line, for models of captions
+):
+    "Draw images of a run; the same command goes on after a stop"
+    def work():
+        for name, value in dict(run=run, out=out).items():
+            if not value: raise ValueError(f'which folder? give it with --{name}')
+        if not Path(run).is_dir(): raise FileNotFoundError(f'there is no folder {run}: give that of a training run')
+        import torch
+        from pafm_nb.generation import generate
+        from pafm_nb.parts import crew
+        generate(run, out, n, seed, labels, form, batch_size, precision, vae, captions, method=method, steps=steps, guidance_scale=guidance_scale, guidance_interval=(guidance_low, guidance_high),
+                 guidance_channels=guidance_channels or None, atol=atol, rtol=rtol, dtype=torch.float64 if double else None)
+        if crew().is_main_process: print(f'{n} images are in {out}, and what made them in {out}/protocol.json')
     return run_command(work, 'run the same command again to go on')
 
 # %% ../nbs/18_commands.ipynb #720f78c8

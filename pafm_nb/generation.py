@@ -193,6 +193,7 @@ def generate(
     run = open_run(run, me.device)
     texts = Captions(run, captions, me.device) if run.config.model in MMDIT_MODELS else None
     if captions and not texts: raise ValueError(f'{run.config.model} takes no captions: leave out {captions}')
+    if (sampling['guidance_channels'] or 0) > run.model.in_channels: raise ValueError(f'guidance_channels is {sampling["guidance_channels"]} and {run.config.model} has {run.model.in_channels}: give at most that')
     if sampling['guidance_scale'] != 1 and not texts and run.classes < 2: raise ValueError(f'{run.config.out} has no labels, so there is nothing to guide by: leave guidance_scale at 1')
     decoder = Decoder(run, vae, me.device)
     plan = _plan(run, n, seed, labels, precision, piece, sampling, dtype, texts, decoder) | (dict(batch_size=batch_size) if sampling['method'] == 'dopri5' else {})
@@ -203,7 +204,7 @@ def generate(
     null = texts.null if texts else run.model.null_label
     autocast = torch.autocast(me.device.type, torch.bfloat16) if precision == 'bf16' else nullcontext()
     mine = parts.mine(me)
-    with progress_bar(len(mine)*piece, unit='image', disable=not (progress and me.is_main_process)) as bar:
+    with progress_bar(sum(min(piece, n - i*piece) for i in mine), unit='image', disable=not (progress and me.is_main_process)) as bar:
         for i in mine:
             numbers = range(i*piece, min(n, (i + 1)*piece))
             seeds, model.calls, model.rows = range(seed + numbers.start, seed + numbers.stop), 0, 0
