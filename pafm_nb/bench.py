@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['machine', 'peak_memory', 'measure', 'seconds_in_turn', 'broadcast_target', 'bench_target', 'spectrum', 'DeviceCost',
            'device_cost', 'sparse_bank', 'bench_bank', 'spectrum_points', 'bench_prepare', 'plain_attend',
-           'bench_model', 'bench_train']
+           'bench_model', 'bench_train', 'repa_loop', 'repa_script', 'bench_sampling']
 
 # %% ../nbs/19_bench.ipynb #84f8cdb8
 import copy, ctypes, os, platform, shutil, subprocess, sys, tempfile, time
@@ -23,6 +23,7 @@ from .objective import pafm_target
 from .pools import Batch, TensorPool, read_rows
 from .checkpoints import save_checkpoint
 from .config import TrainConfig
+from .sampling import Counted, sample, seeded_generators, seeded_noise
 from .training import Trainer
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -382,3 +383,62 @@ def bench_train(
         save = seconds_in_turn(dict(checkpoint=lambda: save_checkpoint(f'{tmp}/checkpoints', 1, tensors, {}, 1), plain=lambda: _plain_write(tmp, tensors)), saves)
     return dict(machine=machine(), digits=dict(steps=20, rounds=rounds, **digits), step=dict(model=model, batch=batch, k=k, **step, peaks=peaks, memory_ratio=memory['pafm']/memory['fm'], memory=memory),
                 save=dict(model=saved, bytes=sum(x.nbytes for group in tensors.values() for x in group.values()), **save))
+
+# %% ../nbs/19_bench.ipynb #9686d580
+@torch.no_grad()
+def repa_loop(
+    model, # model(z, t, y) -> velocity
+    z, # (B, C, S, S) float32 noise
+    y, # (B,) int64 labels
+    method:str, # 'heun' or 'euler_maruyama'
+    steps:int, # from noise to data
+    scale:float, # guidance
+    high:float, # highest time at which to guide
+): # (B, C, S, S) float64
+    "REPA's samplers, written anew"
+    null, times = torch.full_like(y, model.null_label), torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    if method == 'euler_maruyama': times = torch.cat([torch.linspace(1, .04, steps, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)])
+    def velocity(z, t, guide):
+        rows, labels = (torch.cat([z, z]), torch.cat([y, null])) if guide else (z, y)
+        v = model(rows.float(), torch.full((len(rows),), t.item()), labels).double()
+        return v.chunk(2)[1] + scale*(v.chunk(2)[0] - v.chunk(2)[1]) if guide else v
+    z = z.double()
+    for i, (t, s) in enumerate(zip(times, times[1:])):
+        guide = scale > 1 and t <= high
+        v = velocity(z, t, guide)
+        if method == 'heun' and i < steps - 1: v = (v + velocity(z + (s - t)*v, s, guide))/2
+        if method == 'euler_maruyama': v = v + z + (1 - t)*v     # the score's part of the drift
+        z = z + (s - t)*v
+        if method == 'euler_maruyama' and s > 0: z = z + (2*t*(t - s)).sqrt()*torch.randn_like(z)
+    return z
+
+def repa_script(model, z, y, *settings):
+    "The same as the script calls it: everything doubled, half thrown away"
+    return repa_loop(model, torch.cat([z, z]), torch.cat([y, torch.full_like(y, model.null_label)]), *settings).chunk(2)[0]
+
+def bench_sampling(
+    settings:tuple=(('SiT-digits', 64, 50), ('SiT-S/2', 2, 10)), # (model, batch, steps)
+    scale:float=1.8, # guidance, REPA's
+    high:float=.7, # up to this time, REPA's
+    repeats:int=5, # rounds
+) -> dict: # machine, and for each setting and solver the rows of an image and the times of the forms
+    "Images by `sample` against REPA's sampler, as its script calls it and alone"
+    table = []
+    for name, batch, steps in settings:
+        model, g = mmdit.MODELS[name](), torch.Generator().manual_seed(0)
+        for p in model.parameters(): p.detach().normal_(std=.05, generator=g)
+        counted, y = Counted(model.eval()), torch.arange(batch) % model.null_label
+        noise = seeded_noise(range(batch), (model.in_channels, model.input_size, model.input_size))
+        for method in ('heun', 'euler_maruyama'):
+            ours = partial(sample, counted, noise, y, method, steps, scale, (0., high))
+            forms = dict(script=partial(repa_script, counted, noise, y, method, steps, scale, high), loop=partial(repa_loop, counted, noise, y, method, steps, scale, high),
+                         ours=lambda: ours(generator=seeded_generators(range(batch))), bf16=lambda: torch.autocast('cpu', torch.bfloat16)(ours)(generator=seeded_generators(range(batch))))
+            rows, images = {}, {}
+            with torch.random.fork_rng(devices=[]):
+                for form, fn in forms.items():
+                    counted.calls = counted.rows = 0
+                    images[form], rows[form], calls = fn(), counted.rows/batch, counted.calls
+                if method == 'heun': torch.testing.assert_close(images['ours'].double(), images['loop'], rtol=1e-4, atol=1e-4)
+                times = seconds_in_turn(forms, repeats)
+            table.append(dict(model=name, method=method, batch=batch, steps=steps, calls=calls, rows=rows, **times))
+    return dict(machine=machine(), scale=scale, high=high, repeats=repeats, table=table)

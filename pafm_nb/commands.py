@@ -164,15 +164,15 @@ def pafm_sample(
 # %% ../nbs/18_commands.ipynb #720f78c8
 @call_parse
 def pafm_bench(
-    what:Param('What to measure', str, choices=('target', 'bank', 'prepare', 'model', 'train')),
+    what:Param('What to measure', str, choices=('target', 'bank', 'prepare', 'model', 'train', 'sampling')),
     out:str='', # also write the result to this JSON file
 ):
     "Measure speed and memory as ratios in one run"
     def work():
         if out and not Path(out).absolute().parent.is_dir(): raise FileNotFoundError(f'there is no folder {Path(out).absolute().parent} to write {out} to: make it first')
         from pafm_nb.bank import write_json
-        from pafm_nb.bench import bench_bank, bench_model, bench_prepare, bench_target, bench_train
-        result = dict(target=bench_target, bank=bench_bank, prepare=bench_prepare, model=bench_model, train=bench_train)[what]()
+        from pafm_nb.bench import bench_bank, bench_model, bench_prepare, bench_sampling, bench_target, bench_train
+        result = dict(target=bench_target, bank=bench_bank, prepare=bench_prepare, model=bench_model, train=bench_train, sampling=bench_sampling)[what]()
         print(json.dumps(result, indent=1))
         if out: write_json(out, result)
     return run_command(work, 'run the same command again')
