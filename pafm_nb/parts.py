@@ -49,7 +49,7 @@ class Parts:
         plan, file = json.loads(json.dumps(plan | dict(pieces=total))), self.folder/'plan.json'
         before = json.loads(file.read_text()) if file.exists() else None
         if before is None: write_json(file, plan)
-        for k in plan.keys() | (before or plan).keys():
+        for k in (before or {}) | plan:
             if before and before.get(k) != plan.get(k):
                 raise ValueError(f'{folder} holds work begun with {k}={before.get(k)!r}, not {plan.get(k)!r}: give the same value, another folder, or remove it')
 
