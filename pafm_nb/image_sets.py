@@ -126,14 +126,16 @@ def folder_images(folder:str|Path, # image files at any depth; what begins with 
             yield torch.stack(batch)
     return ImageSet(str(folder), (len(files), channels, height, width), read)
 
-# %% ../nbs/15b_image_sets.ipynb #00b1383b
+# %% ../nbs/15b_image_sets.ipynb #35468fef
 def image_file(source:str|Path, # a file, or a folder
-              )->Path: # the one .npz or .npy in a folder; the folder itself if it holds image files
+              )->Path: # the .npz or .npy, or the folder with the image files
     "Where the images of a path are"
     path = Path(source)
     if not path.exists(): raise FileNotFoundError(f'there is nothing at {path}: give an .npz, an .npy or a folder of images')
     if path.is_file(): return path
-    files = sorted(file for file in path.iterdir() if file.suffix in ('.npz', '.npy') and not file.name.startswith('.'))
+    ours = (path/'protocol.json').is_file()
+    if (path/'pieces').is_dir() and not ours: raise ValueError(f'{path} is not finished: run the command that makes it again')
+    files = sorted(file for file in path.iterdir() if file.suffix in ('.npz', '.npy') and not file.name.startswith('.')) + [path/'png']*(ours and (path/'png').is_dir())
     if len(files) > 1: raise ValueError(f'{path} holds {", ".join(file.name for file in files)}: name the one to read')
     return files[0] if files else path
 
