@@ -415,7 +415,8 @@ def evaluate(samples, # generated images: uint8 (N, C, H, W) tensor, array, or a
     moments, about, real = _reference(reference, metrics, size)
     if stats and moments: raise ValueError(f'{reference} has statistics already: leave out stats, or give images')
     _check_sets(fake, real, metrics, spec, spec.dim or 99)
-    device = torch.device(device or (samples.device if getattr(samples, 'is_cuda', False) or not torch.cuda.is_available() else 'cuda'))
+    here = samples.device.type if isinstance(samples, Tensor) else 'cpu'
+    device = torch.device(device or ('cuda' if here == 'cpu' and torch.cuda.is_available() else here))
     with torch.random.fork_rng(devices=[]): net = spec.make(spec.name, list(spec.layers.values()), feature_extractor_weights_path=weights)
     net = net.eval().requires_grad_(False).to(device)
     dims, named = dict(features=spec.dim or net.dim, spatial=2023), dict(extractor=spec.name, weights_sha256=net.weights_sha256[:8])
