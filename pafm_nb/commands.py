@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PREPARE', 'run_command', 'summary_table', 'pafm_demo', 'true_or_false', 'json_object', 'train_parser', 'train_config',
            'pafm_train', 'check_given', 'check_there', 'check_model', 'prepare_parser', 'pafm_prepare', 'pafm_sample',
-           'pafm_bench']
+           'results_table', 'pafm_evaluate', 'pafm_bench']
 
 # %% ../nbs/18_commands.ipynb #57c844a7
 import argparse, inspect, json, re, sys
@@ -254,6 +254,42 @@ def pafm_sample(
                  guidance_channels=guidance_channels or None, atol=atol, rtol=rtol, dtype=torch.float64 if double else None)
         if crew().is_main_process: print(f'{n} images are in {out}, and what made them in {out}/protocol.json')
     return run_command(work, 'run the same command again to go on')
+
+# %% ../nbs/18_commands.ipynb #b031a19b
+def results_table(
+    found:dict, # of `evaluate`
+) -> str:
+    "The numbers of an evaluation, one a line"
+    from pafm_nb.evaluation import results
+    rows = {name: f'{value[0]:.4f} +- {value[1]:.4f}' if isinstance(value, tuple) else f'{value:.4f}' for name, value in results(found).items()}
+    return '\n'.join(f'{name:12s}{value:>20s}' for name, value in rows.items())
+
+@call_parse
+def pafm_evaluate(
+    samples:str='', # folder of pafm_sample, .npz with arr_0 (N, H, W, C), .npy, or folder of images
+    reference:str='', # the same of real images, or .npz of statistics (mu, sigma)
+    extractor:Param('Network', str, choices=('inception', 'dinov2', 'mnist', 'digits'))='inception',
+    weights:str='', # of the network, where it does not have them: a file, for dinov2 a folder
+    metrics:str='fid,isc,kid,prc', # of fid, isc, kid, prc, sfid
+    size:int=0, # ADM's centre crop of a folder of real images; 0 leaves them as they are
+    save_stats:str='', # also write the reference's statistics to this .npz
+    out:str='', # result; by default evaluation_EXTRACTOR.json beside the samples
+    batch_size:int=64, # images in one pass of the network
+    device:str='', # cpu, cuda, cuda:1; by default a GPU if there is one
+):
+    "Compare generated images with real ones: FID and its kin"
+    def work():
+        for name, value in dict(samples=samples, reference=reference).items():
+            if not value: raise ValueError(f'which images? give a file or folder with --{name}')
+            if not Path(value).exists(): raise FileNotFoundError(f'there is nothing at {value}: give the --{name} as a file or folder')
+        for name, value in dict(out=out, save_stats=save_stats).items():
+            if value and not Path(value).absolute().parent.is_dir(): raise FileNotFoundError(f'there is no folder for --{name} {value}: make it first')
+        from pafm_nb.evaluation import evaluate_files, protocol_line
+        from pafm_nb.image_sets import protocol_of
+        found, file = evaluate_files(samples, reference, out or None, extractor, weights=weights or None, metrics=tuple(metrics.split(',')), size=size or None,
+                                     stats=save_stats or None, batch_size=batch_size, device=device or None, progress=True)
+        print(f'{results_table(found)}\n\n{protocol_line(found, protocol_of(samples))}\n\n{file}')
+    return run_command(work, 'run the same command again')
 
 # %% ../nbs/18_commands.ipynb #720f78c8
 @call_parse

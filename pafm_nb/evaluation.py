@@ -7,7 +7,7 @@ __all__ = ['CLASSIFIERS', 'DINOV2', 'EXTRACTORS', 'METRICS', 'MOMENTS', 'FRECHET
            'DigitsClassifier', 'train_digits_classifier', 'sha256', 'shipped_weights', 'digits_classifier',
            'DigitsFeatures', 'MNISTFeatures', 'inception_weights', 'InceptionFeatures', 'DINOv2Features', 'Extractor',
            'check_metrics', 'Features', 'read_features', 'save_stats', 'load_stats', 'evaluate', 'results',
-           'protocol_line']
+           'protocol_line', 'evaluate_files']
 
 # %% ../nbs/16_evaluation.ipynb #666cb5b5
 import hashlib, math, os
@@ -32,7 +32,8 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from . import __version__
 from .data import digits
-from .image_sets import BROKEN, ImageSet, image_file, npz_images, npz_keys, image_set
+from .image_sets import BROKEN, ImageSet, image_file, npz_images, npz_keys, image_set, protocol_of
+from .parts import check_writable, write_json
 from .pools import TensorPool
 from .progress import progress_bar
 
@@ -220,13 +221,17 @@ class DINOv2Features(FeatureExtractorBase):
     "The class token of a DINOv2 of transformers"
     def __init__(self, name, features_list, feature_extractor_weights_path=None, **kwargs):
         super().__init__(name, features_list)
-        try: from transformers import Dinov2Model
+        try: from transformers import AutoConfig, Dinov2Model
         except ImportError as error: raise ValueError("the DINOv2 extractor needs transformers: pip install 'pafm_nb[text]'") from error
         source = str(feature_extractor_weights_path or DINOV2)
         remedy = f'give a folder with a Dinov2Model (config.json and model.safetensors), or download {DINOV2} on a machine with a network'
-        try: self.net, report = Dinov2Model.from_pretrained(source, local_files_only=Path(source).is_dir(), use_safetensors=True, output_loading_info=True)
-        except (OSError, ValueError, SafetensorError) as error: raise FileNotFoundError(f'no DINOv2 weights at {source}: {remedy}') from error
-        if report['missing_keys']: raise ValueError(f'{source} is no DINOv2, it lacks {sorted(report["missing_keys"])[0]}: {remedy}')
+        local = dict(local_files_only=Path(source).is_dir())
+        try:
+            config = AutoConfig.from_pretrained(source, **local)
+            if config.model_type != 'dinov2': raise ValueError(f'it is a {config.model_type}')
+            self.net, report = Dinov2Model.from_pretrained(source, use_safetensors=True, output_loading_info=True, **local)
+            if report['missing_keys']: raise ValueError(f'it lacks {sorted(report["missing_keys"])[0]}')
+        except (OSError, ValueError, SafetensorError) as error: raise ValueError(f'{source} is no DINOv2 ({str(error).splitlines()[0]}): {remedy}') from error
         self.net.eval()
         self.dim = self.net.config.hidden_size
         weights = hashlib.sha256()
@@ -362,7 +367,7 @@ def _check_images(images, metrics, spec, dim):
     "Refuse images that the extractor does not read, and too few of them"
     count, channels, *sides = images.shape
     if channels not in spec.channels: raise ValueError(f'{images.name} must have {" or ".join(map(str, spec.channels))} channels for {spec.name}, got {images.shape}')
-    if spec.size and sides != [spec.size]*2: raise ValueError(f'{images.name} must be {spec.size}x{spec.size} for {spec.name}, got {images.shape}')
+    if spec.size and sides != [spec.size]*2: raise ValueError(f'{images.name} must be {spec.size}x{spec.size} for {spec.name}, got {images.shape}: size={spec.size} cuts a folder of real images')
     for metric in metrics:
         least = dict(fid=dim + 1, sfid=2024).get(metric, 100)
         if count < least: raise ValueError(f'{images.name} has {count} images: {metric} with {spec.name} needs at least {least}')
@@ -414,9 +419,9 @@ def evaluate(samples, # generated images: uint8 (N, C, H, W) tensor, array, or a
     spec, fake = EXTRACTORS[extractor], image_set(samples, 'samples')
     moments, about, real = _reference(reference, metrics, size)
     if stats and moments: raise ValueError(f'{reference} has statistics already: leave out stats, or give images')
-    _check_sets(fake, real, metrics, spec, spec.dim or 99)
-    here = samples.device.type if isinstance(samples, Tensor) else 'cpu'
-    device = torch.device(device or ('cuda' if here == 'cpu' and torch.cuda.is_available() else here))
+    _check_sets(fake, real, metrics, spec, spec.dim or 0)
+    here = samples.device if isinstance(samples, Tensor) else torch.device('cpu')
+    device = torch.device(device or ('cuda' if here.type == 'cpu' and torch.cuda.is_available() else here))
     with torch.random.fork_rng(devices=[]): net = spec.make(spec.name, list(spec.layers.values()), feature_extractor_weights_path=weights)
     net = net.eval().requires_grad_(False).to(device)
     dims, named = dict(features=spec.dim or net.dim, spatial=2023), dict(extractor=spec.name, weights_sha256=net.weights_sha256[:8])
@@ -447,9 +452,10 @@ def _count(n): return f'{n//1000}K' if n % 1000 == 0 else str(n)
 
 def results(found:dict # of `evaluate`
            )->dict: # metric: value, or (value, spread)
-    "The numbers of an evaluation by the names people use"
+    "The numbers of an evaluation by the names people use; a distance that rounding made negative is 0"
     metrics = [key for key, value in found.items() if isinstance(value, float) and not key.endswith('_std')]
-    return {_title(key): (found[key], found[f'{key}_std']) if f'{key}_std' in found else found[key] for key in metrics}
+    clean = lambda key: max(0., found[key]) if key in ('fid', 'sfid') or key.startswith('fd_') else found[key]
+    return {_title(key): (found[key], found[f'{key}_std']) if f'{key}_std' in found else clean(key) for key in metrics}
 
 def _flat(value, prefix=''):
     "Nested settings as one list"
@@ -465,3 +471,20 @@ def protocol_line(found:dict, # of `evaluate`
     number = ', '.join(f'{name}-{n} {value[0] if isinstance(value, tuple) else value:.4g}' for name, value in results(found).items())
     rest = {key: value for key, value in found.items() if not isinstance(value, float) and key not in ('protocol', 'line')}
     return f'{number} ({", ".join(_flat((made or {}) | rest))})'
+
+# %% ../nbs/16_evaluation.ipynb #17bab2f1
+def evaluate_files(samples:str|Path, # what `image_set` reads
+                   reference:str|Path, # the same, or statistics
+                   out:str|Path|None=None, # .json; None: beside the samples, evaluation_EXTRACTOR.json in a folder, NAME_EXTRACTOR.json beside a file
+                   extractor:str='inception',
+                   **settings # of `evaluate`
+                  )->tuple[dict, Path]: # what was found, and where it was written
+    "Evaluate files, and write the result with its whole protocol"
+    samples, made = Path(samples), protocol_of(samples)
+    out = Path(out or (samples/f'evaluation_{extractor}.json' if samples.is_dir() else samples.with_name(f'{samples.stem}_{extractor}.json')))
+    check_writable(out.parent)
+    count = image_set(samples).shape[0]
+    if made.get('n', count) != count: raise ValueError(f'{samples} holds {count} images, and protocol.json says {made["n"]}: make them again')
+    found = evaluate(samples, reference, extractor=extractor, **settings)
+    write_json(out, dict(line=protocol_line(found, made)) | found | dict(samples=str(samples), size=settings.get('size'), protocol=made))
+    return found, out
