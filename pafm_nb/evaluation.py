@@ -57,7 +57,7 @@ class Moments:
 
     def add(self, x:Tensor # (B, d)
            )->None:
-        x = x.double()
+        x = (x.cpu() if x.device.type == 'mps' else x).double()
         if not self.n: self.origin, self.sum, self.products = x.mean(0), 0, 0
         x = x - self.origin
         self.n, self.sum, self.products = self.n + len(x), self.sum + x.sum(0), self.products + x.T @ x
@@ -385,6 +385,7 @@ def _check_stats(path, moments, about, extractor, dims):
     for key, value in extractor.items():
         if about.get(key, value) != value: raise ValueError(f'{path} has statistics of {key} {about[key]}, not {value}: make them with this one')
     for layer, (mu, _) in moments.items():
+        if about.get('n', math.inf) <= dims[layer]: raise ValueError(f'{path} is of {about["n"]} images: {dims[layer]} {layer} need at least {dims[layer] + 1}')
         if len(mu) != dims[layer]: raise ValueError(f'{path} has {len(mu)} {layer}: {extractor["extractor"]} has {dims[layer]}')
 
 # %% ../nbs/16_evaluation.ipynb #dcc025e6
@@ -432,6 +433,7 @@ def evaluate(samples, # generated images: uint8 (N, C, H, W) tensor, array, or a
     summed, pairs = {METRICS[metric][0] for metric in metrics if metric in FRECHET}, {'features'} if set(metrics) & set(PAIRS) else set()
     made = dict(n_samples=fake.shape[0]) | (dict(reference=Path(reference).name) if isinstance(reference, (str, Path)) else {}) | ({'n_reference': about['n']} if 'n' in about else {})
     real_features = None
+    if moments: made['statistics_sha256'] = sha256(b''.join(array.tobytes() for pair in moments.values() for array in pair))[:16]
     if real and (pairs or stats or summed and not moments):
         real_features = read(real, set() if moments else set(MOMENTS) & set(spec.layers) if stats else summed, pairs)
         made |= dict(n_reference=real.shape[0], reference_sha256=real_features.sha256)
@@ -469,7 +471,7 @@ def protocol_line(found:dict, # of `evaluate`
     "The numbers with all that is needed to repeat them"
     n = _count(found['n_samples'])
     number = ', '.join(f'{name}-{n} {value[0] if isinstance(value, tuple) else value:.4g}' for name, value in results(found).items())
-    rest = {key: value for key, value in found.items() if not isinstance(value, float) and key not in ('protocol', 'line')}
+    rest = {key: value for key, value in found.items() if not isinstance(value, float)}
     return f'{number} ({", ".join(_flat((made or {}) | rest))})'
 
 # %% ../nbs/16_evaluation.ipynb #17bab2f1
@@ -483,8 +485,8 @@ def evaluate_files(samples:str|Path, # what `image_set` reads
     samples, made = Path(samples), protocol_of(samples)
     out = Path(out or (samples/f'evaluation_{extractor}.json' if samples.is_dir() else samples.with_name(f'{samples.stem}_{extractor}.json')))
     check_writable(out.parent)
-    count = image_set(samples).shape[0]
-    if made.get('n', count) != count: raise ValueError(f'{samples} holds {count} images, and protocol.json says {made["n"]}: make them again')
-    found = evaluate(samples, reference, extractor=extractor, **settings)
+    images = image_set(samples)
+    if made.get('n', images.shape[0]) != images.shape[0]: raise ValueError(f'{samples} holds {images.shape[0]} images, and protocol.json says {made["n"]}: make them again')
+    found = evaluate(images, reference, extractor=extractor, **settings)
     write_json(out, dict(line=protocol_line(found, made)) | found | dict(samples=str(samples), size=settings.get('size'), protocol=made))
     return found, out

@@ -16,7 +16,8 @@ __all__ = ['images', 'fd', 'features', 'refused', 'Payload', 'test_shipped_class
            'test_weights_are_checked', 'test_features_that_are_not_finite_are_refused',
            'test_nothing_is_cached_and_weights_are_named', 'test_random_state_and_inputs_are_untouched', 'Untrained',
            'inception', 'blots', 'test_inception_layers_are_those_of_torch_fidelity',
-           'test_inception_from_file_to_metrics', 'test_dinov2_reads_the_class_token', 'test_killed_and_run_again']
+           'test_inception_from_file_to_metrics', 'test_dinov2_reads_the_class_token', 'test_killed_and_run_again',
+           'test_mistakes_are_told_before_torch_is_loaded']
 
 # %% ../../nbs/97_test_evaluation.ipynb #f7753a03
 import json, signal, subprocess, sys, time
@@ -211,7 +212,7 @@ def test_statistics_file_equals_its_images(tmp_path):
     np.savez(tmp_path/'stats.npz', mu=f.mean(0), sigma=np.cov(f.T))
     result = evaluate(samples, tmp_path/'stats.npz', ('fid', 'isc'), 'digits')
     assert_close(result['fd_digits'], fd(samples, reference), rtol=1e-6, atol=0)
-    assert result['reference'] == 'stats.npz'
+    assert result['reference'] == 'stats.npz' and len(result['statistics_sha256']) == 16
     refused('need real images', evaluate, samples, tmp_path/'stats.npz', 'prc', 'digits')
     np.savez(tmp_path/'adm.npz', mu=f.mean(0), sigma=np.cov(f.T), arr_0=reference[:500].permute(0, 2, 3, 1).numpy())
     mixed, apart = evaluate(samples, tmp_path/'adm.npz', ('fid', 'prc'), 'digits'), evaluate(samples, reference[:500], 'prc', 'digits')
@@ -241,6 +242,7 @@ def test_bad_statistics_are_refused(tmp_path):
     check('not finite', **good | dict(mu=np.full(64, np.nan)))
     check('not symmetric', **good | dict(sigma=np.triu(np.ones((64, 64)))))
     check('cannot be read', **good | dict(mu=np.array([Payload()]*64, dtype=object)))
+    check('is of 64 images: 64 features need at least 65', **good, n=64)
 
 # %% ../../nbs/97_test_evaluation.ipynb #75103289
 @pytest.mark.parametrize('change, message', [
@@ -342,7 +344,8 @@ def test_inception_layers_are_those_of_torch_fidelity(inception):
     distance = np.square(a.mean(0) - b.mean(0)).sum() + sum(np.square(f).sum()/7 for f in centred) - 2*root
     assert_close(frechet_distance(*halves[0].moments['features'], *halves[1].moments['features']), distance, rtol=1e-6, atol=0)
 
-def test_inception_from_file_to_metrics(inception, tmp_path):
+def test_inception_from_file_to_metrics(inception, tmp_path, monkeypatch):
+    monkeypatch.setattr(FeatureExtractorInceptionV3, 'INPUT_IMAGE_SIZE', 139)
     np.savez(tmp_path/'real.npz', blots(100, 16, 1).permute(0, 2, 3, 1).numpy())
     np.savez(tmp_path/'samples.npz', blots(100, 16, 2).permute(0, 2, 3, 1).numpy())
     refused('has 100 images: sfid with inception-v3-compat needs at least 2024', evaluate_files, tmp_path/'samples.npz', tmp_path/'real.npz', metrics='sfid', weights=inception)
@@ -350,7 +353,7 @@ def test_inception_from_file_to_metrics(inception, tmp_path):
     assert file.name == 'samples_inception.json' and json.loads(file.read_text())['line'].startswith('IS-100 ')
     assert 1 <= found['inception_score'] and np.isfinite(found['kid']) and min(found['precision'], found['recall']) > .5
     moments, about = load_stats(tmp_path/'stats.npz', ('features', 'spatial'))
-    assert about['extractor'] == 'inception-v3-compat' and [len(mu) for mu, _ in moments.values()] == [2048, 2023]
+    assert about['extractor'] == 'inception-v3-compat' and len(moments['features'][0]) == 2048
 
 # %% ../../nbs/97_test_evaluation.ipynb #254c76b5
 def test_dinov2_reads_the_class_token(tmp_path):
@@ -392,3 +395,13 @@ def test_killed_and_run_again(tmp_path):
     found, _ = evaluate_files(tmp_path/'samples.npy', stats, tmp_path/'again.json', 'digits', metrics='fid', batch_size=16)
     assert json.loads(result.read_text())['fd_digits'] == found['fd_digits']
     assert sorted(file.name for file in tmp_path.iterdir()) == ['again.json', 'program.py', 'real.npy', 'samples.npy', 'samples_digits.json', 'stats.npz']
+
+# %% ../../nbs/97_test_evaluation.ipynb #dcf4ec4f
+@pytest.mark.parametrize('line, said', [
+    ('--help', 'usage: pafm_evaluate'), ('', '--samples'), ('--samples . --reference nowhere.npz', 'there is nothing at nowhere.npz'),
+    ('--samples . --reference . --extractor vgg', 'invalid choice'), ('--samples . --reference . --out no/where.json', 'no/where.json')])
+def test_mistakes_are_told_before_torch_is_loaded(tmp_path, line, said):
+    (tmp_path/'pafm_evaluate.py').write_text("import sys\nfrom pafm_nb.commands import pafm_evaluate\ntry: pafm_evaluate()\nfinally: print('torch' in sys.modules)")
+    done = subprocess.run([sys.executable, tmp_path/'pafm_evaluate.py', *line.split()], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert said in done.stdout + done.stderr and 'Traceback' not in done.stderr
+    assert done.stdout.splitlines()[-1] == 'False' and done.returncode == (0 if line == '--help' else 2)
