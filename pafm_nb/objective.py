@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from .candidate_sets import Candidates, CandidateSet, Noisy, SharedCandidates
 from .paths import LinearPath, check_path, expand
-from .pools import Batch, check_null_text
+from .pools import Batch, check_null_text, sent
 from .posterior import check_candidates, check_pair, check_temperature, effective_sample_size, signal_to_noise, working_dtype
 
 # %% ../nbs/03_objective.ipynb #2c0ea7c3
@@ -103,10 +103,8 @@ class Prepared(NamedTuple):
     source_weight:Tensor # (B,) posterior weight of the source
 
     def to(self, device) -> 'Prepared':
-        "The same on another kind of device; to a GPU the copies wait for nobody"
-        if self.z_t.device.type == torch.device(device).type: return self
-        move = lambda x: x if x is None else x.pin_memory().to(device, non_blocking=True)
-        return Prepared(*map(move, self))
+        "The same on another device; to a GPU the copies wait for nobody"
+        return Prepared(*(None if x is None else sent(x, device) for x in self))
 
 class LossOutput(NamedTuple):
     "A loss to call `.backward()` on, and what it did; the others are detached means over the batch, still on its device"
