@@ -104,7 +104,7 @@ _REPA = dict(batch_size=256, lr=1e-4, weight_decay=0., grad_clip=1., ema_decay=.
 RECIPES = dict(
     digits=dict(data='digits', model='SiT-digits', batch_size=128, lr=1e-3, ema_decay=.99, label_dropout=.1),
     captions=dict(data='captions', model='MMDiT-captions', batch_size=64, lr=1e-3, ema_decay=.99, label_dropout=.1, steps=4000, sample_every=1000, sample_guidance=3.),
-    **{'mnist-latents': dict(data=None, model='SiT-digits', model_args=dict(in_channels=4, hidden_size=96, depth=4), batch_size=128, lr=1e-3, ema_decay=.995, label_dropout=.1, steps=4000, save_every=1000)},
+    **{'mnist-latents': dict(data=None, candidates='ExactMoments', model='SiT-digits', model_args=dict(in_channels=4, hidden_size=96, depth=4), batch_size=128, lr=1e-3, ema_decay=.995, label_dropout=.1, steps=4000, save_every=1000)},
     **{f'imagenet-sit-{size}2': dict(_REPA, data=None, model=f'SiT-{size.upper()}/2') for size in ('b', 'xl')},
     **{'cc12m-mmdit': dict(_REPA, data=None, model='MMDiT-B/2', candidates='TextLikelihood')})
 

@@ -75,6 +75,7 @@ def compare_moons(
 ) -> dict: # what is written to moons.json
     "FM and PAFM on two moons: samples, stray points, error to the exact field over steps"
     check_writable(out := Path(out))
+    out.mkdir(parents=True, exist_ok=True)
     protocol, every = dict(MOONS, blur=BLUR, seeds=list(seeds), steps=steps, device='cpu', torch=str(torch.__version__)), max(1, steps//30)
     file = out/'moons.json'
     if file.exists() and (found := json.loads(file.read_text()))['protocol'] == protocol: return found

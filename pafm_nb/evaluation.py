@@ -485,6 +485,7 @@ def evaluate_files(samples:str|Path, # what `image_set` reads
     samples, made = Path(samples), protocol_of(samples)
     out = Path(out or (samples/f'evaluation_{extractor}.json' if samples.is_dir() else samples.with_name(f'{samples.stem}_{extractor}.json')))
     check_writable(out.parent)
+    out.parent.mkdir(parents=True, exist_ok=True)
     images = image_set(samples)
     if made.get('n', images.shape[0]) != images.shape[0]: raise ValueError(f'{samples} holds {images.shape[0]} images, and protocol.json says {made["n"]}: make them again')
     found = evaluate(images, reference, extractor=extractor, **settings)

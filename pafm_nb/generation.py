@@ -270,12 +270,11 @@ def _finish(out, parts, plan, form, n, run, device):
     "The protocol, a picture, and no pieces any more"
     notes = [parts.read(i)[1] for i in range(parts.total)]
     nfe = sorted({note['nfe'] for note in notes})
-    if form != 'png':
-        first, size = [], 0
-        for images in _pieces(parts):
-            first.append(torch.from_numpy(np.array(images[:64 - size])))
-            if (size := size + len(first[-1])) >= 64: break
-        image_grid(torch.cat(first).permute(0, 3, 1, 2), columns=8, path=out/'grid.png')
+    first, size = [], 0
+    for images in _pieces(parts):
+        first.append(torch.from_numpy(np.array(images[:64 - size])))
+        if (size := size + len(first[-1])) >= 64: break
+    image_grid(torch.cat(first).permute(0, 3, 1, 2), columns=8, path=out/'grid.png')
     made = dict(form=form, nfe=nfe[0] if len(nfe) == 1 else dict(least=nfe[0], mean=sum(note['nfe'] for note in notes)/len(notes), most=nfe[-1]), rows_per_image=sum(note['rows'] for note in notes)/n,
                 batch_size=sorted({note['batch_size'] for note in notes}), run=run.config.out, data=run.config.data, device=torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type, **_versions())
     write_json(out/'protocol.json', made | plan | dict(batch_size=plan.get('batch_size', made['batch_size'])))

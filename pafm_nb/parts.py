@@ -12,13 +12,13 @@ from pathlib import Path
 
 # %% ../nbs/10b_parts.ipynb #dc09a86c
 def check_writable(
-    folder, # made if needed
+    folder, # there, or to be made
 ):
-    "Refuse a folder that cannot be written"
-    folder = Path(folder)
+    "Refuse a folder that cannot be written, or made; nothing is made yet"
+    folder = Path(folder).absolute()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder/f'.probe_{os.getpid()}'
+        there = next(p for p in (folder, *folder.parents) if p.exists())
+        probe = there/f'.probe_{os.getpid()}'
         probe.write_text('')
         probe.unlink()
     except OSError as e: raise ValueError(f'{folder} cannot be written ({e.strerror}): give another folder') from e
@@ -46,6 +46,7 @@ class Parts:
     ):
         self.folder, self.total = Path(folder), total
         check_writable(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
         plan, file = json.loads(json.dumps(plan | dict(pieces=total))), self.folder/'plan.json'
         before = json.loads(file.read_text()) if file.exists() else None
         if before is None: write_json(file, plan)

@@ -103,6 +103,7 @@ def build_objective(
     if pool.text is not None and not pool.labelled and config.candidates not in ('TextLikelihood', 'MomentDraws', 'RandomCrops'):
         warnings.warn(f'{config.candidates} takes every endpoint as equally compatible with every caption, and {config.data} has captions without labels: '
                       'the target is biased towards the unconditional one; TextLikelihood weighs them')
+    if config.candidates == 'WholeClass' and pool.mean is not None: raise ValueError(f'a row of {config.data} is a fresh draw from its moments, which WholeClass does not know: use ExactMoments, the whole class with its moments')
     try: sampler = SAMPLERS[config.candidates](pool, config.k, **config.sampler_args)
     except TypeError as e: raise ValueError(f'{config.candidates} does not take sampler_args={config.sampler_args} ({e})') from e
     return PAFMLoss(sampler, temperature=config.temperature, **common)
@@ -203,7 +204,7 @@ class Trainer:
         self._agree()
         state = gathered(found and found[2], self.group)[0]
         self.pieces = share_out(config, self.accelerator.num_processes, state)
-        self.together(lambda: self.main and check_writable(self.out))
+        self.together(lambda: self.main and (check_writable(self.out), self.out.mkdir(parents=True, exist_ok=True)))
         model.to(self.device)
         self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)).requires_grad_(False)
         self.ema.n_averaged = self.ema.n_averaged.cpu()  # it is looked at in every step

@@ -132,7 +132,7 @@ def test_forms_agree(run, whole, tmp_path):
     ft.test_eq([f.name for f in files[:2]] + [files[-1].name], ['000000.png', '000001.png', '000044.png'])
     assert (np.stack([np.array(Image.open(f)) for f in files]) == images(whole)[..., 0]).all()
     for out in (whole, npz, png): assert not (out/'pieces').exists() and not list(out.glob('.*'))
-    ft.test_eq((Image.open(whole/'grid.png').size, (png/'grid.png').exists()), ((274, 206), False))
+    ft.test_eq((Image.open(whole/'grid.png').size, (png/'grid.png').exists()), ((274, 206), True))
 
 
 def test_protocol(run, whole):
@@ -195,7 +195,7 @@ def test_kills_at_the_end(run, whole, tmp_path, monkeypatch, when, form):
     out = generate(run, tmp_path/'images', **ask)
     got = images(out) if form == 'npy' else np.stack([np.array(Image.open(f))[..., None] for f in sorted((out/'png').iterdir())])
     assert (got == images(whole)[:10]).all()
-    ft.test_eq({p.name for p in out.iterdir()}, {'protocol.json'} | ({'samples.npy', 'grid.png'} if form == 'npy' else {'png'}))
+    ft.test_eq({p.name for p in out.iterdir()}, {'protocol.json'} | ({'samples.npy', 'grid.png'} if form == 'npy' else {'png', 'grid.png'}))
 
 
 def test_other_settings_are_refused(run, whole, tmp_path):
