@@ -14,15 +14,14 @@ import numpy as np, torch
 from PIL import Image
 from torch import Tensor, nn
 import pafm_nb
-from .checkpoints import newest_checkpoint
-from .config import TrainConfig, saved_config
+from .config import TrainConfig
 from .data import encode_captions, image_grid, to_uint8
 from .mmdit import MMDIT_MODELS
 from .parts import Parts, crew, write_json
 from .paths import PATHS
 from .progress import progress_bar
 from .sampling import Counted, check_sampling, sample_many
-from .training import build_model, open_data, open_encoder
+from .training import newest_run, open_data, open_encoder
 
 # %% ../nbs/15a_generation.ipynb #ff5f3d3c
 class Run(NamedTuple):
@@ -40,14 +39,9 @@ def open_run(
     device='cpu', # of the model
 )->Run:
     "The newest whole checkpoint of a run"
-    found = newest_checkpoint(Path(folder)/'checkpoints')
-    if found is None: raise FileNotFoundError(f'{folder} holds no checkpoint: give the folder of a training run')
-    _, tensors, state = found
-    config = saved_config(folder, state)
-    model = build_model(config)
-    model.load_state_dict(tensors['ema'])
+    model, config, state = newest_run(folder)
     classes = int(re.search(r', (\d+) classes', state['data'])[1])
-    return Run(model.eval().requires_grad_(False).to(device), config, state['step'], state['checksums']['ema'], classes, state.get('about', {}))
+    return Run(model.requires_grad_(False).to(device), config, state['step'], state['checksums']['ema'], classes, state.get('about', {}))
 
 # %% ../nbs/15a_generation.ipynb #daa88ad6
 LABELS = ('balanced', 'random')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DATA', 'PRECISIONS', 'TIMES', 'PREPARED', 'RESUMABLE', 'open_data', 'open_encoder', 'build_model', 'check_fit',
            'build_objective', 'connect', 'share_out', 'gathered', 'together', 'handed_over', 'fingerprint', 'Trainer',
-           'load_run', 'run_about']
+           'newest_run', 'load_run']
 
 # %% ../nbs/14c_training.ipynb #e654a4a6
 import hashlib, json, time, warnings
@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .bank import LatentBank
 from .candidates import SAMPLERS
 from .pools import draw
-from .checkpoints import FILES, JsonLines, deferred_signals, last_name, newest_checkpoint, newest_state, only_run, pack_optimizer, save_checkpoint, unpack_optimizer
+from .checkpoints import FILES, JsonLines, deferred_signals, last_name, newest_checkpoint, only_run, pack_optimizer, save_checkpoint, unpack_optimizer
 from .config import TrainConfig, check_data, saved_config
 from .data import captioned_shapes, digits, image_grid
 from .mmdit import MMDIT_MODELS, MODELS
@@ -390,20 +390,20 @@ class Trainer:
                          f'lower lr={self.config.lr} or look at these rows; the last good checkpoint is {last_name(self.out/"checkpoints")}')
 
 # %% ../nbs/14c_training.ipynb #ac1578a3
-def load_run(
+def newest_run(
     folder, # of a run
-): # (model with the averaged weights in eval mode, TrainConfig)
-    "The averaged model of a run's newest whole checkpoint, and its config"
+): # (model with the averaged weights in eval mode, TrainConfig, the checkpoint's state)
+    "The averaged model of a run's newest whole checkpoint, its config and all it says of itself"
     found = newest_checkpoint(Path(folder)/'checkpoints')
     if found is None: raise FileNotFoundError(f'{folder} holds no checkpoint: give the folder of a training run')
     _, tensors, state = found
     config = saved_config(folder, state)
     model = build_model(config)
     model.load_state_dict(tensors['ema'])
-    return model.eval(), config
+    return model.eval(), config, state
 
-def run_about(
+def load_run(
     folder, # of a run
-) -> dict: # `about` of the bank it was trained on
-    "Where a run's data come from and how they become images again"
-    return newest_state(folder).get('about', {})
+): # (model with the averaged weights in eval mode, TrainConfig)
+    "The averaged model of a run's newest whole checkpoint, and its config"
+    return newest_run(folder)[:2]
