@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['machine', 'peak_memory', 'measure', 'seconds_in_turn', 'broadcast_target', 'bench_target', 'spectrum', 'DeviceCost',
            'device_cost', 'sparse_bank', 'bench_bank', 'spectrum_points', 'bench_prepare', 'plain_attend',
-           'bench_model', 'bench_train', 'repa_loop', 'repa_script', 'bench_sampling']
+           'bench_model', 'bench_train', 'repa_loop', 'repa_script', 'bench_sampling', 'photos', 'encode_one_by_one',
+           'bench_encoding']
 
 # %% ../nbs/19_bench.ipynb #84f8cdb8
 import copy, ctypes, os, platform, shutil, subprocess, sys, tempfile, time
@@ -15,12 +16,16 @@ from pathlib import Path
 from statistics import median
 from unittest.mock import patch
 import numpy as np, torch
+from PIL import Image
 from .bank import DTYPES, LatentBank, coarse_lists, list_neighbors, meta_of, write_json
 from .candidate_sets import SharedCandidates
 from .candidates import SAMPLERS, WholeClass, balanced_cells, class_neighbors
 from . import mmdit, sit
+from .encoding import prepare_imagenet
+from .images import center_crop
+from .latents import load_vae, tiny_vae
 from .objective import pafm_target
-from .pools import Batch, TensorPool, read_rows
+from .pools import Batch, TensorPool, draw, read_rows
 from .checkpoints import save_checkpoint
 from .config import TrainConfig
 from .sampling import Counted, sample, seeded_generators, seeded_noise
@@ -442,3 +447,73 @@ def bench_sampling(
                 times = seconds_in_turn(forms, repeats)
             table.append(dict(model=name, method=method, batch=batch, steps=steps, calls=calls, rows=rows, **times))
     return dict(machine=machine(), scale=scale, high=high, repeats=repeats, table=table)
+
+# %% ../nbs/19_bench.ipynb #0cae1b79
+def photos(
+    folder, # to be made
+    n:int, # JPEG files, in two classes
+    width:int=500, # the usual size of ImageNet's
+    height:int=375,
+):
+    "Files that cost what photographs cost: smooth shapes with grain"
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        file = Path(folder)/f'class{i % 2}/{i:05d}.jpg'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        smooth = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+        Image.fromarray((np.asarray(smooth, np.float32) + rng.normal(0, 6, (height, width, 3))).clip(0, 255).astype(np.uint8)).save(file, quality=92)
+
+def encode_one_by_one(
+    folder, # of images
+    vae, # of `load_vae`
+    out, # folder for the .npy files
+    size:int, # of the crop
+):
+    "What the published scripts do, in plain words: a pass and a file for each image"
+    Path(out).mkdir()
+    for i, file in enumerate(sorted(Path(folder).glob('*/*.jpg'))):
+        x = center_crop(Image.open(file).convert('RGB'), size)[None].float()/127.5 - 1
+        with torch.no_grad(): moments = vae.encode(x).latent_dist
+        np.save(f'{out}/{i}.npy', torch.cat([moments.mean, moments.std], 1)[0].numpy())
+
+def bench_encoding(
+    sizes:tuple=(64, 256), # of the crops
+    n:int=512, # images
+    batch_size:int=32, # images in a pass
+    rows:int=8192, # of the data set that is loaded
+    repeats:int=3, # rounds
+) -> dict: # machine, and the times of the forms
+    "Rows a second of encoding, against one image at a time; and of loading, against a file a row and a WebDataset"
+    table = {}
+    with tempfile.TemporaryDirectory() as tmp:
+        root, count = Path(tmp), iter(range(10**6))
+        photos(root/'images', n)
+        vae = load_vae(tiny_vae(root/'vae'))
+        for size in sizes:
+            crop = lambda: [center_crop(Image.open(file).convert('RGB'), size) for file in sorted((root/'images').glob('*/*.jpg'))]
+            ours = lambda: prepare_imagenet(root/'images', root/'vae', root/f'bank{next(count)}', size, batch_size=batch_size, progress=False)
+            table[f'encode {size}'] = dict(rows=n) | seconds_in_turn(dict(one_by_one=lambda: encode_one_by_one(root/'images', vae, root/f'files{next(count)}', size), crop_only=crop, ours=ours), repeats)
+        table['load'] = dict(rows=rows) | _loading(root, rows, repeats)
+    return dict(machine=machine(), image=[500, 375], batch_size=batch_size, repeats=repeats, processor_threads=len(os.sched_getaffinity(0)), table=table)
+
+def _loading(root, rows, repeats, batch=256):
+    import webdataset
+    g, shape = torch.Generator().manual_seed(0), (4, 32, 32)
+    bank = LatentBank.create(root/'loaded', [((torch.randn(rows, *shape, generator=g).half(), torch.rand(rows, *shape, generator=g).half()), torch.arange(rows) % 10)])
+    moments = torch.cat([bank.mean, bank.std], 1).numpy()
+    (root/'rows').mkdir()
+    for i, x in enumerate(moments): np.save(root/f'rows/{i}.npy', x)
+    with webdataset.TarWriter(str(root/'rows.tar')) as tar:
+        for i, x in enumerate(moments): tar.write({'__key__': f'{i:08d}', 'npy': x, 'cls': i % 10})
+    def drawn(x):
+        mean, std = x.float().chunk(2, 1)
+        return mean + std*torch.randn(mean.shape, generator=g)
+    def batches(): return torch.randperm(rows, generator=g).split(batch)
+    def files():
+        for index in batches(): drawn(torch.stack([torch.from_numpy(np.load(root/f'rows/{i}.npy')) for i in index.tolist()]))
+    def shards():
+        data = webdataset.WebDataset(str(root/'rows.tar'), shardshuffle=False).shuffle(2000).decode().to_tuple('npy', 'cls').batched(batch)
+        for x, _ in data: drawn(torch.as_tensor(x))
+    def ours():
+        for index in batches(): draw(bank, index, g)
+    return seconds_in_turn(dict(file_a_row=files, webdataset=shards, bank=ours), repeats)

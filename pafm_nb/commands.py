@@ -174,13 +174,12 @@ def _cc12m(
     batch_size:int=32, # samples in one pass
     limit:int=0, # for a trial: so many samples; 0 takes all
     precision:_precision()='auto',
-    workers:int=4, # threads of each process that decode pictures
 ):
     "Encode captioned images into a bank"
-    check_given(dict(size=size, batch_size=batch_size, workers=workers, limit=limit or 1), shards=shards, vae=vae, clip=clip, out=out)
+    check_given(dict(size=size, batch_size=batch_size, limit=limit or 1), shards=shards, vae=vae, clip=clip, out=out)
     check_model(vae); check_model(clip)
     from pafm_nb.captions import prepare_cc12m
-    prepare_cc12m(shards, vae, clip, out, text, size, batch_size, limit or None, None if precision == 'auto' else precision, workers)
+    prepare_cc12m(shards, vae, clip, out, text, size, batch_size, limit or None, None if precision == 'auto' else precision)
 
 def _neighbors(
     bank:str='', # folder of the bank
@@ -294,15 +293,15 @@ def pafm_evaluate(
 # %% ../nbs/18_commands.ipynb #720f78c8
 @call_parse
 def pafm_bench(
-    what:Param('What to measure', str, choices=('target', 'bank', 'prepare', 'model', 'train', 'sampling')),
+    what:Param('What to measure', str, choices=('target', 'bank', 'prepare', 'model', 'train', 'sampling', 'encoding')),
     out:str='', # also write the result to this JSON file
 ):
     "Measure speed and memory as ratios in one run"
     def work():
         if out and not Path(out).absolute().parent.is_dir(): raise FileNotFoundError(f'there is no folder {Path(out).absolute().parent} to write {out} to: make it first')
         from pafm_nb.bank import write_json
-        from pafm_nb.bench import bench_bank, bench_model, bench_prepare, bench_sampling, bench_target, bench_train
-        result = dict(target=bench_target, bank=bench_bank, prepare=bench_prepare, model=bench_model, train=bench_train, sampling=bench_sampling)[what]()
+        from pafm_nb.bench import bench_bank, bench_encoding, bench_model, bench_prepare, bench_sampling, bench_target, bench_train
+        result = dict(target=bench_target, bank=bench_bank, prepare=bench_prepare, model=bench_model, train=bench_train, sampling=bench_sampling, encoding=bench_encoding)[what]()
         print(json.dumps(result, indent=1))
         if out: write_json(out, result)
     return run_command(work, 'run the same command again')

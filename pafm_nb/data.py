@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
@@ -25,6 +24,7 @@ def digits(split:str='train', # 'train' (1437 images) or 'held_out' (360)
           )->TensorPool: # z (N, 1, 8, 8) float32 in [-1, 1], y (N,) int64 in 0..9
     "scikit-learn's handwritten digits, with the same split on every machine"
     if split not in DIGITS_SPLITS: raise ValueError(f'unknown split {split!r}: use one of {", ".join(DIGITS_SPLITS)}')
+    from sklearn.datasets import load_digits      # here, for it draws from `random` when imported
     raw = load_digits()
     z = torch.as_tensor(raw.images, dtype=torch.float32)[:, None]/8 - 1
     y = torch.as_tensor(raw.target, dtype=torch.int64)

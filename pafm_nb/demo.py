@@ -10,7 +10,6 @@ __all__ = ['BLUR', 'MOONS', 'moons', 'stray', 'PlaneNetwork', 'train_moons', 'co
 import json, time
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, torch
-from sklearn.datasets import make_moons
 from torch import Tensor, nn
 from .bank import write_json
 from .candidates import WholeClass
@@ -33,6 +32,7 @@ def moons(
     blur:float=BLUR, # standard deviation around the two half circles of radius 2
 ) -> Tensor: # (n, 2) float32, the same at every call
     "Points on scikit-learn's two moons, centred and doubled"
+    from sklearn.datasets import make_moons       # here, for it draws from `random` when imported
     return torch.tensor(2*(make_moons(n, noise=blur/2, random_state=0)[0] - [.5, .25])).float()
 
 def stray(

@@ -127,10 +127,12 @@ CLASSIFIERS = { # side of the images: name and SHA-256 of the shipped weights
     32: ('mnist', '8d8ff512173de3ca2acf6e59348a80807baa3af8cf6569ff3eb3852425968051')}
 
 def sha256(content:bytes)->str: # hex
+    "Checksum of a file's content"
     return hashlib.sha256(content).hexdigest()
 
 def shipped_weights(size:int # 8 or 32
                    )->Path: # safetensors
+    "The classifier's weights that come with the package"
     return Path(files('pafm_nb').joinpath('weights', f'{CLASSIFIERS[size][0]}_classifier.safetensors'))
 
 def digits_classifier(path:str|Path|None=None, # safetensors; None: the weights shipped with the package

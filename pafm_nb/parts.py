@@ -59,7 +59,8 @@ class Parts:
         return self.folder/f'{i:06d}'
 
     def missing(self) -> list: # of numbers
-        "The pieces that are not there yet"
+        "The pieces that are not there yet; none once the folder is sealed"
+        if self.sealed() is not None: return []
         there = {p.name for p in self.folder.iterdir()}
         return [i for i in range(self.total) if self.path(i).name not in there]
 
@@ -109,6 +110,17 @@ class Parts:
     ):
         "Remove a piece"
         shutil.rmtree(self.path(i))
+
+    def seal(self,
+        note, # JSON-able: what is to be known of pieces when they are gone
+    ):
+        "All pieces are there: from here on one that is removed is not missed"
+        write_json(self.folder/'sealed.json', note)
+
+    def sealed(self):
+        "The note, None before there is one"
+        file = self.folder/'sealed.json'
+        return json.loads(file.read_text()) if file.exists() else None
 
 # %% ../nbs/10b_parts.ipynb #3944dc8e
 LAUNCH = 'on CPUs launch with ACCELERATE_USE_CPU=true torchrun --nproc_per_node N'
