@@ -148,6 +148,10 @@ class FMLoss:
         self.null_text = null = null.to(given.device)
         return y.masked_fill(gone, -1), torch.where(gone.view(-1, *[1]*null.ndim), null.to(given.dtype), given)
 
+    def noise(self, z, batch, generator):
+        "Fresh noise for every row"
+        return torch.randn(z.shape, dtype=z.dtype, generator=generator, device=z.device)
+
     def target(self, z, eps, t, batch, generator):
         "The target velocity, effective sample size and source weight of each row"
         one = torch.ones(len(z), device=z.device)
@@ -162,7 +166,7 @@ class FMLoss:
         if not isinstance(batch, Batch): raise ValueError(f'batch must be a Batch, got {type(batch).__name__}: take pool[index], or Batch(z, y)')
         z = batch.z.to(working_dtype(batch.z))
         t = self.time(len(z), generator, z.device)
-        eps = torch.randn(z.shape, dtype=z.dtype, generator=generator, device=z.device)
+        eps = self.noise(z, batch, generator)
         check_pair(z, eps, t)
         sampler_y, condition = self.drop(batch, generator)
         target, ess, source_weight = self.target(z, eps, t, batch._replace(z=z, y=sampler_y), generator)

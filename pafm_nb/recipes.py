@@ -26,9 +26,10 @@ SAMPLING = dict(method='heun', steps=12, guidance_scale=1.)
 def sample_digits(
     model, # a velocity model of digits
     n:int=2000, # images; image i has seed i and label i % 10
+    guidance_scale:float=1., # 1: none
 ) -> Tensor: # (n, 1, 8, 8) uint8
     "Digits from a model, the same noises and labels for every model"
-    return to_uint8(sample_many(model, range(n), torch.arange(n) % 10, (1, 8, 8), batch_size=250, progress=False, **SAMPLING))
+    return to_uint8(sample_many(model, range(n), torch.arange(n) % 10, (1, 8, 8), batch_size=250, progress=False, **SAMPLING | dict(guidance_scale=guidance_scale), null_label=model.null_label))
 
 # %% ../nbs/17_recipes.ipynb #7ee7b195
 def score_digits(
