@@ -221,9 +221,13 @@ class Trainer:
         "`work()` on every process, and an error on all if there is one"
         return together(work, self.group)
 
+    def open(self):
+        "The data"
+        return open_data(self.config, self.device)
+
     def _built(self):
         "Data, model and loss, which have to fit; and, in process 0, the newest checkpoint of the folder"
-        self.pool = open_data(self.config, self.device)
+        self.pool = self.open()
         self.data = fingerprint(self.pool)
         model = build_model(self.config, torch.Generator().manual_seed(self.config.seed))
         self.encoder = open_encoder(self.config, self.pool, self.device)
