@@ -720,7 +720,7 @@ def bench_peers(
     return dict(machine=machine(), repeats=repeats, table=table, errors=over_time, neighbors=neighbors, pairs=[_pairs(b, dim, repeats) for b in batches],
                 steps=[_digit_steps(b, repeats) for b in step], scaling=bench_scaling(**scaling), **missing)
 
-# %% ../nbs/19_bench.ipynb #cea460ea
+# %% ../nbs/19_bench.ipynb #c610a259
 _PROCESSES = """import json, os, sys, time
 from pafm_nb.config import TrainConfig
 from pafm_nb.training import Trainer
