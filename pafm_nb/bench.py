@@ -6,10 +6,12 @@
 __all__ = ['machine', 'peak_memory', 'measure', 'seconds_in_turn', 'broadcast_target', 'bench_target', 'spectrum', 'DeviceCost',
            'device_cost', 'sparse_bank', 'bench_bank', 'spectrum_points', 'bench_prepare', 'plain_attend',
            'bench_model', 'bench_train', 'repa_loop', 'repa_script', 'bench_sampling', 'photos', 'encode_one_by_one',
-           'bench_encoding']
+           'bench_encoding', 'stf_target', 'efm_target', 'efm_products', 'distances', 'takenoko_target', 'repa_target',
+           'assigned_noise', 'torchcfm_matcher', 'peer_forms', 'peer_errors', 'bench_scaling', 'bench_peers',
+           'bench_processes']
 
 # %% ../nbs/19_bench.ipynb #84f8cdb8
-import copy, ctypes, os, platform, shutil, subprocess, sys, tempfile, time
+import copy, ctypes, json, os, platform, shutil, subprocess, sys, tempfile, time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -18,14 +20,18 @@ from unittest.mock import patch
 import numpy as np, torch
 from PIL import Image
 from .bank import DTYPES, LatentBank, coarse_lists, list_neighbors, meta_of, write_json
-from .candidate_sets import SharedCandidates
-from .candidates import SAMPLERS, WholeClass, balanced_cells, class_neighbors
+from .candidate_sets import Candidates, SharedCandidates
+from .candidates import SAMPLERS, InBatch, WholeClass, balanced_cells, class_neighbors
+from .data import digits
 from . import mmdit, sit
 from .encoding import prepare_imagenet
 from .images import center_crop
 from .latents import load_vae, tiny_vae
 from .objective import pafm_target
+from .paths import expand
 from .pools import Batch, TensorPool, draw, read_rows
+from .posterior import effective_sample_size
+from scipy.optimize import linear_sum_assignment
 from .checkpoints import save_checkpoint
 from .config import TrainConfig
 from .sampling import Counted, sample, seeded_generators, seeded_noise
@@ -517,3 +523,242 @@ def _loading(root, rows, repeats, batch=256):
     def ours():
         for index in batches(): draw(bank, index, g)
     return seconds_in_turn(dict(file_a_row=files, webdataset=shards, bank=ours), repeats)
+
+# %% ../nbs/19_bench.ipynb #7898a10a
+def stf_target(
+    y, # (B, D) endpoints
+    noise, # (B, D)
+    sigma, # (B,) noise levels
+    refs, # (R, D) reference batch, with the endpoints in it
+): # (B, D) endpoint to predict
+    "Stable Target Field: the posterior mean of the endpoint over a reference batch"
+    noisy, refs = (y + sigma[:, None]*noise)[:, None], refs.repeat(len(y), 1, 1)
+    w = (-(noisy - refs).square().sum(2)/(2*sigma[:, None]**2)).softmax(1)
+    return (w[..., None]*refs).sum(1)
+
+def efm_target(
+    x1, # (B, D) endpoints
+    x0, # (B, D) noise
+    s, # (B,) times, 1 is data
+    pool, # (N, D) endpoints, the batch's among them
+    piece:int=16, # rows of the pool that are broadcast at a time
+): # (B, D) mean velocity, from noise to data
+    "Explicit flow matching by loops: logits piece by piece, then velocities piece by piece"
+    s = s[:, None, None]
+    x = s*x1[:, None] + (1 - s)*x0[:, None]
+    logits = [-(x - s*part).square().sum(2)/(2*(1 - s[..., 0])**2) for part in pool.split(piece)]
+    w, u = torch.cat(logits, 1).softmax(1), torch.zeros_like(x1)
+    for part, share in zip(pool.split(piece), w.split(piece, 1)): u += (share[..., None]*(part - x)/(1 - s)).sum(1)
+    return u
+
+def efm_products(
+    x1, # (B, D) endpoints
+    x0, # (B, D) noise
+    s, # (B,) times, 1 is data
+    pool, # (N, D) endpoints, the batch's among them
+): # (B, D) mean velocity, from noise to data
+    "Explicit flow matching by two matrix products: the squares multiplied out"
+    s = s[:, None]
+    x = s*x1 + (1 - s)*x0
+    squares = x.square().sum(1, keepdim=True) - 2*s*(x @ pool.T) + s**2*pool.square().sum(1)
+    return ((-squares/(2*(1 - s)**2)).softmax(1) @ pool - x)/(1 - s)
+
+def distances(
+    z, # (B, D) endpoints
+): # (B, B) squared, the own one below all
+    "Of all pairs of a batch, by one product"
+    norms = z.square().sum(1)
+    return (norms[:, None] + norms - 2*z @ z.T).fill_diagonal_(-torch.inf)
+
+def takenoko_target(
+    z, # (B, D) endpoints
+    eps, # (B, D) noise
+    t, # (B,) times
+    k:int=4, # rows of the batch, the own one first
+): # (B, D)
+    "takenoko's helper: the nearest of the batch, and the broadcast form"
+    rows = [row.topk(k, largest=False).indices.tolist() for row in distances(z)]
+    return broadcast_target(z, eps, t, torch.stack([z[near] for near in rows]))
+
+def repa_target(
+    z, # (B, D) endpoints
+    eps, # (B, D) noise
+    t, # (B,) times
+): # (B, D) noisy points, (B, D) velocity
+    "What REPA's loss computes: the point and flow matching's velocity"
+    t = t[:, None]
+    return (1 - t)*z + t*eps, eps - z
+
+def assigned_noise(
+    z, # (B, *D) endpoints
+    eps, # (B, *D) noise
+): # (B, *D) the same noise in another order
+    "OT-CFM's pairs, by scipy's exact assignment"
+    cost = torch.cdist(z.flatten(1), eps.flatten(1)).square()
+    return eps[torch.as_tensor(linear_sum_assignment(cost.numpy())[1])]
+
+def torchcfm_matcher(): # None where torchcfm is not installed
+    "torchcfm's exact OT-CFM, without extra noise"
+    try: from torchcfm.conditional_flow_matching import ExactOptimalTransportConditionalFlowMatcher
+    except ImportError: return None
+    return ExactOptimalTransportConditionalFlowMatcher(sigma=0.)
+
+# %% ../nbs/19_bench.ipynb #440fbb20
+def _rows_of(batch, pool, dim, t=None):
+    g = torch.Generator().manual_seed(0)
+    pool = torch.randn(pool, dim, generator=g)*spectrum(dim)
+    return pool[:batch].clone(), torch.randn(batch, dim, generator=g), torch.linspace(.02, .98, batch) if t is None else torch.full((batch,), t), pool
+
+def peer_forms(
+    z, # (B, D) endpoints
+    eps, # (B, D) noise
+    t, # (B,) times
+    pool, # (N, D) endpoints, the rows' first
+) -> dict: # name -> called without arguments
+    "Our target and its peers, each in its own convention"
+    s, sigma, rows = 1 - t, t/(1 - t), torch.arange(len(z))
+    return dict(ours=lambda: pafm_target(z, eps, t, SharedCandidates(pool, source=rows)).velocity, repa=lambda: repa_target(z, eps, t),
+                broadcast=lambda: broadcast_target(z, eps, t, pool[None]), stf=lambda: stf_target(z, eps, sigma, pool),
+                efm=lambda: efm_target(z, eps, s, pool), efm_products=lambda: efm_products(z, eps, s, pool))
+
+def peer_errors(
+    z, # (B, D) endpoints
+    eps, # (B, D) noise
+    t, # (B,) times
+    pool, # (N, D) endpoints, the rows' first
+) -> dict: # name -> root mean square error, relative
+    "How far each form is from float64 in what it computes: velocities, of STF the endpoint"
+    true = broadcast_target(*(x.double() for x in (z, eps, t, pool[None])))
+    t = t.double()[:, None]
+    endpoint = (1 - t)*z.double() + t*(eps.double() - true)
+    wanted = dict(ours=true, broadcast=true, stf=endpoint, efm=-true, efm_products=-true)
+    made = peer_forms(z, eps, t[:, 0].float(), pool)
+    return {name: ((made[name]().double() - right).norm()/right.norm()).item() for name, right in wanted.items()}
+
+def _pairs(batch, dim, repeats):
+    "An in-batch target beside an assignment"
+    z, eps, t, _ = _rows_of(batch, batch, dim)
+    forms, matcher = dict(ours=lambda: pafm_target(z, eps, t, InBatch()(Batch(z))), assignment=lambda: assigned_noise(z, eps)), torchcfm_matcher()
+    if matcher:
+        plan = torch.as_tensor(matcher.ot_sampler.get_map(eps, z).argmax(0))
+        torch.testing.assert_close((eps[plan] - z).square().sum(), (assigned_noise(z, eps) - z).square().sum())
+        forms['torchcfm'] = lambda: matcher.sample_location_and_conditional_flow(eps, z, 1 - t)
+    return dict(batch=batch, dim=dim, **seconds_in_turn(forms, repeats))
+
+def _digit_steps(batch, repeats):
+    "A training step of SiT-digits after each kind of target"
+    pool, g, matcher = digits(), torch.Generator().manual_seed(0), torchcfm_matcher()
+    in_batch, whole_class = InBatch(), WholeClass(pool)
+    plain = lambda z, eps, t: (expand(1 - t, z)*z + expand(t, z)*eps, eps - z)
+    kinds = dict(fm=lambda rows, eps, t: plain(rows.z, eps, t), assignment=lambda rows, eps, t: plain(rows.z, assigned_noise(rows.z, eps), t),
+                 in_batch=lambda rows, eps, t: (plain(rows.z, eps, t)[0], pafm_target(rows.z, eps, t, in_batch(rows)).velocity),
+                 whole_class=lambda rows, eps, t: (plain(rows.z, eps, t)[0], pafm_target(rows.z, eps, t, whole_class(rows)).velocity))
+    if matcher: kinds['torchcfm'] = lambda rows, eps, t: matcher.sample_location_and_conditional_flow(eps, rows.z, 1 - t)[1:]
+    def stepper(target):
+        model = mmdit.MODELS['SiT-digits'](generator=torch.Generator().manual_seed(0))
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        def step():
+            rows, t = pool[torch.randint(len(pool), (batch,), generator=g)], torch.rand(batch, generator=g)
+            z_t, v = target(rows, torch.randn(rows.z.shape, generator=g), t)
+            optimizer.zero_grad()
+            (model(z_t, t, rows.y) - v).square().mean().backward()
+            optimizer.step()
+        return step
+    return dict(batch=batch, **seconds_in_turn({name: stepper(target) for name, target in kinds.items()}, repeats))
+
+def bench_scaling(
+    k:tuple=(1, 4, 16, 64, 256, 1024), # candidates of each row's own
+    n:tuple=(64, 256, 1024, 4096), # endpoints of a class, all of them candidates
+    d:tuple=(64, 256, 1024, 4096, 16_384), # dimensions
+    batch:int=64, # rows
+    few:int=16, # candidates where dimensions grow
+    dim:int=1024, # dimensions where something else grows
+    repeats:int=9, # rounds
+) -> dict: # K, N, D -> size -> seconds
+    "Time of `pafm_target` over candidates, size of a class, dimensions"
+    def own(count, dim):
+        z, eps, t, pool = _rows_of(batch, batch + count, dim)
+        rows = torch.cat([torch.arange(batch)[:, None], torch.randint(batch + count, (batch, count - 1), generator=torch.Generator().manual_seed(0))], 1)
+        return partial(pafm_target, z, eps, t, Candidates(read_rows(pool, rows)))
+    def whole(count):
+        _, eps, t, z = _rows_of(batch, max(batch, 4*count), dim)
+        pool = TensorPool(z[:4*count], torch.arange(4*count) % 4)
+        sampler, rows = WholeClass(pool), pool[torch.arange(batch) % len(pool)]
+        return lambda: pafm_target(rows.z, eps, t, sampler(rows))
+    made = dict(K={c: own(c, dim) for c in k}, N={c: whole(c) for c in n}, D={c: own(few, c) for c in d})
+    times = {what: seconds_in_turn(forms, repeats) for what, forms in made.items()}
+    return dict(batch=batch, dim=dim, few=few, **{what: {c: row['seconds'] for c, row in rows.items()} for what, rows in times.items()})
+
+def bench_peers(
+    settings:tuple=((64, 64, 4096), (64, 256, 1024)), # rows, endpoints of the pool, dimensions
+    nearest:tuple=(64, 256), # rows of the batch in which takenoko looks for neighbours
+    near:int=4, # of them, its default
+    batches:tuple=(64, 256, 512), # rows that are paired
+    step:tuple=(128, 512), # rows of a training step
+    dim:int=4096, # dimensions where none are named
+    times:tuple=(2**-13, 2**-10, 2**-7, 2**-4, .25, .5, .75, 15/16), # at which errors are looked at; a float32 holds them and 1 minus them exactly
+    repeats:int=15, # rounds
+    **scaling, # sizes for `bench_scaling`
+) -> dict: # machine, and for each question a table
+    "Our target beside STF, EFM, takenoko, REPA and OT-CFM: time, memory, error; and how it grows"
+    table = []
+    for setting in settings:
+        case = _rows_of(*setting)
+        forms, errors = peer_forms(*case), peer_errors(*case)
+        if max(errors.values()) > 2e-3: raise RuntimeError(f'{setting}: not the same target, errors {errors}')
+        weights = pafm_target(*case).weights
+        memory = {name: peak_memory(fn) for name, fn in forms.items()}
+        table.append(dict(zip(('batch', 'pool', 'dim'), setting), ess=effective_sample_size(weights).mean().item(), errors=errors, memory=memory, times=seconds_in_turn(forms, repeats)))
+    over_time = [dict(t=t, **peer_errors(*_rows_of(*settings[-1], t))) for t in times]
+    neighbors = []
+    for batch in nearest:
+        z, eps, t, _ = _rows_of(batch, batch, dim)
+        ours = lambda: pafm_target(z, eps, t, Candidates(read_rows(z, distances(z).topk(near, largest=False).indices))).velocity
+        torch.testing.assert_close(ours(), takenoko_target(z, eps, t, near), rtol=1e-3, atol=1e-3)
+        neighbors.append(dict(batch=batch, k=near, dim=dim, **seconds_in_turn(dict(ours=ours, takenoko=lambda: takenoko_target(z, eps, t, near)), repeats)))
+    missing = {} if torchcfm_matcher() else dict(missing="torchcfm is not installed (pip install 'pafm_nb[peers]'): scipy's exact assignment alone stands for it")
+    return dict(machine=machine(), repeats=repeats, table=table, errors=over_time, neighbors=neighbors, pairs=[_pairs(b, dim, repeats) for b in batches],
+                steps=[_digit_steps(b, repeats) for b in step], scaling=bench_scaling(**scaling), **missing)
+
+# %% ../nbs/19_bench.ipynb #c610a259
+_PROCESSES = """import json, os, sys, time
+from pafm_nb.config import TrainConfig
+from pafm_nb.training import Trainer
+folder, settings, steps = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
+seconds = {}
+for objective in ('fm', 'pafm'):
+    trainer = Trainer(TrainConfig(f'{folder}/{objective}', objective=objective, steps=10**6, **settings), progress=False)
+    for i in range(5 + steps):
+        if i == 5: start = time.perf_counter()
+        trainer.train_step()
+    seconds[objective] = (time.perf_counter() - start)/steps
+    trainer.ahead.close()
+if trainer.accelerator.is_main_process: print(json.dumps(seconds))
+"""
+
+def bench_processes(
+    processes:tuple=(1, 2), # how many, in turn
+    batch:int=256, # rows of a step, over all of them
+    steps:int=20, # that are timed
+    repeats:int=3, # rounds
+    **settings, # of `TrainConfig`
+) -> dict: # machine, and for each number of processes and objective the seconds of a step and the ratio to the first number's
+    "A training step of SiT-digits on several processes, which `torchrun` starts"
+    rounds = []
+    with tempfile.TemporaryDirectory() as tmp:
+        program = Path(tmp)/'program.py'
+        program.write_text(_PROCESSES)
+        for i in range(repeats):
+            made = {}
+            for n in processes[::1 - i % 2*2]:
+                command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', n, program, f'{tmp}/{i}-{n}', json.dumps(dict(batch_size=batch, **settings)), steps]
+                done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true'))
+                if done.returncode: raise RuntimeError(done.stderr[-2000:])
+                made[n] = json.loads(done.stdout.splitlines()[-1])
+            rounds.append(made)
+    table = []
+    for n in processes:
+        for objective in ('fm', 'pafm'):
+            ratios = [made[processes[0]][objective]/made[n][objective] for made in rounds]
+            table.append(dict(processes=n, objective=objective, seconds=median(made[n][objective] for made in rounds), ratio=median(ratios), ratio_range=[min(ratios), max(ratios)]))
+    return dict(machine=machine(), batch=batch, steps=steps, repeats=repeats, table=table)

@@ -55,7 +55,8 @@ finally: print('loaded', [m for m in {HEAVY} if m in sys.modules])"""
     ('pafm_train', 'give --recipe'), ('pafm_train --recipe mnist', 'invalid choice'), ('pafm_train --recipe digits', '--out'), ('pafm_train --recipe digits --out x --steps 0', 'steps must'),
     ('pafm_train --recipe digits --out x --model SiT-Q/2', 'SiT-B/2'), ('pafm_train --recipe digits --out x --lr nan', 'lr must'), ('pafm_train --recipe digits --out x --data nowhere', "'nowhere'"),
     ('pafm_train --recipe imagenet-sit-b2 --out x', 'needs data'), ('pafm_train --resume nowhere', 'nowhere holds no checkpoint'),
-    ('pafm_prepare cells', '--bank'), ('pafm_prepare cells --bank nowhere', 'nowhere'), ('pafm_prepare knn', 'invalid choice'), ('pafm_bench speed', 'invalid choice'), ('pafm_bench bank --out no/where.json', 'no')])
+    ('pafm_prepare cells', '--bank'), ('pafm_prepare cells --bank nowhere', 'nowhere'), ('pafm_prepare knn', 'invalid choice'), ('pafm_bench speed', 'invalid choice'), ('pafm_bench bank --out no/where.json', 'no'),
+    ('pafm_bench all', '--out'), ('pafm_bench all --out program.py', 'give a folder'), ('pafm_bench all --out no/where', 'make it first'), ('pafm_bench peers --out .', 'give a file')])
 def test_mistakes_are_told_before_torch_is_loaded(tmp_path, line, said):
     (tmp_path/'program.py').write_text(PROGRAM)
     done = subprocess.run([sys.executable, tmp_path/'program.py', *line.split()], capture_output=True, text=True, timeout=60, cwd=tmp_path)
