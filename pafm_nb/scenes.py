@@ -90,7 +90,7 @@ def obeyed(
                   second=(at.gather(1, last[:, None])[:, 0], ~one & ~alike), count=(right_count, alike), everything=(everything, one | True))
     return {name: ok[which].float().mean().item() for name, (ok, which) in checks.items()}
 
-# %% ../nbs/25_scenes.ipynb #7782030c
+# %% ../nbs/25_scenes.ipynb #045068a4
 SCENE_MODEL = dict(patch_size=4, hidden_size=96, depth=4, num_heads=3, context_length=11, context_size=64, adaln_zero=True)
 
 def draw_captions(
@@ -111,9 +111,9 @@ def captions_trial(
     **overrides # fields of `TrainConfig`
 ) -> dict: # plain, guided: split -> `obeyed` and fd_scenes; curve: step -> split -> everything; log; pictures
     "Train a small MMDiT on captioned scenes and see how well it obeys"
-    judge, asked = scene_judge(), {split: random_scenes(n, 1000, split) for split in ('train', 'held_out')}
+    judge, asked = scene_judge(), {split: random_scenes(n, 1009, split) for split in ('train', 'held_out')}
     statistics = lambda features: (features.double().mean(0).numpy(), np.cov(features.double().numpy().T))
-    views = scene_views(draw_scenes(random_scenes(4096, 1001), 1002))[:, 0]
+    views = scene_views(draw_scenes(random_scenes(4096, 2001), 2002))[:, 0]
     real = statistics(judged(views + GRAIN*torch.randn(views.shape, generator=torch.Generator().manual_seed(0)), judge)[1])
     def score(model, scale=1., n=n):
         images = {split: draw_captions(model, scene_captions(Scenes(*(x[:n] for x in scenes))), scale) for split, scenes in asked.items()}
