@@ -19,7 +19,7 @@ from .evaluation import frechet_distance
 from .sampling import sample_many
 from .trials import Trial
 
-# %% ../nbs/25_scenes.ipynb #5761351e
+# %% ../nbs/25_scenes.ipynb #17be5be7
 class SceneJudge(nn.Module):
     "A small convolutional network from a picture of 16 pixels to what is in it: 64 features, and logits"
     def __init__(self):
@@ -37,7 +37,7 @@ class SceneJudge(nn.Module):
 
 def train_scene_judge(
     n:int=24576, # drawings
-    epochs:int=16,
+    epochs:int=16, # times each is seen, in one of its views and with fresh grain
     seed:int=0, # of everything
 ) -> SceneJudge: # in eval mode
     "Train a judge on drawings of all pairs of colour and shape"
