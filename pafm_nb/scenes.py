@@ -91,7 +91,7 @@ def obeyed(
     return {name: ok[which].float().mean().item() for name, (ok, which) in checks.items()}
 
 # %% ../nbs/25_scenes.ipynb #045068a4
-SCENE_MODEL = dict(patch_size=4, hidden_size=96, depth=4, num_heads=3, context_length=11, context_size=64, adaln_zero=True)
+SCENE_MODEL = dict(patch_size=2, hidden_size=64, depth=3, num_heads=2, context_length=11, context_size=64, adaln_zero=True)
 
 def draw_captions(
     model, # velocity model of scenes
@@ -104,7 +104,7 @@ def draw_captions(
 
 def captions_trial(
     seed:int, # of weights, rows, times, noises and candidates
-    steps:int=4000, # optimizer steps
+    steps:int=8000, # optimizer steps
     n:int=512, # captions of each split
     guidance:float=3., # also score samples with this guidance scale
     shown:int=6, # pictures of each split to keep, with guidance
@@ -125,7 +125,7 @@ def captions_trial(
     def mark(trial):
         if trial.step < steps: curve[str(trial.step)] = {split: shares['everything'] for split, shares in score(trial.ema.module, n=n//2)[0].items()}
     with tempfile.TemporaryDirectory() as tmp:
-        settings = dict(data='scenes', model_args=SCENE_MODEL, seed=seed, steps=steps, save_every=max(1, steps//4), keep=1, log_every=max(1, steps//20), sample_every=0)
+        settings = dict(data='scenes', model_args=SCENE_MODEL, batch_size=16, lr=3e-3, ema_decay=.995, seed=seed, steps=steps, save_every=max(1, steps//4), keep=1, log_every=max(1, steps//20), sample_every=0)
         trial = Trial(recipe('captions', tmp, **settings | overrides), decay=True).fit(mark)
         log = read_log(trial.out/'log.jsonl')
     (plain, _), (guided, images) = score(trial.ema.module), score(trial.ema.module, guidance)
