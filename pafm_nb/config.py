@@ -11,7 +11,7 @@ from pathlib import Path
 
 # %% ../nbs/14_config.ipynb #fe181bb5
 NAMES = dict(
-    data=('digits', 'captions'),
+    data=('digits', 'captions', 'scenes'),
     model=(*(f'SiT-{size}/{patch}' for size in ('Ti', 'S', 'B', 'L', 'XL') for patch in (2, 4, 8)), 'SiT-digits', 'MMDiT-Ti/2', 'MMDiT-B/2', 'MMDiT-captions'),
     objective=('fm', 'pafm'),
     candidates=('InBatch', 'InClass', 'WholeClass', 'NearestNeighbors', 'Cells', 'MomentDraws', 'ExactMoments', 'RandomCrops', 'TextLikelihood'),

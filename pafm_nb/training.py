@@ -22,7 +22,7 @@ from .candidates import SAMPLERS
 from .pools import draw
 from .checkpoints import FILES, JsonLines, deferred_signals, last_name, newest_checkpoint, only_run, pack_optimizer, save_checkpoint, unpack_optimizer
 from .config import TrainConfig, check_data, saved_config
-from .data import captioned_shapes, digits, image_grid
+from .data import captioned_scenes, captioned_shapes, digits, image_grid
 from .latents import PRECISIONS
 from .mmdit import MMDIT_MODELS, MODELS
 from .objective import FMLoss, LossOutput, PAFMLoss, Prepared, logit_normal_time, shifted_time, uniform_time
@@ -34,7 +34,7 @@ from .sit import SIT_MODELS
 from .stream import Ahead, InTurn, epoch_rows, piece_rows, share, step_generator
 
 # %% ../nbs/14c_training.ipynb #5b78b449
-DATA = dict(digits=digits, captions=partial(captioned_shapes, 8192, 0))
+DATA = dict(digits=digits, captions=partial(captioned_shapes, 8192, 0), scenes=captioned_scenes)
 TIMES = dict(uniform=uniform_time, logit_normal=logit_normal_time())
 
 # %% ../nbs/14c_training.ipynb #7646eb26

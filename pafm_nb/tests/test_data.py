@@ -7,7 +7,9 @@ __all__ = ['test_split_is_fixed', 'test_splits_partition_the_file', 'test_split_
            'test_levels_survive_the_round_trip', 'test_overshoot_is_clamped', 'test_not_finite_is_refused',
            'test_bytes_are_not_scaled_twice', 'test_grid_shows_each_pixel', 'test_saved_grid_is_the_shown_one',
            'test_grid_refuses_what_is_not_images', 'rows_of', 'test_shapes_are_fixed', 'test_shapes_fit_the_model',
-           'test_captions_are_true', 'test_pictures_show_their_scene', 'test_states', 'test_captions_are_refused']
+           'test_captions_are_true', 'test_pictures_show_their_scene', 'test_states', 'test_captions_are_refused',
+           'test_scenes_are_fixed', 'test_pairs_of_a_split', 'test_scene_captions_are_true',
+           'test_views_and_states_of_scenes']
 
 # %% ../../nbs/98_test_data.ipynb #248b0c1a
 import hashlib
@@ -20,7 +22,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ..data import SCENES, WORDS, captioned_shapes, decode_captions, digits, encode_captions, image_grid, to_uint8
+from ..data import (HELD_OUT_PAIRS, SCENE_WORDS, SCENES, WORDS, captioned_scenes, captioned_shapes, decode_captions, digits, draw_scenes, encode_captions,
+                          encode_scene_captions, image_grid, random_scenes, scene_captions, scene_views, to_uint8)
 from ..mmdit import MMDIT_MODELS
 
 # %% ../../nbs/98_test_data.ipynb #701e4884
@@ -159,3 +162,57 @@ def test_states():
     (lambda: encode_captions(['a a a a a a a a a']), 'has 9 words: use at most 8'), (lambda: encode_captions('a red ring'), 'put it into a list'),
     (lambda: captioned_shapes(0), 'got 0'), (lambda: captioned_shapes(2.), 'got 2.0')])
 def test_captions_are_refused(make, said): ft.test_fail(make, exc=ValueError, contains=said)
+
+# %% ../../nbs/98_test_data.ipynb #54feb9bc
+def test_scenes_are_fixed():
+    pool = captioned_scenes(200)
+    batch = pool[torch.arange(800)]
+    parts = (to_uint8(batch.z), batch.text.argmax(-1).to(torch.uint8), batch.y)
+    assert hashlib.sha256(b''.join(x.numpy().tobytes() for x in parts)).hexdigest()[:16] == '8d68ee9a5fc96776'
+    assert torch.equal(pool.mean[pool.place], batch.z) and (pool.std == .05).all() and not pool.null_text.any()
+    assert HELD_OUT_PAIRS == ('blue ring', 'green square', 'orange triangle', 'yellow ring')
+
+# %% ../../nbs/98_test_data.ipynb #c147a92c
+@pytest.mark.parametrize('split, n', [('train', 26), ('held_out', 4), ('all', 30)])
+def test_pairs_of_a_split(split, n):
+    scenes = random_scenes(3000, 5, split)
+    filled, number = scenes.color >= 0, (scenes.color >= 0).sum(1)
+    names = [f"{SCENES['color'][c]} {SCENES['shape'][s]}" for c, s in zip(scenes.color[filled].tolist(), scenes.shape[filled].tolist())]
+    assert len(set(names)) == n and torch.equal(filled, scenes.shape >= 0)
+    assert split == 'all' or {name in HELD_OUT_PAIRS for name in names} == {split == 'held_out'}
+    assert set(number.tolist()) == {1, 2, 3} and not filled[number > 1, 0].any() and not scenes.size[number > 1].any()
+    pairs = (5*scenes.color + scenes.shape).masked_fill(~filled, -1)
+    kinds = torch.tensor([len(set(row) - {-1}) for row in pairs.tolist()])
+    assert abs((kinds == 2).double().mean() - 1/3) < 5*(2/9/3000)**.5 and (kinds[number == 3] == 1).all()
+
+# %% ../../nbs/98_test_data.ipynb #bde06260
+def test_scene_captions_are_true():
+    scenes = random_scenes(500, 6, 'all')
+    for i, caption in enumerate(scene_captions(scenes)):
+        told = {}
+        for phrase in caption.split(' and '):
+            words = phrase.split()
+            color = next(w for w in words if w in SCENES['color']); shape = next(s for s in SCENES['shape'] if any(w in (s, s + 's', s + 'es') for w in words))
+            place = next((p for p in SCENES['place'] if phrase.endswith(p)), words[0])
+            told[place] = (SCENES['color'].index(color), SCENES['shape'].index(shape))
+            if words[1] in SCENES['size']: assert SCENES['size'][scenes.size[i]] == words[1]
+        shown = {SCENES['place'][p]: (scenes.color[i, p].item(), scenes.shape[i, p].item()) for p in range(5) if scenes.color[i, p] >= 0}
+        number = {'two': 2, 'three': 3}.get(caption.split()[0])
+        if number: assert len(shown) == number and set(shown.values()) == set(told.values())
+        else: assert told == shown
+    bare = scene_captions(scenes, torch.zeros(500, 2, dtype=torch.bool))
+    assert not any(word in caption.split() for caption in bare for word in ('small', 'large', 'top', 'bottom', 'centered'))
+
+# %% ../../nbs/98_test_data.ipynb #897d0d95
+def test_views_and_states_of_scenes():
+    scenes = random_scenes(40, 7)
+    pictures = draw_scenes(scenes, 1)
+    views = scene_views(pictures)
+    assert views.shape == (40, 4, 3, 16, 16) and torch.equal(views[:, 3], pictures[:, :, 1:, 1:]) and torch.equal(views[:, 1, ..., :-1], views[:, 0, ..., 1:])
+    pool = captioned_scenes(300, 4)
+    text, y = pool[torch.arange(1200)].text, pool.y.view(300, 4)
+    assert (y == y[:, :1]).all() and all(torch.equal(text[pool.y == c], text[pool.y == c][:1].expand_as(text[pool.y == c])) for c in range(pool.num_classes))
+    one, two = encode_scene_captions(['a red ring', 'a blue ring and a red ring'])
+    assert one.sum() == 3 and two.sum() == 7 and (two.any(0).nonzero() >= 32).sum() == 3 and len(SCENE_WORDS) <= 32
+    ft.test_fail(lambda: encode_scene_captions(['a red ring ' + 'and a red ring '*3]), contains='use at most 11')
+    ft.test_fail(lambda: random_scenes(3, split='test'), contains="unknown split 'test'")
