@@ -198,7 +198,7 @@ def device_cost(
     pool = TensorPool(z, torch.arange(n) % classes, text=z.flatten(1).float() if name == 'TextLikelihood' else None, **gaussian)
     sampler = SAMPLERS[name](pool, k)
     if name == 'NearestNeighbors': sampler.near_in_all = sampler.near
-    count = dict(InBatch=batch, WholeClass=per_class, ExactMoments=per_class).get(name, k)
+    count = dict(InBatch=batch, WholeClass=per_class, ExactMoments=per_class, Broadened=per_class).get(name, k)
     with FakeTensorMode(), DeviceCost() as cost:
         endpoint = (shape[0], shape[1] + 8, shape[2] + 8) if images else shape
         row = lambda *size, dtype=torch.float32: torch.empty(batch, *size, dtype=dtype, device='cuda')

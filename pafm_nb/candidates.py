@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SAMPLERS', 'InBatch', 'PoolSampler', 'check_stored', 'distinct', 'others_of', 'own_candidates', 'warn_small',
            'InClass', 'WholeClass', 'MomentDraws', 'RandomCrops', 'ExactMoments', 'class_neighbors', 'in_pool',
-           'NearestNeighbors', 'balanced_cells', 'pool_cells', 'Cells', 'caption_embedding', 'sinkhorn',
-           'TextLikelihood']
+           'NearestNeighbors', 'local_spread', 'Broadened', 'balanced_cells', 'pool_cells', 'Cells',
+           'caption_embedding', 'sinkhorn', 'TextLikelihood']
 
 # %% ../nbs/02_candidates.ipynb #4ed28d5f
 import warnings
@@ -336,6 +336,43 @@ class NearestNeighbors(PoolSampler):
         near = near.long()
         return own_candidates(self.pool, batch.z, near, generator, self.weigh(near))
 
+# %% ../nbs/02_candidates.ipynb #5ed3eea2
+def local_spread(
+    pool, # a `TensorPool` or a `LatentBank`
+    k:int, # neighbours of each row, in its class
+) -> Tensor: # (N, *D) float32, 0 for a row without neighbours
+    "Root mean square difference of each row to its nearest neighbours, in each dimension"
+    near, parts = NearestNeighbors(pool, k + 1).near[:, 1:].long(), []
+    for rows in torch.arange(len(pool), device=near.device).split(1024):
+        there = (near[rows] >= 0).view(len(rows), -1, *[1]*(pool.by_class.ndim - 1))
+        off = read_rows(pool.by_class, near[rows].clamp_min(0)).float() - read_rows(pool.by_class, rows).float()[:, None]
+        parts.append(((off.square()*there).sum(1)/there.sum(1).clamp_min(1)).sqrt())
+    return torch.cat(parts)
+
+class Broadened(WholeClass):
+    "All endpoints of the row's class, each a Gaussian as wide as its neighbours are far: exact for a smoothed pool, biased against the pool itself"
+    exact = False
+    def __init__(self,
+        pool, # a `TensorPool` or a `LatentBank`, without moments; as many numbers again are kept for the widths
+        k:int, # neighbours that say how far
+        width:float=.4, # times their root mean square difference; 0 is `WholeClass`
+        log_prior:Tensor|None=None, # (N,) log of how often training draws each row; None: all alike
+    ):
+        check_count('k', k, 1)
+        super().__init__(pool, log_prior)
+        if pool.mean is not None: raise ValueError('the pool has moments, which are Gaussians already: use ExactMoments')
+        if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 <= width < float('inf'): raise ValueError(f'width must be a finite number of at least 0, got {width}')
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', UserWarning)     # a small class has the neighbours it has
+            self.std = width*local_spread(pool, k)
+
+    def __call__(self,
+        batch:Batch, # rows of the pool
+        generator=None, # torch.Generator on the batch's device: for dropped labels
+    ) -> GaussianCandidates:
+        rows, source = self.rows(batch, generator)
+        return GaussianCandidates(self.pool.by_class, self.std, rows.clamp_min(0), self.weigh(rows), source)
+
 # %% ../nbs/02_candidates.ipynb #b0b421ae
 def balanced_cells(
     x:Tensor, # (n, D) endpoints of one class
@@ -486,6 +523,6 @@ class TextLikelihood(PoolSampler):
         return own_candidates(self.pool, batch.z, rows, generator, self.weigh(rows, log_prior))
 
 # %% ../nbs/02_candidates.ipynb #d8296de0
-SAMPLERS = dict(InBatch=lambda pool, k: InBatch(), InClass=InClass, WholeClass=lambda pool, k, **kwargs: WholeClass(pool, **kwargs), NearestNeighbors=NearestNeighbors, Cells=Cells,
+SAMPLERS = dict(InBatch=lambda pool, k: InBatch(), InClass=InClass, WholeClass=lambda pool, k, **kwargs: WholeClass(pool, **kwargs), NearestNeighbors=NearestNeighbors, Cells=Cells, Broadened=Broadened,
                 MomentDraws=MomentDraws, ExactMoments=lambda pool, k, **kwargs: ExactMoments(pool, **kwargs), RandomCrops=RandomCrops,
                 TextLikelihood=TextLikelihood)

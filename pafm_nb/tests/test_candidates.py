@@ -7,6 +7,7 @@ __all__ = ['PLAIN', 'LAW', 'SMALL', 'test_unbiased_by_enumeration', 'pool_of', '
            'test_distinct', 'test_distinct_of_few', 'members', 'test_source_and_labels', 'test_dropped_labels_take_all',
            'test_unlabelled_data', 'test_in_batch_masks', 'wide_pool', 'test_rows_are_the_class',
            'test_dropped_labels_are_unbiased', 'test_exact_moments_of_a_class',
+           'test_broadened_is_the_field_of_a_smoothed_pool', 'test_broadened_rows_that_stand_alone',
            'test_the_law_of_the_rows_enters_the_weights', 'test_uneven_rows_are_unbiased_with_their_law',
            'test_bad_laws', 'test_a_class_smaller_than_k_gives_all_it_has', 'test_augmented_rows_are_refused',
            'test_cells_partition', 'test_extra_cells_are_uniform', 'test_balanced_cells', 'test_neighbours_are_nearest',
@@ -24,7 +25,7 @@ import fastcore.test as ft
 import pytest, torch
 from torch.testing import assert_close
 from ..candidate_sets import Candidates, GaussianCandidates, RowCandidates, SharedCandidates
-from ..candidates import (SAMPLERS, Cells, ExactMoments, InBatch, InClass, MomentDraws, NearestNeighbors, RandomCrops, TextLikelihood, WholeClass,
+from ..candidates import (SAMPLERS, Broadened, Cells, ExactMoments, InBatch, InClass, MomentDraws, NearestNeighbors, RandomCrops, TextLikelihood, WholeClass,
                                 balanced_cells, caption_embedding, class_neighbors, distinct, sinkhorn)
 from ..objective import pafm_target
 from ..pools import Batch, TensorPool, draw
@@ -187,8 +188,28 @@ def test_exact_moments_of_a_class(labelled):
         endpoint = moment_posterior(z_t[b:b+1], t[:1], moments.mean[of], moments.std[of])[1]
         assert_close(v[b:b+1], (z_t[b:b+1] - endpoint)/.4, rtol=1e-3, atol=1e-4)
 
+@pytest.mark.parametrize('labelled', [True, False])
+def test_broadened_is_the_field_of_a_smoothed_pool(labelled):
+    pool, g = wide_pool(), torch.Generator().manual_seed(9)
+    if not labelled: pool = TensorPool(pool.z)
+    batch, eps, t = pool[torch.arange(20)], torch.randn(20, 3, generator=g), torch.rand(20, generator=g).clamp_min(.05)
+    found = Broadened(pool, 4, .7)(batch, g)
+    v, z_t = pafm_target(batch.z, eps, t, found).velocity, (1 - t[:, None])*batch.z + t[:, None]*eps
+    for b in range(20):
+        x = pool.of_class(batch.y[b]) if labelled else pool.z
+        spread = torch.stack([(x[(x - p).square().sum(1).argsort()[1:5]] - p).square().mean(0).sqrt() for p in x])
+        endpoint = moment_posterior(z_t[b:b+1], t[b:b+1], x, .7*spread)[1]
+        assert_close(v[b:b+1], (z_t[b:b+1] - endpoint)/t[b], rtol=1e-3, atol=1e-3)
+
+def test_broadened_rows_that_stand_alone():
+    pool = TensorPool(torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1]))
+    sampler = Broadened(pool, 5)
+    assert (sampler.std[0] == 0).all() and (sampler.std[1:] > 0).all()
+    batch, eps, t = pool[[0]], torch.ones(1, 2), torch.tensor([.4])
+    assert_close(pafm_target(batch.z, eps, t, sampler(batch)).velocity, eps - batch.z)
+
 # %% ../../nbs/92_test_candidates.ipynb #1ed75254
-LAW = ['WholeClass', 'InClass', 'NearestNeighbors', 'Cells', 'TextLikelihood', 'ExactMoments']
+LAW = ['WholeClass', 'InClass', 'NearestNeighbors', 'Cells', 'Broadened', 'TextLikelihood', 'ExactMoments']
 
 @pytest.mark.parametrize('large', [False, True])
 @pytest.mark.parametrize('name', LAW)
@@ -460,7 +481,8 @@ def test_sinkhorn_by_anchors():
 @pytest.mark.parametrize('make, said', [
     (lambda z, y: Cells(TensorPool(z, y), 5, extra=-1), '-1'), (lambda z, y: InClass(None, 2), 'NoneType'), (lambda z, y: WholeClass(z), 'Tensor'),
     (lambda z, y: RandomCrops(TensorPool(z, y), 2), '(4,)'), (lambda z, y: RandomCrops(TensorPool(z, views=3), 4), '3 crops'), (lambda z, y: MomentDraws(TensorPool(z, y), 2), 'moments'),
-    (lambda z, y: ExactMoments(TensorPool(z, y)), 'moments'), (lambda z, y: TextLikelihood(TensorPool(z, y), 2, 1.), 'caption'),
+    (lambda z, y: ExactMoments(TensorPool(z, y)), 'moments'), (lambda z, y: Broadened(TensorPool(z, y, z, z.abs()), 3), 'ExactMoments'), (lambda z, y: Broadened(TensorPool(z, y), 3, -1.), '-1.0'),
+    (lambda z, y: Broadened(TensorPool(z, y), 0), 'k must be'), (lambda z, y: TextLikelihood(TensorPool(z, y), 2, 1.), 'caption'),
     (lambda z, y: TextLikelihood(TensorPool(z, text=z), 2, -1.), '-1'), (lambda z, y: TextLikelihood(TensorPool(z, text=z), 2, None), 'None'),
     (lambda z, y: InClass(TensorPool(z, y), 0), 'k must be'), (lambda z, y: InClass(TensorPool(z, y), 2.), '2.0')])
 def test_bad_samplers(make, said):
