@@ -74,18 +74,22 @@ SCENES = dict(size=('small', 'large'), color=('red', 'orange', 'yellow', 'green'
 WORDS = ('a', 'on', *dict.fromkeys(word for names in SCENES.values() for name in names for word in name.split()))
 
 # %% ../nbs/11_data.ipynb #718a7526
+def _numbered(captions, words, length):
+    "Each caption as the numbers of its words"
+    if isinstance(captions, str): raise ValueError(f'captions must be a list of strings, got the string {captions!r}: put it into a list')
+    number, rows = {word: i for i, word in enumerate(words)}, [caption.lower().split() for caption in captions]
+    for caption, row in zip(captions, rows):
+        for word in row:
+            if word not in number: raise ValueError(f'unknown word {word!r} in the caption {caption!r}: the vocabulary is {", ".join(words)}')
+        if len(row) > length: raise ValueError(f'the caption {caption!r} has {len(row)} words: use at most {length} of {", ".join(words)}')
+    return [[number[word] for word in row] for row in rows]
+
 def encode_captions(
     captions:list, # of strings
     length:int=8, # most words in a caption
 ) -> Tensor: # (N, length, 32) float32: a unit vector for each word, zeros for padding
     "States of captions about `SCENES`, a stand-in for a text encoder's; '' is the empty caption"
-    if isinstance(captions, str): raise ValueError(f'captions must be a list of strings, got the string {captions!r}: put it into a list')
-    number, rows = {word: i for i, word in enumerate(WORDS)}, [caption.lower().split() for caption in captions]
-    for caption, row in zip(captions, rows):
-        for word in row:
-            if word not in number: raise ValueError(f'unknown word {word!r} in the caption {caption!r}: the vocabulary is {", ".join(WORDS)}')
-        if len(row) > length: raise ValueError(f'the caption {caption!r} has {len(row)} words: use at most {length} of {", ".join(WORDS)}')
-    padded = torch.tensor([[number[word] for word in row] + [32]*(length - len(row)) for row in rows], dtype=torch.int64).view(len(rows), length)
+    padded = torch.tensor([row + [32]*(length - len(row)) for row in _numbered(captions, WORDS, length)], dtype=torch.int64).view(len(captions), length)
     return torch.eye(33, 32)[padded]
 
 def decode_captions(
@@ -214,12 +218,8 @@ def encode_scene_captions(
     length:int=11, # most words in a caption
 ) -> Tensor: # (N, length, 64) float32: a unit vector for each word, another one after 'and'; zeros for padding
     "States of captions about `Scenes`, a stand-in for a text encoder's; '' is the empty caption"
-    number, rows = {word: i for i, word in enumerate(SCENE_WORDS)}, [caption.split() for caption in captions]
-    for caption, row in zip(captions, rows):
-        if unknown := [word for word in row if word not in number]: raise ValueError(f'unknown word {unknown[0]!r} in the caption {caption!r}: the vocabulary is {", ".join(SCENE_WORDS)}')
-        if len(row) > length: raise ValueError(f'the caption {caption!r} has {len(row)} words: use at most {length}')
-    padded = [[number[word] + 32*('and' in row[:i]) for i, word in enumerate(row)] + [64]*(length - len(row)) for row in rows]
-    return torch.eye(65, 64)[torch.tensor(padded, dtype=torch.int64).view(len(rows), length)]
+    rows = [[n + 32*(SCENE_WORDS.index('and') in row[:i]) for i, n in enumerate(row)] for row in _numbered(captions, SCENE_WORDS, length)]
+    return torch.eye(65, 64)[torch.tensor([row + [64]*(length - len(row)) for row in rows], dtype=torch.int64).view(len(rows), length)]
 
 # %% ../nbs/11_data.ipynb #25658e3f
 GRAIN = .05

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BINS', 'run_trials', 'few_noises', 'Trial', 'digits_probe', 'binned', 'field_errors', 'some_digits', 'digits_trial',
-           'interval', 'paired_ratio', 'forest']
+           'interval', 'paired_ratio', 'steps_to', 'forest']
 
 # %% ../nbs/17b_trials.ipynb #0167eb31
 import json, math, tempfile, time
@@ -43,11 +43,11 @@ def run_trials(
     for name, settings in trials.items():
         if name in done and done[name]['settings'] != json.loads(json.dumps(settings)):
             raise ValueError(f'{file} holds {name} with other settings, {done[name]["settings"]} and not {settings}: give it another name, or remove it there')
+    file.parent.mkdir(parents=True, exist_ok=True)
     waiting = [name for name in trials if name not in done]
     with parallel_config('loky', inner_max_num_threads=1), progress_bar(len(trials), initial=len(trials) - len(waiting), unit='trial', disable=not progress) as bar:
         for name, result, seconds in Parallel(processes or -1, return_as='generator_unordered')(delayed(_timed)(work, name, trials[name]) for name in waiting):
             done[name] = dict(settings=trials[name], result=result, seconds=round(seconds, 1))
-            file.parent.mkdir(parents=True, exist_ok=True)
             write_json(file, found)
             bar.update()
     return found
@@ -169,6 +169,19 @@ def paired_ratio(
     "How many times as large, seed by seed"
     m, h = interval(np.log(np.asarray(ours, float)/np.asarray(theirs, float)))
     return np.exp(m), np.exp(m - h), np.exp(m + h)
+
+# %% ../nbs/17b_trials.ipynb #8bf40095
+def steps_to(
+    steps, # (m,) of the marks, rising
+    scores, # (m,) at the marks; lower is better
+    level:float, # to be reached
+) -> float: # nan if no mark reaches it
+    "Step at which a curve first falls to a level, between marks by logarithms"
+    steps, scores = np.log(steps), np.log(scores)
+    there = np.nonzero(scores <= np.log(level))[0]
+    if not len(there): return float('nan')
+    i = max(1, there[0])
+    return float(np.exp(np.interp(-np.log(level), -scores[i-1:i+1], steps[i-1:i+1])))
 
 # %% ../nbs/17b_trials.ipynb #93976482
 def forest(
