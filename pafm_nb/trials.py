@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BINS', 'run_trials', 'few_noises', 'Trial', 'digits_probe', 'binned', 'field_errors', 'some_digits', 'digits_trial',
-           'interval', 'paired_ratio', 'steps_to', 'forest']
+           'interval', 'paired_ratio', 'steps_to', 'by_seed', 'against', 'forest']
 
 # %% ../nbs/17b_trials.ipynb #0167eb31
 import json, math, tempfile, time
@@ -33,13 +33,14 @@ def run_trials(
     command:str, # how to make it again
     processes:int|None=None, # side by side; None: one for each core
     progress:bool=True, # show a bar
-) -> dict: # what is in the file: command, machine, and name -> settings, result and seconds
+) -> dict: # what is in the file: command, machine, and name -> settings, result, seconds, and machine where it is another
     "Run what the file does not hold yet; each result is written when it is there"
     from joblib import Parallel, delayed, parallel_config
     file = Path(file)
     check_writable(file.parent)
     found = json.loads(file.read_text()) if file.exists() else dict(command=command, machine=machine(), trials={})
-    done = found['trials']
+    done, here = found['trials'], machine()
+    elsewhere = {} if all(here[k] == found['machine'][k] for k in ('cpu', 'cores', 'torch')) else dict(machine=here)
     for name, settings in trials.items():
         if name in done and done[name]['settings'] != json.loads(json.dumps(settings)):
             raise ValueError(f'{file} holds {name} with other settings, {done[name]["settings"]} and not {settings}: give it another name, or remove it there')
@@ -47,7 +48,7 @@ def run_trials(
     waiting = [name for name in trials if name not in done]
     with parallel_config('loky', inner_max_num_threads=1), progress_bar(len(trials), initial=len(trials) - len(waiting), unit='trial', disable=not progress) as bar:
         for name, result, seconds in Parallel(processes or -1, return_as='generator_unordered')(delayed(_timed)(work, name, trials[name]) for name in waiting):
-            done[name] = dict(settings=trials[name], result=result, seconds=round(seconds, 1))
+            done[name] = dict(settings=trials[name], result=result, seconds=round(seconds, 1)) | elsewhere
             write_json(file, found)
             bar.update()
     return found
@@ -92,14 +93,15 @@ BINS = 8
 def digits_probe(
     split:str, # 'train' or 'held_out'
     each:int, # noisy points made from each digit
+    path=LinearPath(), # that makes them
 ) -> tuple: # z_t, t, y, the velocity away from the digit, and the pool's field there
     "Noisy digits, the same ones at every call, with times spread evenly"
     data, train, g = digits(split), digits('train'), torch.Generator().manual_seed(17)
     z, y = data.z.repeat(each, 1, 1, 1), data.y.repeat(each)
     t, eps = (torch.randperm(len(z), generator=g) + .5)/len(z), torch.randn(z.shape, generator=g)
-    z_t, field = LinearPath().interpolate(z, eps, t), torch.empty_like(z)
-    for c in range(10): field[y == c] = exact_velocity(z_t[y == c], t[y == c], train.of_class(c))
-    return z_t, t, y, eps - z, field
+    z_t, field = path.interpolate(z, eps, t), torch.empty_like(z)
+    for c in range(10): field[y == c] = exact_velocity(z_t[y == c], t[y == c], train.of_class(c), path)
+    return z_t, t, y, path.velocity(z, eps, t), field
 
 def binned(
     error, # (n, *D)
@@ -112,11 +114,12 @@ def binned(
 @torch.no_grad()
 def field_errors(
     model, # a velocity model of digits: model(z_t, t, y)
+    path=LinearPath(), # it was trained on
 ) -> dict: # pool, held_out: mean squares in `BINS` bins of t
     "Distance to the training set's field, and FM's loss on held-out digits"
     ask = lambda z_t, t, y: torch.cat([model(*part) for part in zip(z_t.split(500), t.split(500), y.split(500))])
-    z_t, t, y, _, field = digits_probe('train', 3)
-    z_h, t_h, y_h, v, _ = digits_probe('held_out', 20)
+    z_t, t, y, _, field = digits_probe('train', 3, path)
+    z_h, t_h, y_h, v, _ = digits_probe('held_out', 20, path)
     return dict(pool=binned(ask(z_t, t, y) - field, t), held_out=binned(ask(z_h, t_h, y_h) - v, t_h))
 
 # %% ../nbs/17b_trials.ipynb #bb257d34
@@ -149,7 +152,7 @@ def digits_trial(
         log = read_log(trial.out/'log.jsonl')[-1]
     models = dict(averaged=(trial.ema.module, 1.), last=(trial.accelerator.unwrap_model(trial.model), 1.)) | (dict(guided=(trial.ema.module, guidance)) if guidance else {})
     scores = {name: score_digits(sample_digits(model.eval(), guidance_scale=scale), full=True) for name, (model, scale) in models.items()}
-    for name in ('averaged', 'last'): scores[name] |= field_errors(models[name][0])
+    for name in ('averaged', 'last'): scores[name] |= field_errors(models[name][0], trial.objective.path)
     return dict(**scores, curve=curve, log={k: v for k, v in log.items() if k != 'images_per_second'})
 
 # %% ../nbs/17b_trials.ipynb #47e5dcbb
@@ -182,6 +185,32 @@ def steps_to(
     if not len(there): return float('nan')
     i = max(1, there[0])
     return float(np.exp(np.interp(-np.log(level), -scores[i-1:i+1], steps[i-1:i+1])))
+
+# %% ../nbs/17b_trials.ipynb #b279a2b4
+def by_seed(
+    trials:dict, # name -> a trial, as `run_trials` returns them under 'trials'; names end in /seed
+    arm:str, # the name without the seed
+    *keys, # of the result, from outside in
+    seeds=None, # which; None: all there are, rising
+): # (n, ...) array
+    "One number for each seed of an arm, or one list"
+    if seeds is None: seeds = sorted(int(name[len(arm) + 1:]) for name in trials if name.rpartition('/')[0] == arm)
+    if not len(seeds): raise ValueError(f'there is no trial of {arm!r}: run it first')
+    found = [trials[f'{arm}/{s}']['result'] for s in seeds]
+    for key in keys: found = [f[key] for f in found]
+    return np.array(found)
+
+def against(
+    trials:dict, # of `by_seed`
+    arm:str, # ours
+    base:str, # theirs
+    *keys, # of the result
+    bins=slice(None), # of a score that is a list, to average over
+) -> tuple: # mean ratio, lower and upper end of its 95% interval
+    "`paired_ratio` of two arms over their common seeds"
+    seeds = sorted({int(name[len(arm) + 1:]) for name in trials if name.rpartition('/')[0] == arm and f"{base}/{name.rpartition('/')[2]}" in trials})
+    ours, theirs = (by_seed(trials, a, *keys, seeds=seeds) for a in (arm, base))
+    return paired_ratio(*(x if x.ndim == 1 else x[:, bins].mean(1) for x in (ours, theirs)))
 
 # %% ../nbs/17b_trials.ipynb #93976482
 def forest(
