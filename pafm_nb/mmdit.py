@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .hub import Shared
 from .sit import (SIT_MODELS, Block, FinalLayer, Models, PatchEmbedding, TimeEmbedding, attend, check_images, check_sizes,
                          check_weights, heads_of, modulated_norm, read_weights, shapes_of, sincos_position, unpatchify)
 
@@ -81,7 +82,7 @@ class JointBlock(nn.Module):
         return context, self.x_block.finish(x, attended[:, length - asked:], *x_rest)
 
 # %% ../nbs/13_mmdit.ipynb #43be9c0c
-class MMDiT(nn.Module):
+class MMDiT(nn.Module, Shared):
     "A transformer from (z_t, t, text) to a velocity: REPA's text-to-image model, with its parameter names."
     def __init__(self,
         input_size:int=32, # side of the image or latent

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from .hub import Shared
 
 # %% ../nbs/12_sit.ipynb #e024166c
 class PatchEmbedding(nn.Module):
@@ -224,7 +225,7 @@ def check_images(
         raise ValueError(f't has shape {tuple(t.shape)} and {t.dtype}: give one float time per row, ({x.shape[0]},)')
 
 # %% ../nbs/12_sit.ipynb #5b524c97
-class SiT(nn.Module):
+class SiT(nn.Module, Shared):
     "A transformer from (z_t, t, y) to a velocity (Ma et al. 2024), with the parameter names of the published weights."
     def __init__(self,
         input_size:int=32, # side of the image or latent

@@ -10,7 +10,7 @@ __all__ = ['tiny', 'PUBLISHED', 'inputs', 'test_parameter_count', 'test_names_an
            'test_order_of_the_words_is_not_seen', 'test_sampling_with_a_null_text', 'test_bf16_autocast',
            'test_text_of_another_precision', 'test_model_of_another_precision', 'test_compiles_without_a_break',
            'test_gradients_of_single_rows', 'test_load_mmdit_takes_what_is_published',
-           'test_load_mmdit_knows_the_sizes', 'test_bad_sizes', 'test_bad_inputs', 'test_unknown_name',
+           'test_load_mmdit_knows_the_sizes', 'test_shared', 'test_bad_sizes', 'test_bad_inputs', 'test_unknown_name',
            'test_bad_weights', 'test_one_table_of_all_models']
 
 # %% ../../nbs/86_test_mmdit.ipynb #09f4855b
@@ -26,7 +26,7 @@ from ..mmdit import MMDIT_MODELS, MODELS, MMDiT, load_mmdit
 from ..sampling import sample
 from ..sit import SIT_MODELS, sincos_position
 from .test_sit import (awake, check_bad_weights, check_bf16, check_compiles, check_generator, check_loading, check_precisions,
-                                    check_rows, check_single_rows, gelu, norm, numbered, numbers, plain_embeddings, silu)
+                                    check_rows, check_shared, check_single_rows, gelu, norm, numbered, numbers, plain_embeddings, silu)
 
 # %% ../../nbs/86_test_mmdit.ipynb #3df14859
 tiny = partial(MMDiT, 8, 2, 3, 3, 32, 4, context_size=12, context_length=5)
@@ -206,6 +206,9 @@ def test_load_mmdit_knows_the_sizes(name, kwargs):
     ft.test_eq([b.num_heads for b in loaded.joint_blocks], [b.num_heads for b in model.joint_blocks])
     half = load_mmdit({k: v.bfloat16() for k, v in model.state_dict().items()})
     ft.test_eq({p.dtype for p in half.state_dict().values()}, {torch.float32})
+
+# %% ../../nbs/86_test_mmdit.ipynb #4b4555f5
+def test_shared(tmp_path): check_shared(awake(tiny()), inputs(), tmp_path)
 
 # %% ../../nbs/86_test_mmdit.ipynb #1995a0ae
 @pytest.mark.parametrize('kwargs, says', [

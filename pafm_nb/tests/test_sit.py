@@ -13,8 +13,8 @@ __all__ = ['tiny', 'COUNTS', 'PLACES', 'PUBLISHED', 'PROJECTORS', 'awake', 'inpu
            'test_model_of_another_precision', 'test_compiles_without_a_break', 'test_gradients_of_single_rows',
            'wrappings', 'check_loading', 'test_load_sit_takes_what_is_published', 'test_load_sit_turns_the_clock',
            'test_load_sit_knows_the_sizes', 'test_bad_sizes', 'test_bad_inputs', 'test_unknown_name',
-           'check_bad_weights', 'test_bad_weights', 'Malicious', 'test_a_pickle_that_runs_code_is_refused',
-           'test_damaged_files']
+           'check_bad_weights', 'test_bad_weights', 'check_shared', 'test_shared', 'Malicious',
+           'test_a_pickle_that_runs_code_is_refused', 'test_damaged_files']
 
 # %% ../../nbs/94_test_sit.ipynb #b07c0180
 import math, os
@@ -353,6 +353,20 @@ def test_bad_weights():
     check_bad_weights(partial(load_sit, num_heads=4), state)
     with pytest.raises(ValueError, match='give num_heads'): load_sit(state)
     with pytest.raises(ValueError, match='num_heads is 0'): load_sit(state, num_heads=0)
+
+# %% ../../nbs/94_test_sit.ipynb #f260a120
+def check_shared(model, inputs, folder):
+    "`model` survives `save_pretrained` and `from_pretrained`."
+    model.save_pretrained(folder)
+    again = type(model).from_pretrained(folder)
+    assert again.state_dict().keys() == model.state_dict().keys() and all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values()))
+    assert torch.equal(again(*inputs), model.eval()(*inputs)) and not again.training
+    assert f'import {type(model).__name__}\n' in (folder/'README.md').read_text()
+
+
+def test_shared(tmp_path):
+    check_shared(awake(tiny(generator=torch.Generator().manual_seed(0))), inputs(), tmp_path/'one')
+    check_shared(load_sit(awake(tiny()).state_dict(), num_heads=4), inputs(), tmp_path/'two')
 
 # %% ../../nbs/94_test_sit.ipynb #7b80936e
 class Malicious:
