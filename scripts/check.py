@@ -244,7 +244,7 @@ def packages():
         meta = email.message_from_bytes(z.read(f'{info}/METADATA'))
         points = configparser.ConfigParser(delimiters=['='])
         points.read_string(z.read(f'{info}/entry_points.txt').decode())
-    wanted = {n for n in tracked() if n.startswith('pafm_nb/') and n.endswith(('.py', '.safetensors'))}
+    wanted = {n for n in tracked() if n.startswith('pafm_nb/') and n.endswith(('.py', '.safetensors', 'py.typed'))}
     for n in sorted(wanted - held): yield f'{wheel.name} lacks {n}'
     for n in sorted(n for n in held - wanted if not n.startswith(info)): yield f'{wheel.name} holds {n}, which is not a module or weights of ours'
     with tarfile.open(sdist) as t: packed = {n.partition('/')[2] for n in t.getnames()}
