@@ -17,6 +17,10 @@ MUTANTS = dict(
         ('return (ds*z_t - s*v)/det', 'return (ds*z_t + s*v)/det'),
         ('return -model(x, 1 - t, *args, **kwargs)', 'return model(x, 1 - t, *args, **kwargs)'),
         ('(t >= 0) & (t <= 1)).all():', '(t >= 0) & (t < 1)).all():')]),
+    adapters=('adapters', [
+        ('return self.scheduler(t).d_sigma_t', 'return -self.scheduler(t).d_sigma_t'),
+        ('return self.scheduler(t).alpha_t', 'return self.scheduler(t).sigma_t'),
+        ('not callable(self.scheduler) or ', '')]),
     posterior=('posterior', [
         ('return r*along - .5*r.square()*apart', 'return r*along - r.square()*apart'),
         ('log_w = log_w/(temperature*(', 'log_w = log_w*(temperature*('),

@@ -48,7 +48,7 @@ def test_method_imports_no_machinery():
 
 # %% ../../nbs/99_test_package.ipynb #82b02032
 def test_imports_without_extras():
-    extras = ['nbdev', 'execnb', 'ghapi', 'IPython', 'ipykernel', 'pytest', 'diffusers', 'transformers', 'webdataset', 'torchcfm', 'flow_matching']
+    extras = ['nbdev', 'execnb', 'ghapi', 'IPython', 'ipykernel', 'pytest', 'diffusers', 'transformers', 'webdataset', 'torchcfm', 'flow_matching', 'lightning']
     code = f'import sys, json; sys.modules.update(dict.fromkeys({extras!r})); import {", ".join(MODULES)}; print(json.dumps(True))'
     assert fresh(code)
 
