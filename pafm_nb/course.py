@@ -152,7 +152,7 @@ def check_half_time(
     if near(1/(1 + (2*np.log(len(threes))/threes.var(0).sum().item())**.5)): hint = 'That is the rule for data that vary in many directions. Digits do not: measure it'
     raise AssertionError(f'the half time of the threes: got {answer:.3f}, which is too {"early" if answer < half_time(threes) else "late"}. {hint}')
 
-# %% ../nbs/30_course.ipynb #79b2897c
+# %% ../nbs/30_course.ipynb #bb4c78c2
 def check_total_variance(
     answer, # answer(p (N,), v (N, D), cell (N,)) -> variance of v, its part inside the cells, its part between them
 ) -> str: # 'right'
@@ -172,7 +172,8 @@ def check_total_variance(
             dims: variance(p, v)/v.shape[1], 'Each endpoint counts with its posterior p, not alike.': variance(torch.full_like(p, 1/len(p)), v)})
         compare(f'the part inside {where}', inside, share @ each, {
             dims: share @ each/v.shape[1], 'A cell counts with its own probability, not like any other.': each.mean(),
-            'Inside a cell the weights must be normalised again before you take their mean.': sum(p[cell == c] @ (v[cell == c] - p[cell == c] @ v[cell == c]).square().sum(1) for c in cells)})
+            'Inside a cell the weights must be normalised again before you take their mean.':
+                sum(p[cell == c] @ (v[cell == c] - p[cell == c] @ v[cell == c]).square().sum(1) for c in cells)})
         compare(f'the part that is left {where}', left, variance(share, mean), {
             dims: variance(share, mean)/v.shape[1], 'A cell counts with its own probability, not like any other.': variance(torch.full_like(share, 1/len(cells)), mean)})
     return 'right'

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SOLVED', 'MISTAKES', 'THREES', 'TRAIN', 'FAKE', 'HOLDS', 'MEANS', 'weights', 'variances', 'dims', 'alike',
            'cells_alike', 'means_alike', 'not_normalised', 'at_random', 'moments', 'design', 'step', 'piled_up',
-           'no_step', 'step_first', 'own_noise', 'fair', 'by_hand', 'fake', 'check', 'given', 'test_solution_is_right',
-           'test_mistake_gets_its_hint', 'test_stub_is_not_right', 'test_every_check_is_tested', 'test_attempt',
-           'test_compare_refuses', 'test_exercises_are_complete']
+           'no_step', 'step_first', 'own_noise', 'fair', 'geometric', 'by_hand', 'fake', 'check', 'given',
+           'test_solution_is_right', 'test_mistake_gets_its_hint', 'test_stub_is_not_right',
+           'test_every_check_is_tested', 'test_attempt', 'test_compare_refuses', 'test_exercises_are_complete']
 
 # %% ../../nbs/97b_test_course.ipynb #6ee2dc85
 import json, re
@@ -54,7 +54,7 @@ THREES = digits().of_class(3).flatten(1)
 SOLVED['half_time'] = half_time(THREES),
 MISTAKES['half_time'] = {'not averaged': half_time(THREES, 'mean'), 'many directions': .501, 'late. Average': .7, 'early. Average': .41, 'expected a number': torch.tensor(.45)}
 
-# %% ../../nbs/97b_test_course.ipynb #3b11b1e2
+# %% ../../nbs/97b_test_course.ipynb #c7a99ec0
 def variances(p, v, cell):
     of = [cell == c for c in cell.unique()]
     share, mean = torch.stack([p[c].sum() for c in of]), torch.stack([p[c] @ v[c]/p[c].sum() for c in of])
@@ -84,26 +84,31 @@ def at_random(i, y, k, generator, replacement=False):
     return torch.cat([torch.tensor([i]), others[rows]])
 SOLVED['candidates'] = at_random,
 MISTAKES['candidates'] = {
-    'source is missing': lambda i, y, k, g: at_random(i, y, k + 1, g)[1:], 'stands there twice': lambda i, y, k, g: at_random(i, y, k, g, True), 'source first': lambda i, y, k, g: at_random(i, y, k, g).flip(0),
-    'another class': lambda i, y, k, g: at_random(i, torch.zeros_like(y), k, g), 'think of neighbours': lambda i, y, k, g: (y == y[i]).nonzero()[:, 0].roll(-2)[:k], 'expected 4': lambda i, y, k, g: at_random(i, y, k + 1, g)}
+    'source is missing': lambda i, y, k, g: at_random(i, y, k + 1, g)[1:], 'stands there twice': lambda i, y, k, g: at_random(i, y, k, g, True),
+    'source first': lambda i, y, k, g: at_random(i, y, k, g).flip(0),
+    'another class': lambda i, y, k, g: at_random(i, torch.zeros_like(y), k, g), 'think of neighbours': lambda i, y, k, g: (y == y[i]).nonzero()[:, 0].roll(-2)[:k],
+    'expected 4': lambda i, y, k, g: at_random(i, y, k + 1, g)}
 
 def moments(targets, truth, correction=1, share=None):
     variance = targets.var(0, correction=correction).sum(1)
     return (targets.mean(0) - truth).square().sum(1) - (1/len(targets) if share is None else share)*targets.var(0).sum(1), variance
 SOLVED['bias_variance'] = moments,
 MISTAKES['bias_variance'] = {
-    'divide by M - 1': lambda u, v: moments(u, v, correction=0), 'sum them': lambda u, v: [x/u.shape[2] for x in moments(u, v)], 'variance of the mean of': lambda u, v: (moments(u, v)[0], moments(u, v)[1]/len(u)),
-    'holds the bias': lambda u, v: (moments(u, v)[0], (u - v).square().sum(2).mean(0)), 'look biased': lambda u, v: moments(u, v, share=0), 'not the variance': lambda u, v: moments(u, v, share=1),
+    'divide by M - 1': lambda u, v: moments(u, v, correction=0), 'sum them': lambda u, v: [x/u.shape[2] for x in moments(u, v)],
+    'variance of the mean of': lambda u, v: (moments(u, v)[0], moments(u, v)[1]/len(u)),
+    'holds the bias': lambda u, v: (moments(u, v)[0], (u - v).square().sum(2).mean(0)), 'look biased': lambda u, v: moments(u, v, share=0),
+    'not the variance': lambda u, v: moments(u, v, share=1),
     'then square': lambda u, v: ((u - v).square().sum(2).mean(0), moments(u, v)[1])}
 
 TRAIN = digits()
 def design(make, guess, k=32): return make, guess, TRAIN, k, .7
 SOLVED['design'] = design(InClass(TRAIN, 32), .095)
 MISTAKES['design'] = {
-    '1/K forgets': design(InClass(TRAIN, 32), 1/32), 'a finite ESS': design(InClass(TRAIN, 32), .128), 'not unbiased': design(NearestNeighbors(TRAIN, 32), .09), 'the budget is 32': design(WholeClass(TRAIN), 0.),
+    '1/K forgets': design(InClass(TRAIN, 32), 1/32), 'a finite ESS': design(InClass(TRAIN, 32), .128), 'not unbiased': design(NearestNeighbors(TRAIN, 32), .09),
+    'the budget is 32': design(WholeClass(TRAIN), 0.),
     'near ones only': design(Cells(TRAIN, 32), .09), 'is unbiased and leaves': design(InBatch(), .09), 'a sampler and a number': design(None, None)}
 
-# %% ../../nbs/97b_test_course.ipynb #81ed36ac
+# %% ../../nbs/97b_test_course.ipynb #c05ddd66
 def step(model, loss, batch, optimizer, generator): optimizer.zero_grad(); loss(model, batch, generator).loss.backward(); optimizer.step()
 def piled_up(model, loss, batch, optimizer, generator): loss(model, batch, generator).loss.backward(); optimizer.step()
 def no_step(model, loss, batch, optimizer, generator): optimizer.zero_grad(); loss(model, batch, generator).loss.backward()
@@ -117,21 +122,25 @@ def fair(a, b, real, cut=lambda x, n: x[torch.randperm(len(x), generator=torch.G
     return frechet(cut(a, n), real), frechet(cut(b, n), real)
 SOLVED['fair'] = fair,
 MISTAKES['fair'] = {
-    'b has 1500 rows.*All 1500': lambda a, b, real: (frechet(a, real), frechet(b, real)), 'a has 1500 rows.*All 1500': lambda a, b, real: (frechet(a, real), fair(a, b, real)[1]), 'sorted by class': lambda a, b, real: fair(a, b, real, lambda x, n: x[:n]),
+    'b has 1500 rows.*All 1500': lambda a, b, real: (frechet(a, real), frechet(b, real)),
+    'a has 1500 rows.*All 1500': lambda a, b, real: (frechet(a, real), fair(a, b, real)[1]), 'sorted by class': lambda a, b, real: fair(a, b, real, lambda x, n: x[:n]),
     'expected': lambda a, b, real: [x**.5 for x in fair(a, b, real)]}
 
-def by_hand(ours, theirs, ddof=1, n=None, quantile=None, apart=False, average=lambda ours, theirs: np.exp(np.log(ours/theirs).mean())):
+def geometric(ours, theirs): return np.exp(np.log(ours/theirs).mean())
+def by_hand(ours, theirs, ddof=1, n=None, quantile=None, apart=False, average=geometric):
     log, n = np.log(ours/theirs), len(ours) if n is None else n
     s = (np.log(ours).var(ddof=1) + np.log(theirs).var(ddof=1))**.5 if apart else log.std(ddof=ddof)
     h = (stats.t.ppf(.975, len(ours) - 1) if quantile is None else quantile)*s/n**.5
     return average(ours, theirs), np.exp(log.mean() - h), np.exp(log.mean() + h)
 SOLVED['ratio'] = by_hand,
 MISTAKES['ratio'] = {
-    'best seed': lambda a, b: by_hand(a, b, average=lambda a, b: a.min()/b.min()), 'ratio of means': lambda a, b: by_hand(a, b, average=lambda a, b: a.mean()/b.mean()), 'average to 1': lambda a, b: by_hand(a, b, average=lambda a, b: (a/b).mean()),
-    'still a logarithm': lambda a, b: [np.log(x) for x in by_hand(a, b)], 'n - 1': lambda a, b: by_hand(a, b, ddof=0), 'standard error': lambda a, b: by_hand(a, b, n=1), "Student's t": lambda a, b: by_hand(a, b, quantile=1.96),
+    'best seed': lambda a, b: by_hand(a, b, average=lambda a, b: a.min()/b.min()),
+    'ratio of means': lambda a, b: by_hand(a, b, average=lambda a, b: a.mean()/b.mean()), 'average to 1': lambda a, b: by_hand(a, b, average=lambda a, b: (a/b).mean()),
+    'still a logarithm': lambda a, b: [np.log(x) for x in by_hand(a, b)], 'n - 1': lambda a, b: by_hand(a, b, ddof=0),
+    'standard error': lambda a, b: by_hand(a, b, n=1), "Student's t": lambda a, b: by_hand(a, b, quantile=1.96),
     'not paired': lambda a, b: by_hand(a, b, apart=True), 'the interval over': lambda a, b: (by_hand(a, b)[0], a.min(), a.max())}
 
-# %% ../../nbs/97b_test_course.ipynb #5ffc4c82
+# %% ../../nbs/97b_test_course.ipynb #36ab1036
 def fake(arm, seed):
     base, paired = 1 + .2*np.random.default_rng(seed).random(), {'whole': .6 + .25*seed, 'near16': .7 + .01*seed}
     errors = [base*(1 + .1*(seed % 2)*(arm in paired))]*8
@@ -141,7 +150,8 @@ HOLDS = dict.fromkeys(CLAIMS, False) | dict(b=True)
 MEANS = {letter: evidence(FAKE, letter) for letter in CLAIMS}
 SOLVED['reading'] = HOLDS, FAKE
 MISTAKES['reading'] = {
-    'whole interval': (HOLDS | dict(a=True), FAKE), 'The interval is narrow': (HOLDS | dict(b=False), FAKE), 'a\\) ': ({letter: bool(ours.min() < theirs.min()) for letter, (ours, theirs) in MEANS.items()}, FAKE),
+    'whole interval': (HOLDS | dict(a=True), FAKE), 'The interval is narrow': (HOLDS | dict(b=False), FAKE),
+    'a\\) ': ({letter: bool(ours.min() < theirs.min()) for letter, (ours, theirs) in MEANS.items()}, FAKE),
     'yet for c': ({letter: True for letter in CLAIMS if letter != 'c'}, FAKE), 'expected a dict': (None, FAKE)}
 
 # %% ../../nbs/97b_test_course.ipynb #81f8b971
