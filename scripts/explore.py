@@ -60,13 +60,13 @@ def near_of(pool, source, k): return torch.linalg.vector_norm(pool - pool[source
 def state(page): return page.evaluate('explorable.state()')
 def done(page):
     "The state when all draws are made"
-    page.wait_for_function('() => !explorable.state().sampling')
+    page.wait_for_function('() => !explorable.state().sampling', polling=50)
     return state(page)
 
 def open_at(page, **settings):
     "Go to a state by the page's address, as a link does"
-    page.evaluate('h => { location.hash = h }', '&'.join(f'{k}={v}' for k, v in settings.items()))
-    page.wait_for_function('s => Object.entries(s).every(([k, v]) => String(explorable.state()[k]) == v)', arg={k: str(v) for k, v in settings.items() if k in ('view', 't', 'design', 'source', 'temperature')})
+    page.evaluate("h => new Promise(done => { if (location.hash == h) return done(); addEventListener('hashchange', () => done(), {once: true}); location.hash = h })",
+                  '#' + '&'.join(f'{k}={v}' for k, v in settings.items()))
 
 def box(page, selector): return page.locator(selector).bounding_box()
 
@@ -86,7 +86,7 @@ def random_bias(page, name):
         open_at(page, view='moons', source=154, eps='0.8,-1.9', design='random', k=k, t=t)
         e = done(page)['error']
         if not (e['draws'] == 4000 and 0 < e['bias'] < 4*e['se']): yield f'K = {k}: bias {e["bias"]:.4f} ± {e["se"]:.4f} after {e["draws"]} draws'
-        page.wait_for_function("() => document.getElementById('bias-how').textContent.includes('4000')")
+        page.wait_for_function("() => document.getElementById('bias-how').textContent.includes('4000')", polling=50)
 
 def claims(page, name):
     "claims: what the suggestions on the page promise comes true"
@@ -126,6 +126,7 @@ def time_slider(page, name):
         if abs(after['t'] - .57) > 1e-9: yield f'{view}: seven steps from 0.5 lead to {after["t"]}'
         if (before['source'], before['eps']) != (after['source'], after['eps']): yield f'{view}: a new time changed source or noise'
         yield from compare(after)
+        page.locator('#t').scroll_into_view_if_needed()
         b = box(page, '#t')
         (page.touchscreen.tap if name == 'telephone' else page.mouse.click)(b['x'] + .25*b['width'], b['y'] + b['height']/2)
         if not abs(state(page)['t'] - .27) < .06: yield f'{view}: a quarter of the slider is t = {state(page)["t"]}'
@@ -215,7 +216,7 @@ def tabs(page, name):
     "keyboard: Tab reaches every control, and the focus can be seen"
     for view, ids in (('moons', {'handle', 't', 'k', 'temperature', 'another', 'others'}), ('digits', {'t', 'k', 'temperature', 'image', 'noise', 'others-too'})):
         open_at(page, view=view, t=.5, design='random')
-        page.evaluate('document.activeElement.blur()')
+        page.locator('h1').click()                          # Tab goes on from here
         reached, named = set(), set()
         for _ in range(40):
             page.keyboard.press('Tab')
@@ -240,10 +241,10 @@ def layout(page, name):
 
 def words(page, name):
     "words: what is seen is also said, a moment later"
-    for view in ('moons', 'digits'):
+    for view, t in (('moons', .43), ('digits', .57)):
         open_at(page, view=view, t=.6, design='near', k=16)
-        page.locator('#t').fill('0.43')
-        try: page.wait_for_function("() => document.getElementById('live').textContent.includes('t 0.43')", timeout=20_000)
+        page.locator('#t').fill(str(t))
+        try: page.wait_for_function("t => document.getElementById('live').textContent.includes(`t ${t}`)", arg=t, polling=50, timeout=20_000)
         except Error: yield f'{view}: not announced'
         said, now = page.locator('#live').inner_text(), state(page)
         if f'effective sample size {now["ess"]:.1f}' not in said: yield f'{view}: "{said}" does not hold the ESS {now["ess"]:.1f}'
