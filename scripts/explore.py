@@ -235,6 +235,7 @@ def layout(page, name):
         places = set()
         for design, k, t in product(('whole', 'random', 'near', 'one'), (2, 64), (.02, .5, 1)):
             open_at(page, view=view, t=t, design=design, k=k)
+            page.evaluate('new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))')       # it is painted
             if (wide := page.evaluate('document.documentElement.scrollWidth - innerWidth')) > 0: yield f'{view}, {design}, t = {t}: {wide} pixels too wide'
             places.add(tuple(page.evaluate("[...document.querySelectorAll('main *')].filter(e => /^(t|k|temperature|curve|designs|bias-how|noisy|plane|live)$/.test(e.id) || e.className == 'more').flatMap(e => { const b = e.getBoundingClientRect(); return e.id == 'bias-how' ? [] : [b.x, b.y + scrollY] })")))
         if len(places) > 1: yield f'{view}: controls stand in {len(places)} different places'
@@ -274,7 +275,7 @@ def picture(browser, screen, scheme, hash):
         page.goto(f'{PAGE.as_uri()}#{hash}')
         done(page); page.wait_for_timeout(300)
         small = io.BytesIO()
-        Image.open(io.BytesIO(page.screenshot())).convert('RGB').quantize(64).save(small, 'png', optimize=True)
+        Image.open(io.BytesIO(page.screenshot())).convert('RGB').quantize(128, Image.Quantize.FASTOCTREE).save(small, 'png', optimize=True)
         return small.getvalue()
 
 def launch(play):
