@@ -178,6 +178,20 @@ def links():
             if not ((ROOT/file).parent/target).exists(): yield f'{file}: {target} does not exist'
     return f'{seen} links'
 
+def spelling():
+    "spelling: no common misspelling in the prose"
+    with tempfile.TemporaryDirectory() as tmp:
+        texts = {}
+        for i, (file, md) in enumerate(prose()):
+            (Path(tmp)/f'{i}.md').write_text(md, encoding='utf-8')
+            texts[f'{i}.md'] = file
+        said = subprocess.run([sys.executable, '-m', 'codespell_lib', '--ignore-words-list', 'ot,docments', '.'], cwd=tmp, capture_output=True, text=True)
+    if said.stderr: yield said.stderr.strip()
+    for line in said.stdout.splitlines():
+        found = re.fullmatch(r'\./(\d+\.md):\d+: (.*)', line)
+        yield f'{texts[found[1]]}: {found[2]}' if found else line
+    return f'{len(texts)} texts'
+
 def paths():
     "paths: no path of somebody's machine in a tracked file"
     machine = re.compile(r'(?:^|[^A-Za-z0-9_.~-])/(?:root|home|Users|work|tmp)/|site-packages[/]')
@@ -260,7 +274,7 @@ def packages():
     if 'nbdev' not in points: yield f'{wheel.name}: no nbdev entry point, other projects could not link to our documentation'
     return f'{wheel.name} {wheel.stat().st_size/1e3:.0f} kB with {len(held)} files, extras {", ".join(sorted(extras))}'
 
-CHECKS = [exports, clean, outputs, sizes, readme, commands, sidebar, doclinks, links, paths, results, site, packages]
+CHECKS = [exports, clean, outputs, sizes, readme, commands, sidebar, doclinks, links, spelling, paths, results, site, packages]
 
 def problems(check):
     "The problems `check` yields, and what it returns; an exception is a problem too."
