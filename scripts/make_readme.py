@@ -34,7 +34,7 @@ def output_md(o, name, pictures):
             pictures[path] = b64decode(''.join(data[f'image/{kind}']))
             return f'![]({path})'
     for kind in ('markdown', 'html'):
-        if f'text/{kind}' in data: return ''.join(data[f'text/{kind}']).rstrip()
+        if f'text/{kind}' in data: return relink(''.join(data[f'text/{kind}']).rstrip())
     return '```\n' + ''.join(data.get('text/plain', [])).rstrip() + '\n```'
 
 def readme():
