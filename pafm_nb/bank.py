@@ -12,7 +12,7 @@ import hashlib, json, mmap, os, shutil, socket, sys, time
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import faiss, numpy as np, torch
 from torch import Tensor
 from .candidates import balanced_cells, caption_embedding, class_neighbors, in_pool
@@ -114,7 +114,7 @@ class NpyRows:
         x:Tensor, # (n, *shape) of the file's dtype
     ):
         "Add rows at the end"
-        self.file.write(x.contiguous().view(len(x), -1).view(torch.uint8).numpy())
+        self.file.write(x.contiguous().view(len(x), -1).view(torch.uint8).numpy().data)
 
     def sync(self):
         "Everything so far is on the disk"
@@ -155,7 +155,7 @@ def check_block(
     if y.shape != (len(z),) or y.dtype != torch.int64: raise ValueError(f'labels must be ({len(z)},) int64, got {tuple(y.shape)} {y.dtype}')
     bad = (y < 0) if num_classes is None else (y < 0) | (y >= num_classes)
     if bad.any():
-        i = bad.nonzero()[0].item()
+        i = int(bad.nonzero()[0])
         raise ValueError(f'row {first + i} has label {y[i].item()}: labels count from 0' + ('' if num_classes is None else f' to {num_classes - 1}'))
 
 # %% ../nbs/10_bank.ipynb #6bf2be2e
@@ -433,7 +433,7 @@ def coarse_lists(
     n, g = len(x), torch.Generator().manual_seed(0)
     wanted, dim = round(n**.5), x[0].numel()
     sample = torch.randperm(n, generator=g)[:40*wanted].sort().values
-    means = faiss.Kmeans(dim, wanted, niter=10, seed=1, min_points_per_centroid=1, max_points_per_centroid=40)
+    means:Any = faiss.Kmeans(dim, wanted, niter=10, seed=1, min_points_per_centroid=1, max_points_per_centroid=40)
     means.train(_vectors(read_rows(x, sample)))
     which = torch.cat([torch.from_numpy(means.index.search(_vectors(part), 1)[1][:, 0]) for part in x.split(16_384)])
     used, which, sizes = which.unique(return_inverse=True, return_counts=True)

@@ -194,7 +194,7 @@ def device_cost(
     "What a step's candidates and target ask of a GPU, counted on tensors without content; raises where the host would have to wait"
     n, images = classes*per_class, name == 'RandomCrops'
     z = torch.randn(n, *((1, 2, 2) if images else (1,)), generator=torch.Generator().manual_seed(0)).to(dtype)
-    gaussian = dict(mean=z, std=torch.ones_like(z)) if name in ('MomentDraws', 'ExactMoments') else {}
+    gaussian:dict = dict(mean=z, std=torch.ones_like(z)) if name in ('MomentDraws', 'ExactMoments') else {}
     pool = TensorPool(z, torch.arange(n) % classes, text=z.flatten(1).float() if name == 'TextLikelihood' else None, **gaussian)
     sampler = SAMPLERS[name](pool, k)
     if name == 'NearestNeighbors': sampler.near_in_all = sampler.near
@@ -442,7 +442,7 @@ def bench_sampling(
         noise = seeded_noise(range(batch), (model.in_channels, model.input_size, model.input_size))
         for method in ('heun', 'euler_maruyama'):
             ours = partial(sample, counted, noise, y, method, steps, scale, (0., high))
-            forms = dict(script=partial(repa_script, counted, noise, y, method, steps, scale, high), loop=partial(repa_loop, counted, noise, y, method, steps, scale, high),
+            forms:dict = dict(script=partial(repa_script, counted, noise, y, method, steps, scale, high), loop=partial(repa_loop, counted, noise, y, method, steps, scale, high),
                          ours=lambda: ours(generator=seeded_generators(range(batch))), bf16=lambda: torch.autocast('cpu', torch.bfloat16)(ours)(generator=seeded_generators(range(batch))))
             rows, images = {}, {}
             with torch.random.fork_rng(devices=[]):
@@ -690,7 +690,7 @@ def bench_scaling(
     return dict(batch=batch, dim=dim, few=few, **{what: {c: row['seconds'] for c, row in rows.items()} for what, rows in times.items()})
 
 def bench_peers(
-    settings:tuple=((64, 64, 4096), (64, 256, 1024)), # rows, endpoints of the pool, dimensions
+    settings:tuple[tuple[int, int, int], ...]=((64, 64, 4096), (64, 256, 1024)), # rows, endpoints of the pool, dimensions
     nearest:tuple=(64, 256), # rows of the batch in which takenoko looks for neighbours
     near:int=4, # of them, its default
     batches:tuple=(64, 256, 512), # rows that are paired

@@ -38,7 +38,7 @@ class Noisy(NamedTuple):
 
 class CandidateSet:
     "What a sampler returns: the endpoints that each row may have come from. A kind of set says how it is checked and averaged"
-    source = None # (B,) int64 column of each row's source; None is column 0
+    source:Tensor|None = None # (B,) int64 column of each row's source; None is column 0
 
     def check(self,
         z:Tensor, # (B, *D) sources

@@ -10,7 +10,9 @@ __all__ = ['SAMPLERS', 'InBatch', 'PoolSampler', 'check_stored', 'distinct', 'ot
 
 # %% ../nbs/02_candidates.ipynb #4ed28d5f
 import warnings
+from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 import faiss, numpy as np, torch
 from torch import Tensor
 from .candidate_sets import Candidates, CandidateSet, GaussianCandidates, RowCandidates, SharedCandidates, same_rows
@@ -72,7 +74,7 @@ class PoolSampler:
         y = torch.full_like(place, -1) if batch.y is None else batch.y
         if y.shape != place.shape or y.dtype != torch.int64: raise ValueError(f'y must be ({len(place)},) int64, got {tuple(y.shape)} {y.dtype}')
         if cpu and not ((y == -1) | (y == pool.labels[place])).all():
-            b = ((y != -1) & (y != pool.labels[place])).nonzero()[0].item()
+            b = int(((y != -1) & (y != pool.labels[place])).nonzero()[0])
             if not -1 <= y[b] < pool.num_classes: raise ValueError(f'label {y[b].item()} is out of range: the pool has the classes 0 to {pool.num_classes - 1}, and -1 marks a dropped label')
             raise ValueError(f'row {b} has label {y[b].item()}, its place {batch.index[b].item()} in the pool {pool.labels[place[b]].item()}: is index in the pool\'s order?')
         known = y.clamp_min(0)
@@ -384,7 +386,7 @@ def balanced_cells(
     data = np.ascontiguousarray(x.flatten(1).float().cpu().numpy())
     n, cells = len(data), -(-len(data)//k)
     if cells == 1: return torch.zeros(n, dtype=torch.int64)
-    means = faiss.Kmeans(data.shape[1], cells, niter=15, seed=seed + 1, min_points_per_centroid=1, max_points_per_centroid=max(256, k))
+    means:Any = faiss.Kmeans(data.shape[1], cells, niter=15, seed=seed + 1, min_points_per_centroid=1, max_points_per_centroid=max(256, k))
     means.train(data)
     room = np.full(cells, n//cells) + (np.arange(cells) < n % cells)
     cell, waiting = np.full(n, -1), np.arange(n)
@@ -412,7 +414,7 @@ def pool_cells(
     parts, first = [], 0
     for s, e in class_slices(pool):
         parts.append(first + balanced_cells(pool.by_class[s:e], k, seed))
-        first = parts[-1].max().item() + 1
+        first = int(parts[-1].max()) + 1
     return torch.cat(parts)
 
 class Cells(PoolSampler):
@@ -434,7 +436,7 @@ class Cells(PoolSampler):
         self.members = torch.full((len(sizes) + 1, k), -1, dtype=torch.int64)     # the last cell is empty
         self.members[cell[order], torch.arange(len(cell)) - (sizes.cumsum(0) - sizes)[cell[order]]] = order
         first = [0]                                      # first cell of each class: they are numbered class after class
-        for s, e in zip(pool.start.tolist(), pool.start.tolist()[1:]): first.append(first[-1] if s == e else cell[s:e].max().item() + 1)
+        for s, e in zip(pool.start.tolist(), pool.start.tolist()[1:]): first.append(first[-1] if s == e else int(cell[s:e].max()) + 1)
         self.cell, self.members, self.first = cell.to(device), self.members.to(device), torch.tensor(first, device=device)
         if extra: warn_small(self.first.diff(), 1 + extra, f'cells of {k}')
         self.extra = min(extra, len(sizes) - 1)
@@ -523,6 +525,6 @@ class TextLikelihood(PoolSampler):
         return own_candidates(self.pool, batch.z, rows, generator, self.weigh(rows, log_prior))
 
 # %% ../nbs/02_candidates.ipynb #d8296de0
-SAMPLERS = dict(InBatch=lambda pool, k: InBatch(), InClass=InClass, WholeClass=lambda pool, k, **kwargs: WholeClass(pool, **kwargs), NearestNeighbors=NearestNeighbors, Cells=Cells, Broadened=Broadened,
+SAMPLERS:dict[str, Callable[..., Any]] = dict(InBatch=lambda pool, k: InBatch(), InClass=InClass, WholeClass=lambda pool, k, **kwargs: WholeClass(pool, **kwargs), NearestNeighbors=NearestNeighbors, Cells=Cells, Broadened=Broadened,
                 MomentDraws=MomentDraws, ExactMoments=lambda pool, k, **kwargs: ExactMoments(pool, **kwargs), RandomCrops=RandomCrops,
                 TextLikelihood=TextLikelihood)

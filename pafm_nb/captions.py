@@ -352,7 +352,7 @@ def trial(
     taken = []
     for path in shards:
         if limit is not None and limit <= 0: break
-        n = None if limit is None else images_in(path)
+        n = 0 if limit is None else images_in(path)
         taken.append((path, None if limit is None or n <= limit else limit))
         if limit is not None: limit -= n
     return taken
@@ -416,7 +416,7 @@ def prepare_cc12m(
     precision = precision or ('fp16' if state.device.type == 'cuda' else 'no')
     if precision not in PRECISIONS: raise ValueError(f'precision must be one of {", ".join(PRECISIONS)}, got {precision!r}')
     loaded = [load(name, state.device, PRECISIONS[precision]) for load, name in ((load_vae, vae), (load_text_encoder, clip), (load_image_encoder, clip))]
-    encoders = Encoders(*loaded)
+    encoders = Encoders._make(loaded)
     if size % vae_factor(encoders.vae): raise ValueError(f'size must be a multiple of {vae_factor(encoders.vae)}, by which {vae} shrinks, got {size}')
     listed = [(path.name, path.stat().st_size) for path in files]
     about = dict(latents=vae_about(encoders.vae, vae) | dict(size=size, image_size=size),

@@ -8,6 +8,7 @@ __all__ = ['NAMES', 'RECIPES', 'check_name', 'TrainConfig', 'check_data', 'saved
 # %% ../nbs/14_config.ipynb #05613399
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 # %% ../nbs/14_config.ipynb #fe181bb5
 NAMES = dict(
@@ -101,7 +102,7 @@ def saved_config(
 # %% ../nbs/14_config.ipynb #d0d1fc1e
 _REPA = dict(batch_size=256, lr=1e-4, weight_decay=0., grad_clip=1., ema_decay=.9999, label_dropout=.1, precision='bf16', compile=True, steps=400_000,
              save_every=10_000, keep=3, log_every=100, sample_every=10_000, sample_guidance=4., candidates='NearestNeighbors', k=16)
-RECIPES = dict(
+RECIPES:dict[str, dict[str, Any]] = dict(
     digits=dict(data='digits', model='SiT-digits', batch_size=128, lr=1e-3, ema_decay=.99, label_dropout=.1),
     captions=dict(data='captions', model='MMDiT-captions', batch_size=64, lr=1e-3, ema_decay=.99, label_dropout=.1, steps=4000, sample_every=1000, sample_guidance=3.),
     **{'mnist-latents': dict(data=None, candidates='ExactMoments', model='SiT-digits', model_args=dict(in_channels=4, hidden_size=96, depth=4), batch_size=128, lr=1e-3, ema_decay=.995, label_dropout=.1, steps=4000, save_every=1000)},

@@ -98,8 +98,8 @@ def check_ess(
     answer, # answer(weights (N,)) -> effective sample size
 ) -> str: # 'right'
     "Exercise 1.2"
-    for w in ([1., 0., 0., 0.], [.25]*4, [.5, .3, .2]):
-        w = torch.tensor(w, dtype=torch.float64)
+    for row in ([1., 0., 0., 0.], [.25]*4, [.5, .3, .2]):
+        w = torch.tensor(row, dtype=torch.float64)
         compare(f'the ESS of the weights {short(w)}', answer(w), 1/w.square().sum(), {
             'This is the sum of squares: ESS is one over it.': w.square().sum(),
             'This is one over the largest weight: every weight counts.': 1/w.max(),

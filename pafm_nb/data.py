@@ -204,8 +204,8 @@ def scene_captions(
     said:Tensor|None=None, # (N, 2) bool: are size and place said? None: both
 ) -> list: # of strings of at most eleven words
     "Captions of scenes, in the order of reading"
-    captions, said = [], [[True, True]]*len(scenes.size) if said is None else said.tolist()
-    for colors, shapes, size, (with_size, with_place) in zip(scenes.color.tolist(), scenes.shape.tolist(), scenes.size.tolist(), said):
+    captions, told = [], [[True, True]]*len(scenes.size) if said is None else said.tolist()
+    for colors, shapes, size, (with_size, with_place) in zip(scenes.color.tolist(), scenes.shape.tolist(), scenes.size.tolist(), told):
         at = [place for place, color in enumerate(colors) if color >= 0]
         pairs = [f"{SCENES['color'][colors[place]]} {SCENES['shape'][shapes[place]]}" for place in at]
         if len(at) > 1 and len(set(pairs)) == 1: captions.append(f"{('two', 'three')[len(at) - 2]} {pairs[0]}{'es' if pairs[0].endswith('s') else 's'}"); continue
@@ -235,8 +235,8 @@ def draw_scenes(
     for place, corner in enumerate(torch.tensor(_CORNERS, dtype=u.dtype)):
         rows = (scenes.color[:, place] >= 0).nonzero().squeeze(1)
         v, color, shape = u[rows, place], scenes.color[rows, place], scenes.shape[rows, place]
-        radius, middle = torch.tensor([2.7, 4.2], dtype=u.dtype)[scenes.size[rows]]*(1 + .08*v[:, 3]), 3.7*corner + .4*v[:, 4:6]
-        picture[rows] += _cover(shape, radius, *middle.T, .3*v[:, 6], 17)*(_tinted('color', color, v[:, [7, 0, 1]] if place else v[:, [7, 4, 5]]) - picture[rows])
+        radius, (down, right) = torch.tensor([2.7, 4.2], dtype=u.dtype)[scenes.size[rows]]*(1 + .08*v[:, 3]), (3.7*corner + .4*v[:, 4:6]).T
+        picture[rows] += _cover(shape, radius, down, right, .3*v[:, 6], 17)*(_tinted('color', color, v[:, [7, 0, 1]] if place else v[:, [7, 4, 5]]) - picture[rows])
     return ((255*picture).round()/127.5 - 1).float()
 
 def scene_views(

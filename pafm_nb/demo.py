@@ -9,6 +9,7 @@ __all__ = ['BLUR', 'MOONS', 'moons', 'stray', 'PlaneNetwork', 'train_moons', 'co
 # %% ../nbs/17a_demo.ipynb #d17a0005
 import json, time
 from pathlib import Path
+from typing import Any
 import matplotlib.pyplot as plt, numpy as np, torch
 from torch import Tensor, nn
 from .bank import write_json
@@ -25,7 +26,7 @@ from .parts import check_writable
 
 # %% ../nbs/17a_demo.ipynb #d17a0008
 BLUR = .1
-MOONS = dict(points=500, batch_size=128, width=64, lr=3e-3, samples=2000, probes=4000)
+MOONS:dict[str, Any] = dict(points=500, batch_size=128, width=64, lr=3e-3, samples=2000, probes=4000)
 
 def moons(
     n:int, # how many

@@ -330,7 +330,7 @@ def gradient_variance(
     try:
         for _ in range(batches):
             rows = torch.randint(len(batch.z), (batch_size,), generator=generator, device=batch.z.device)
-            drawn = Batch(*(None if x is None else x[rows] for x in batch))
+            drawn = Batch._make(None if x is None else x[rows] for x in batch)
             sums.add(_gradients(model, params, losses, drawn, bins, chunk, generator))
     finally: model.train(training)
     return sums.table(losses)

@@ -13,6 +13,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 import numpy as np, torch
 from torch import Tensor, nn
 from .bank import LatentBank
@@ -25,7 +26,7 @@ from .progress import progress_bar
 # %% ../nbs/11d_encoding.ipynb #62264abd
 def threads() -> int:
     "Processors for each process on this machine"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     return max(1, cores//int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
 
 def ahead(
@@ -314,7 +315,7 @@ def prepare_repa(
     if limit: rows = [rows[i] for i in every_class(np.array([label for _, label, _ in rows]), limit)] if layout == 'repa' else rows[:limit]
     shape = _load(folder/rows[0][0]).shape
     read_moments(folder/rows[0][0], layout)
-    null_text = None
+    null_text:Any = None
     if layout == 'uvit':
         if not (file := next((f for f in (folder/'empty_context.npy', folder.parent/'empty_context.npy') if f.exists()), None)): raise FileNotFoundError(f'there is no empty_context.npy in {folder} or above it: copy the states of the empty caption there')
         null_text = torch.from_numpy(_load(file)).float().squeeze(0)

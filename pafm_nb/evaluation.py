@@ -14,7 +14,7 @@ import hashlib, math, os
 from contextlib import nullcontext
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -53,6 +53,8 @@ def frechet_distance(mu1:np.ndarray, # (d,) mean
 # %% ../nbs/16_evaluation.ipynb #fff332ea
 class Moments:
     "Mean and covariance of features that come in batches, in float64"
+    sum:Any
+    products:Any
     def __init__(self): self.n = 0
 
     def add(self, x:Tensor # (B, d)
@@ -69,6 +71,8 @@ class Moments:
 # %% ../nbs/16_evaluation.ipynb #f547b2e4
 class DigitsClassifier(nn.Module):
     "A small convolutional network on square digits: 64 features and 10 logits"
+    centre:Tensor
+    scale:Tensor
     def __init__(self,
                  size:int=8 # side of the images: 8, 16, 32, ...
                 ):
@@ -105,10 +109,12 @@ def train_digits_classifier(seed:int=0, # of the weights and of the order of ima
     for layer in net.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_normal_(layer.weight, nonlinearity='relu', generator=generator)
+            assert layer.bias is not None
             nn.init.zeros_(layer.bias)
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=epochs*math.ceil(len(pool)/64))
-    z, y = pool.z, pool.y
+    z = pool.z
+    y:Any = pool.y
     for _ in range(epochs):
         for rows in torch.randperm(len(pool), generator=generator).split(64):
             loss = F.cross_entropy(net(z[rows])[1], y[rows])
@@ -133,7 +139,7 @@ def sha256(content:bytes)->str: # hex
 def shipped_weights(size:int # 8 or 32
                    )->Path: # safetensors
     "The classifier's weights that come with the package"
-    return Path(files('pafm_nb').joinpath('weights', f'{CLASSIFIERS[size][0]}_classifier.safetensors'))
+    return Path(str(files('pafm_nb').joinpath('weights', f'{CLASSIFIERS[size][0]}_classifier.safetensors')))
 
 def digits_classifier(path:str|Path|None=None, # safetensors; None: the weights shipped with the package
                       size:int=8, # side of the images: 8 for digits, 32 for MNIST
@@ -155,7 +161,8 @@ def digits_classifier(path:str|Path|None=None, # safetensors; None: the weights 
 # %% ../nbs/16_evaluation.ipynb #efc95eb0
 class DigitsFeatures(FeatureExtractorBase):
     "`DigitsClassifier` as a torch-fidelity feature extractor, named 'pafm-digits' there"
-    size, channels = 8, (1,)
+    size = 8
+    channels:tuple = (1,)
     def __init__(self, name, features_list, feature_extractor_weights_path=None, **kwargs):
         super().__init__(name, features_list)
         self.net = digits_classifier(feature_extractor_weights_path, self.size)
@@ -296,7 +303,7 @@ class Features(NamedTuple):
     sha256: str # of the pixels, 16 digits, (N, C, H, W)
 
 @torch.no_grad()
-def read_features(net:nn.Module, # a torch-fidelity feature extractor
+def read_features(net:FeatureExtractorBase, # a torch-fidelity feature extractor
                   images:ImageSet,
                   layers:tuple, # of the network's outputs, in their order: features, logits, spatial
                   summed:set, # layers whose moments are wanted
@@ -328,9 +335,9 @@ def save_stats(path:str|Path, # .npz
                **about # what they are of: n, extractor, weights_sha256, images_sha256
               )->None:
     "Write statistics as ADM names them, whole or not at all"
-    arrays = {key: array for layer, pair in moments.items() for key, array in zip(MOMENTS[layer], pair)}
+    arrays:dict[str, Any] = {key: array for layer, pair in moments.items() for key, array in zip(MOMENTS[layer], pair)} | {key: np.array(value) for key, value in about.items()}
     part = Path(path).with_name(f'.{Path(path).name}.part')
-    with open(part, 'wb') as f: np.savez(f, **arrays, **{key: np.array(value) for key, value in about.items()})
+    with open(part, 'wb') as f: np.savez(f, **arrays)
     part.replace(path)
 
 def load_stats(path:str|Path, # .npz with `mu` and `sigma`, and `mu_s` and `sigma_s` for sFID

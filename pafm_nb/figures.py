@@ -17,15 +17,15 @@ COLORS = {
     'MomentDraws': '#C2A69C', 'ExactMoments': '#5A245B', 'RandomCrops': '#3A009C', 'TextLikelihood': '#84200C', 'OT-CFM': '#7F7F8A', 'exact': '#000000'}
 
 # %% ../nbs/11a_figures.ipynb #a1f1600e
-STYLE = {'font.size': 10, 'axes.labelsize': 10, 'xtick.labelsize': 9, 'ytick.labelsize': 9,
+STYLE:dict = {'font.size': 10, 'axes.labelsize': 10, 'xtick.labelsize': 9, 'ytick.labelsize': 9,
          'axes.spines.top': False, 'axes.spines.right': False, 'axes.edgecolor': '.4', 'xtick.color': '.4', 'ytick.color': '.4',
          'xtick.labelcolor': 'black', 'ytick.labelcolor': 'black'}
 
 def panels(
     columns:int=1, # axes side by side
     rows:int=1, # and below each other
-    width:float=None, # of the figure in inches; by default it grows with the columns, up to a page
-    height:float=None, # of the figure in inches; by default 2.9 for each row
+    width:float|None=None, # of the figure in inches; by default it grows with the columns, up to a page
+    height:float|None=None, # of the figure in inches; by default 2.9 for each row
     **kwargs, # of `plt.subplots`: sharex, sharey, width_ratios, ...
 ): # the figure, and its axes: one, or an array as `plt.subplots` gives it
     "A figure of axes in the style of these notebooks"
@@ -43,7 +43,7 @@ def label_ends(
     lines = [l for l in ax.get_lines() if not l.get_label().startswith('_')]
     ends = {l: ax.transData.transform(l.get_xydata()[-1])[1]*scale for l in lines}
     low = float('-inf')
-    for line in sorted(lines, key=ends.get):
+    for line in sorted(lines, key=ends.__getitem__):
         low = max(ends[line], low + apart)
         ax.annotate(line.get_label(), line.get_xydata()[-1], (6, low - ends[line]), textcoords='offset points', va='center', color=line.get_color())
 

@@ -40,7 +40,7 @@ def open_run(
 )->Run:
     "The newest whole checkpoint of a run"
     model, config, state = newest_run(folder)
-    classes = int(re.search(r', (\d+) classes', state['data'])[1])
+    classes = int(re.findall(r', (\d+) classes', state['data'])[0])
     return Run(model.requires_grad_(False).to(device), config, state['step'], state['checksums']['ema'], classes, state.get('about', {}))
 
 # %% ../nbs/15a_generation.ipynb #daa88ad6
@@ -60,6 +60,7 @@ def labels_of(
 # %% ../nbs/15a_generation.ipynb #7a4dd637
 class Captions:
     "Text for a model: `of(numbers)` gives states, `null` those of the empty caption"
+    sha256:str|None # of the captions in a file; None: the run's own
     def __init__(self,
         run:Run, # trained on captions
         file='', # captions, one a line; '': those of the run's own data
@@ -98,7 +99,7 @@ class Decoder:
         vae='', # folder or name of a VAE; '': the one of the run's bank
         device='cpu', # of the passes
     ):
-        bank, self.vae, self.about = run.about.get('latents'), None, dict(vae=None, rounding='to the nearest of 256 levels')
+        bank, self.vae, self.about = run.about.get('latents', {}), None, dict(vae=None, rounding='to the nearest of 256 levels')
         if bank or vae:
             from pafm_nb.latents import load_vae, vae_about
             name = vae or bank['vae']

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -110,7 +110,8 @@ def folder_images(folder:str|Path, # image files at any depth; what begins with 
     folder = Path(folder)
     files = sorted(file for file in folder.rglob('*') if file.suffix.lower() in SUFFIXES and not any(part.startswith('.') for part in file.relative_to(folder).parts))
     if not files: raise ValueError(f'{folder} holds no image file ({", ".join(SUFFIXES)}): give another folder')
-    first, grey = None, True
+    first:Any = None
+    grey = True
     for file in files:
         try:
             with Image.open(file, formats=FORMATS) as image: side, mode = image.size, image.mode

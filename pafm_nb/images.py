@@ -85,7 +85,7 @@ def views(
     size:int, # of a crop
     crops:int=1, # the centre crop and crops - 1 random ones
     flip:bool=False, # each crop followed by its mirror image
-    generator:np.random.Generator|None=None, # for the random ones
+    generator=None, # np.random.Generator, for the random ones
 ) -> Tensor: # (crops*(1 + flip), 3, size, size) uint8
     "The rows that an image becomes"
     x = torch.stack([center_crop(image, size), *(random_crop(image, size, generator) for _ in range(crops - 1))])
@@ -243,7 +243,7 @@ class Images:
     def load(cls,
         file, # of `save`
         path, # of the folder or archive
-    ) -> 'Images': # None if the archive is another one by now
+    ) -> 'Images|None': # None if the archive is another one by now
         "The index that was kept"
         with np.load(file, allow_pickle=False) as z: text, where = json.loads(z['text'].tobytes()), z['where']
         return cls(path, text['kind'], text['names'], where, text['skipped']) if (text['path'], text['stamp']) == (str(path), _stamp(path)) else None

@@ -79,7 +79,7 @@ def load_vae(
 
 # %% ../nbs/11c_vae.ipynb #310d28a2
 def vae_about(
-    vae:nn.Module, # of `load_vae`
+    vae, # AutoencoderKL of `load_vae`
     name, # as it was given to `load_vae`
 ) -> dict: # vae, vae_sha256, scale, shift, moments
     "What a bank keeps about the VAE of its latents"
@@ -88,7 +88,7 @@ def vae_about(
     return dict(vae=str(name), vae_sha256=digest, scale=float(vae.config.scaling_factor), shift=float(vae.config.shift_factor or 0.), moments='mean+std')
 
 def vae_factor(
-    vae:nn.Module, # of `load_vae`
+    vae, # AutoencoderKL of `load_vae`
 ) -> int: # pixels of a side for one latent
     "By how much the encoder shrinks a side"
     return 2**(len(vae.config.block_out_channels) - 1)
@@ -100,7 +100,7 @@ def _pass(vae):
 
 @torch.no_grad()
 def encode(
-    vae:nn.Module, # of `load_vae`
+    vae, # AutoencoderKL of `load_vae`
     images:Tensor, # (B, 3, S, S) uint8
 ) -> tuple: # mean and std, (B, C, S/f, S/f) float32 on the VAE's device, scaled as a bank's rows are
     "The Gaussian of each image, in one batched pass"
@@ -115,7 +115,7 @@ def encode(
 # %% ../nbs/11c_vae.ipynb #eabf6783
 @torch.no_grad()
 def decode(
-    vae:nn.Module, # of `load_vae`
+    vae, # AutoencoderKL of `load_vae`
     z:Tensor, # (N, C, s, s) latents as a bank's rows or a model's samples
     about:dict, # of the bank: its scale and shift are undone
     batch_size:int=32, # images in one pass

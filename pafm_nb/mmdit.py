@@ -9,6 +9,7 @@ __all__ = ['MMDIT_MODELS', 'MODELS', 'StreamBlock', 'LastContext', 'JointBlock',
 import math
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ class JointBlock(nn.Module):
     ):
         super().__init__()
         self.num_heads, self.last = num_heads, last
-        self.context_block = LastContext(hidden_size) if last else StreamBlock(hidden_size, num_heads, mlp_ratio)
+        self.context_block:Any = LastContext(hidden_size) if last else StreamBlock(hidden_size, num_heads, mlp_ratio)
         self.x_block = StreamBlock(hidden_size, num_heads, mlp_ratio)
 
     def forward(self,
@@ -84,6 +85,7 @@ class JointBlock(nn.Module):
 # %% ../nbs/13_mmdit.ipynb #43be9c0c
 class MMDiT(nn.Module, Shared):
     "A transformer from (z_t, t, text) to a velocity: REPA's text-to-image model, with its parameter names."
+    pos_embed:Tensor # (1, (S/p)^2, hidden_size)
     def __init__(self,
         input_size:int=32, # side of the image or latent
         patch_size:int=2, # side of a patch

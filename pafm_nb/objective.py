@@ -104,7 +104,7 @@ class Prepared(NamedTuple):
 
     def to(self, device) -> 'Prepared':
         "The same on another device; to a GPU the copies wait for nobody"
-        return Prepared(*(None if x is None else sent(x, device) for x in self))
+        return Prepared._make(None if x is None else sent(x, device) for x in self)
 
 class LossOutput(NamedTuple):
     "A loss to call `.backward()` on, and what it did; the others are detached means over the batch, still on its device"

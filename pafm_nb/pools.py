@@ -7,7 +7,7 @@ __all__ = ['Batch', 'check_count', 'read_rows', 'sent', 'check_null_text', 'chec
            'check_index', 'TensorPool', 'class_slices', 'random_crops', 'draw']
 
 # %% ../nbs/06_pools.ipynb #5e58e20a
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import numpy as np, torch
 from torch import Tensor
 from .paths import readable
@@ -18,7 +18,7 @@ class Batch(NamedTuple):
     "Rows of a pool: what a training step sees and a sampler is called with"
     z:Tensor # (B, *D) data
     y:Tensor|None=None # (B,) int64 labels, -1 where dropped; None without labels
-    index:Tensor|None=None # (B,) int64 places of the rows in the pool
+    index:Tensor|None=None # type: ignore[assignment] # (B,) int64 places of the rows in the pool, which hides tuple.index
     text:Tensor|None=None # (B, *L) float states of a text encoder, or a caption embedding
 
 # %% ../nbs/06_pools.ipynb #d812331e
@@ -117,6 +117,12 @@ def check_index(
 class TensorPool:
     "A data set in memory, sorted by class; `pool[index]` is a `Batch`"
     MOST_CLASSES = 2**24 # each costs memory, whether it has rows or not
+    by_class:Tensor # (N, *D) z sorted by class; in this order also the following
+    labels:Tensor # (N,) int64
+    mean:Tensor|Any # these four are None where they were not given
+    std:Tensor|Any
+    text:Tensor|Any
+    image_embedding:Tensor|Any
     def __init__(self,
         z:Tensor, # (N, *D) floating point, finite
         y:Tensor|None=None, # (N,) int64 labels from 0; None puts all in one class
@@ -151,7 +157,7 @@ class TensorPool:
         self.views, self.about = views, {}
         order = y.argsort(stable=True)
         in_order = bool((order[1:] > order[:-1]).all())
-        take = (lambda x: x) if in_order else (lambda x: x if x is None else x[order])
+        take:Any = (lambda x: x) if in_order else (lambda x: x if x is None else x[order])
         self.by_class, self.labels, self.mean, self.std, self.text, self.image_embedding = map(take, (z, y, mean, std, text, image_embedding))
         self.null_text = null_text
         self.place = order.argsort()                     # your index -> row of by_class
@@ -186,7 +192,7 @@ class TensorPool:
         return self.by_class[self.start[y]:self.start[y+1]]
     def to(self, device) -> 'TensorPool':
         "The same pool on another device"
-        move = lambda x: None if x is None else x[self.place].to(device)
+        move:Any = lambda x: None if x is None else x[self.place].to(device)
         null_text = None if self.null_text is None else self.null_text.to(device)
         return TensorPool(move(self.by_class), move(self.labels) if self.labelled else None, move(self.mean), move(self.std), move(self.text), null_text, move(self.image_embedding), self.views)
 

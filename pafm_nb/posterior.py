@@ -30,7 +30,7 @@ def products(
 def source_offsets(
     d:Tensor, # (B, K, D) candidates minus source
     eps:Tensor, # (B, D) the noise that made z_t
-) -> tuple: # (B, K) <eps, d_j> and (B, K) ||d_j||^2
+) -> tuple[Tensor, Tensor]: # (B, K) <eps, d_j> and (B, K) ||d_j||^2
     "How far each candidate lies from the source, along the noise and in all"
     return products(d, eps), torch.linalg.vector_norm(d, dim=-1).square()
 
@@ -181,7 +181,7 @@ def moment_posterior(
     std:Tensor, # like mean, their standard deviations
     path=LinearPath(), # the path
     log_prior:Tensor|None=None, # (B, N), (N,) or None: log p(y|i) p(i) up to a constant
-) -> tuple: # weights (B, N) over the Gaussians, endpoint (B, *D) = E[z|z_t]
+) -> tuple[Tensor, Tensor]: # weights (B, N) over the Gaussians, endpoint (B, *D) = E[z|z_t]
     "The exact posterior over Gaussian endpoints: mixing weights and mean endpoint"
     check_path(path); check_time(t, len(z_t)); check_finite('z_t', z_t)
     if mean.shape != std.shape: raise ValueError(f'mean and std must have one shape, got {tuple(mean.shape)} and {tuple(std.shape)}')

@@ -132,7 +132,7 @@ def normal_rows(
 # %% ../nbs/15_sampling.ipynb #022ff50a
 def guided_velocity(
     model, # model(z, t, y) -> velocity
-    y:Tensor|None=None, # (B, ...) labels or text; None for a model without
+    y=None, # Tensor (B, ...) of labels or text; None for a model without
     scale:float=1., # guidance: 1 is none, 0 ignores the label
     interval=(0., 1.), # lowest and highest time at which to guide
     null_label=None, # what stands for no label: a number, or a tensor of the shape of a row of y

@@ -9,6 +9,7 @@ __all__ = ['SCENE_MODEL', 'SceneJudge', 'train_scene_judge', 'scene_judge', 'jud
 import base64, tempfile
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 import numpy as np, torch, torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ def train_scene_judge(
         for rows in torch.randperm(n, generator=generator).split(128):
             x = views[rows, torch.randint(4, (len(rows),), generator=generator)]
             _, *logits = net(x + GRAIN*torch.randn(x.shape, generator=generator))
-            loss = sum(F.cross_entropy(said.flatten(0, -2), true[rows].flatten()) for said, true in zip(logits, answers))
+            loss:Any = sum(F.cross_entropy(said.flatten(0, -2), true[rows].flatten()) for said, true in zip(logits, answers))
             optimizer.zero_grad(); loss.backward(); optimizer.step(); schedule.step()
     return net.eval()
 

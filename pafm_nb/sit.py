@@ -13,6 +13,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 from zipfile import is_zipfile
 
 import torch
@@ -66,7 +67,7 @@ class TimeEmbedding(nn.Module):
     ):
         super().__init__()
         self.features = features
-        self.mlp = nn.Sequential(nn.Linear(features, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
+        self.mlp:Any = nn.Sequential(nn.Linear(features, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size))
 
     def forward(self,
         t:Tensor, # (B,) times

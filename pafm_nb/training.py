@@ -9,9 +9,11 @@ __all__ = ['DATA', 'TIMES', 'PREPARED', 'RESUMABLE', 'open_data', 'open_encoder'
 
 # %% ../nbs/14c_training.ipynb #e654a4a6
 import hashlib, json, time, warnings
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 import accelerate, torch, torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -19,7 +21,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .bank import LatentBank
 from .candidates import SAMPLERS
-from .pools import draw
+from .pools import TensorPool, draw
 from .checkpoints import FILES, JsonLines, deferred_signals, last_name, newest_checkpoint, only_run, pack_optimizer, save_checkpoint, unpack_optimizer
 from .config import TrainConfig, check_data, saved_config
 from .data import captioned_scenes, captioned_shapes, digits, image_grid
@@ -34,7 +36,7 @@ from .sit import SIT_MODELS
 from .stream import Ahead, InTurn, epoch_rows, piece_rows, share, step_generator
 
 # %% ../nbs/14c_training.ipynb #5b78b449
-DATA = dict(digits=digits, captions=partial(captioned_shapes, 8192, 0), scenes=captioned_scenes)
+DATA:dict[str, Callable[..., TensorPool]] = dict(digits=digits, captions=partial(captioned_shapes, 8192, 0), scenes=captioned_scenes)
 TIMES = dict(uniform=uniform_time, logit_normal=logit_normal_time())
 
 # %% ../nbs/14c_training.ipynb #7646eb26
@@ -85,10 +87,10 @@ def check_fit(
     if config.model in SIT_MODELS and pool.num_classes > model.null_label:
         raise ValueError(f'{config.data} has {pool.num_classes} classes and {config.model} {model.null_label}: set model_args num_classes')
     if config.model in MMDIT_MODELS:
-        wanted = (model.context_length, model.context_size)
+        context = (model.context_length, model.context_size)
         if pool.text is None: raise ValueError(f'{config.model} needs captions and {config.data} has none: choose a SiT')
         given = (*pool.text.shape[1:], encoder.width) if encoder else tuple(pool.text.shape[1:])
-        if given != wanted: raise ValueError(f'{config.model} takes text of {wanted} and a row of {config.data} has {given}: choose another model, or model_args')
+        if given != context: raise ValueError(f'{config.model} takes text of {context} and a row of {config.data} has {given}: choose another model, or model_args')
 
 def build_objective(
     config:TrainConfig, # the run
@@ -182,7 +184,7 @@ def fingerprint(
     candidates:str='', # the sampler that reads it
 ) -> str: # equal for equal data, wherever it lies
     "What data this is: sizes, and a checksum of what a run reads"
-    if isinstance(pool, LatentBank): parts = sorted((k, v['sha256']) for k, v in pool.meta['files'].items() if PREPARED.get(k, candidates) == candidates)
+    if isinstance(pool, LatentBank): parts:list = sorted((k, v['sha256']) for k, v in pool.meta['files'].items() if PREPARED.get(k, candidates) == candidates)
     else: parts = [None if x is None else hashlib.sha256(x.detach().cpu().contiguous().view(torch.uint8).numpy()).hexdigest() for x in (pool.by_class, pool.labels, pool.std, pool.text)]
     return f'{len(pool)} x {tuple(pool.by_class.shape[1:])}, {pool.num_classes} classes, {hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]}'
 
@@ -357,6 +359,8 @@ class Trainer:
     ) -> Path:
         "A grid of images from the averaged model; of latents the first three channels"
         model, pool = self.ema.module, self.pool
+        y:Tensor|None
+        null:Any
         if self.config.model in MMDIT_MODELS: y, null = self.states(pool.text[torch.linspace(0, len(pool) - 1, n).long()]), self.states(pool.null_text[None])[0]
         else: y, null = torch.arange(n) % pool.num_classes if pool.labelled else None, model.null_label
         guidance = dict(guidance_scale=self.config.sample_guidance, null_label=null) if y is not None else {}

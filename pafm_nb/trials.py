@@ -10,6 +10,7 @@ __all__ = ['BINS', 'run_trials', 'few_noises', 'Trial', 'digits_probe', 'binned'
 import json, math, tempfile, time
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 import numpy as np, torch
 from scipy import stats
 from .bench import machine
@@ -38,7 +39,7 @@ def run_trials(
     from joblib import Parallel, delayed, parallel_config
     file = Path(file)
     check_writable(file.parent)
-    found = json.loads(file.read_text()) if file.exists() else dict(command=command, machine=machine(), trials={})
+    found:dict = json.loads(file.read_text()) if file.exists() else dict(command=command, machine=machine(), trials={})
     done, here = found['trials'], machine()
     elsewhere = {} if all(here[k] == found['machine'][k] for k in ('cpu', 'cores', 'torch')) else dict(machine=here)
     for name, settings in trials.items():
@@ -96,7 +97,8 @@ def digits_probe(
     path=LinearPath(), # that makes them
 ) -> tuple: # z_t, t, y, the velocity away from the digit, and the pool's field there
     "Noisy digits, the same ones at every call, with times spread evenly"
-    data, train, g = digits(split), digits('train'), torch.Generator().manual_seed(17)
+    data:Any = digits(split)
+    train, g = digits('train'), torch.Generator().manual_seed(17)
     z, y = data.z.repeat(each, 1, 1, 1), data.y.repeat(each)
     t, eps = (torch.randperm(len(z), generator=g) + .5)/len(z), torch.randn(z.shape, generator=g)
     z_t, field = path.interpolate(z, eps, t), torch.empty_like(z)
