@@ -2172,5 +2172,6 @@ d = { 'settings': { 'branch': 'main',
                                 'pafm_nb.trials.interval': ('trials.html#interval', 'pafm_nb/trials.py'),
                                 'pafm_nb.trials.paired_ratio': ('trials.html#paired_ratio', 'pafm_nb/trials.py'),
                                 'pafm_nb.trials.run_trials': ('trials.html#run_trials', 'pafm_nb/trials.py'),
+                                'pafm_nb.trials.seeds_of': ('trials.html#seeds_of', 'pafm_nb/trials.py'),
                                 'pafm_nb.trials.some_digits': ('trials.html#some_digits', 'pafm_nb/trials.py'),
                                 'pafm_nb.trials.steps_to': ('trials.html#steps_to', 'pafm_nb/trials.py')}}}

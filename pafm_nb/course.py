@@ -19,6 +19,7 @@ from .evaluation import Moments, frechet_distance
 from .objective import PAFMLoss, pafm_target
 from .pools import TensorPool
 from .posterior import log_weights
+from .trials import by_seed, paired_ratio, seeds_of
 
 # %% ../nbs/30_course.ipynb #48d9923d
 def attempt(
@@ -336,8 +337,8 @@ def evidence(
 ) -> tuple: # (n,) PAFM's and (n,) FM's scores, seed by seed; lower is better
     "The numbers a claim is about: averaged weights, a mean over time where the score has bins"
     _, *arms, score = CLAIMS[letter]
-    seeds = sorted({int(name.split('/')[1]) for name in trials if name.startswith(f'{arms[0]}/')})
-    return tuple(np.array([np.mean(trials[f'{arm}/{seed}']['result']['averaged'][score]) for seed in seeds]) for arm in arms)
+    seeds = seeds_of(trials, *arms)
+    return tuple(by_seed(trials, arm, 'averaged', score, seeds=seeds).reshape(len(seeds), -1).mean(1) for arm in arms)
 
 def check_reading(
     answer:dict, # letter -> does the file support the claim at 95%?
@@ -349,8 +350,7 @@ def check_reading(
     assert not missing, f'the reading: no True or False yet for {", ".join(missing)}'
     for letter, (claim, *_) in CLAIMS.items():
         ours, theirs = evidence(trials, letter)
-        log = np.log(ours/theirs)
-        supported = bool(log.mean() + stats.t.ppf(.975, len(log) - 1)*log.std(ddof=1)/len(log)**.5 < 0)
+        supported = bool(paired_ratio(ours, theirs)[2] < 1)
         hint = 'Does the whole interval lie below 1?' if answer[letter] else 'The interval is narrow. Where does its upper end lie?'
         assert answer[letter] == supported, f'{letter}) {claim} Seed by seed, PAFM/FM is {(ours/theirs).round(3).tolist()}. {hint}'
     return 'right'

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BINS', 'run_trials', 'few_noises', 'Trial', 'digits_probe', 'binned', 'field_errors', 'some_digits', 'digits_trial',
-           'interval', 'paired_ratio', 'steps_to', 'by_seed', 'against', 'forest']
+           'interval', 'paired_ratio', 'steps_to', 'seeds_of', 'by_seed', 'against', 'forest']
 
 # %% ../nbs/17b_trials.ipynb #0167eb31
 import json, math, tempfile, time
@@ -39,8 +39,9 @@ def run_trials(
     from joblib import Parallel, delayed, parallel_config
     file = Path(file)
     check_writable(file.parent)
-    found:dict = json.loads(file.read_text()) if file.exists() else dict(command=command, machine=machine(), trials={})
-    done, here = found['trials'], machine()
+    here = machine()
+    found:dict = json.loads(file.read_text()) if file.exists() else dict(command=command, machine=here, trials={})
+    done = found['trials']
     elsewhere = {} if all(here[k] == found['machine'][k] for k in ('cpu', 'cores', 'torch')) else dict(machine=here)
     for name, settings in trials.items():
         if name in done and done[name]['settings'] != json.loads(json.dumps(settings)):
@@ -189,6 +190,13 @@ def steps_to(
     return float(np.exp(np.interp(-np.log(level), -scores[i-1:i+1], steps[i-1:i+1])))
 
 # %% ../nbs/17b_trials.ipynb #b279a2b4
+def seeds_of(
+    trials:dict, # of `by_seed`
+    *arms, # names without the seed
+) -> list: # of int, rising
+    "Seeds that all of these arms have"
+    return sorted(set.intersection(*({int(seed) for name, _, seed in (key.rpartition('/') for key in trials) if name == arm} for arm in arms)))
+
 def by_seed(
     trials:dict, # name -> a trial, as `run_trials` returns them under 'trials'; names end in /seed
     arm:str, # the name without the seed
@@ -196,7 +204,7 @@ def by_seed(
     seeds=None, # which; None: all there are, rising
 ): # (n, ...) array
     "One number for each seed of an arm, or one list"
-    if seeds is None: seeds = sorted(int(name[len(arm) + 1:]) for name in trials if name.rpartition('/')[0] == arm)
+    if seeds is None: seeds = seeds_of(trials, arm)
     if not len(seeds): raise ValueError(f'there is no trial of {arm!r}: run it first')
     found = [trials[f'{arm}/{s}']['result'] for s in seeds]
     for key in keys: found = [f[key] for f in found]
@@ -210,7 +218,7 @@ def against(
     bins=slice(None), # of a score that is a list, to average over
 ) -> tuple: # mean ratio, lower and upper end of its 95% interval
     "`paired_ratio` of two arms over their common seeds"
-    seeds = sorted({int(name[len(arm) + 1:]) for name in trials if name.rpartition('/')[0] == arm and f"{base}/{name.rpartition('/')[2]}" in trials})
+    seeds = seeds_of(trials, arm, base)
     ours, theirs = (by_seed(trials, a, *keys, seeds=seeds) for a in (arm, base))
     return paired_ratio(*(x if x.ndim == 1 else x[:, bins].mean(1) for x in (ours, theirs)))
 
