@@ -178,6 +178,16 @@ def links():
             if not ((ROOT/file).parent/target).exists(): yield f'{file}: {target} does not exist'
     return f'{seen} links'
 
+def colab():
+    "colab: a badge opens the notebook it stands in, and a cell below it fetches the repository"
+    seen = 0
+    for n in notebooks():
+        badges = re.findall(r'colab\.research\.google\.com/github/([^)]+)', '\n'.join(c.source for c in cells(n)))
+        seen += len(badges)
+        if badges and badges != [f'{config()["user"]}/{config()["repo"]}/blob/{config()["branch"]}/{n}']: yield f'{n}: its badge opens {badges}'
+        if badges and f'git clone -q https://github.com/{config()["user"]}/{config()["repo"]} ' not in cells(n)[2].source: yield f'{n}: no cell below the badge fetches the repository'
+    return f'{seen} badges'
+
 def spelling():
     "spelling: no common misspelling in the prose"
     with tempfile.TemporaryDirectory() as tmp:
@@ -274,7 +284,7 @@ def packages():
     if 'nbdev' not in points: yield f'{wheel.name}: no nbdev entry point, other projects could not link to our documentation'
     return f'{wheel.name} {wheel.stat().st_size/1e3:.0f} kB with {len(held)} files, extras {", ".join(sorted(extras))}'
 
-CHECKS = [exports, clean, outputs, sizes, readme, commands, sidebar, doclinks, links, spelling, paths, results, site, packages]
+CHECKS = [exports, clean, outputs, sizes, readme, commands, sidebar, doclinks, links, colab, spelling, paths, results, site, packages]
 
 def problems(check):
     "The problems `check` yields, and what it returns; an exception is a problem too."
