@@ -28,10 +28,10 @@ NO_RESERVE = getattr(mmap, 'MAP_NORESERVE', 0x4000 if sys.platform == 'linux' el
 
 def map_array(
     path, # of the .npy file
-    dtype:str, # a name in `DTYPES`
+    dtype:str, # a name in DTYPES
     shape, # of the array
     bytes:int, # size of the file
-    **entry, # what else `meta.json` says
+    **entry, # what else meta.json says
 ) -> Tensor: # mapped, not read; what is written to it stays in this process
     "A .npy file as a tensor, after its size and header are checked; costs the same for any size"
     again = 'copy it again from where the bank was made, or write the bank again'
@@ -95,7 +95,7 @@ class NpyRows:
     "An .npy file that grows by rows"
     def __init__(self,
         path, # of the file
-        dtype:str, # a name in `DTYPES`
+        dtype:str, # a name in DTYPES
         shape, # of a row
         rows:int=0, # rows of an existing file to keep; 0 starts a new one
     ):
@@ -161,9 +161,9 @@ def check_block(
 # %% ../nbs/10_bank.ipynb #6bf2be2e
 def file_entry(
     path, # of a complete .npy file
-    dtype:str, # a name in `DTYPES`
+    dtype:str, # a name in DTYPES
     shape, # of the array
-) -> dict: # what `meta.json` says about it
+) -> dict: # what meta.json says about it
     "Size and SHA-256 of a file"
     digest = hashlib.sha256()
     with open(path, 'rb') as f:
@@ -174,8 +174,8 @@ def file_entry(
 def meta_of(
     counts, # rows of each class
     labelled:bool, # were there labels?
-    files:dict, # name -> `file_entry`
-    prepared:dict|None=None, # what `prepare_neighbors` and `prepare_cells` have made, and how
+    files:dict, # name -> file_entry
+    prepared:dict|None=None, # what prepare_neighbors and prepare_cells have made, and how
     views:int=1, # rows of one image
     about:dict|None=None, # where the rows come from and how they are turned back into images
 ) -> dict:
@@ -183,10 +183,10 @@ def meta_of(
     return dict(format='pafm_nb bank 1', counts=[int(n) for n in counts], labelled=labelled, views=views, about=about or {}, files=files, prepared=prepared or {})
 
 class BankWriter:
-    "Collects endpoints as they arrive and lays them out by class at the end; used through `LatentBank.create`"
+    "Collects endpoints as they arrive and lays them out by class at the end; used through LatentBank.create"
     SAVE_EVERY = 2. # seconds between savings, each of which waits for the disk
     def __init__(self,
-        folder, # of the bank, held by `one_writer`
+        folder, # of the bank, held by one_writer
         dtype:torch.dtype=torch.float16, # to store endpoints in
         num_classes:int|None=None, # labels must lie below
         resume:bool=False, # go on with rows that are there already?
@@ -414,7 +414,7 @@ def nearest_among(
 class Lists(NamedTuple):
     "A large class cut into lists of near rows"
     order:Tensor # (n,) int64 rows, list after list
-    start:Tensor # (L + 1,) int64 where each list begins in `order`
+    start:Tensor # (L + 1,) int64 where each list begins in order
     near:Tensor # (L, p) int64 the lists to search for the rows of each list, itself first
     recall:float # share of the true neighbours that lie in those lists, measured
 
@@ -450,7 +450,7 @@ def coarse_lists(
 
 def list_neighbors(
     x:Tensor, # (n, *D) endpoints of one class
-    lists:Lists, # of `coarse_lists`
+    lists:Lists, # of coarse_lists
     i:int, # a list
     k:int, # how many, the row itself included
 ) -> Tensor: # (m, k) int64 rows of x for each row of list i; column 0 is the row itself
@@ -510,13 +510,13 @@ def _prepare(bank, name, k, wanted, across, exact, searched, recall, row, work, 
     return LatentBank.open(bank.folder, device)
 
 def prepare_neighbors(
-    bank, # a `LatentBank` or its folder
+    bank, # a LatentBank or its folder
     k:int, # neighbours of each row, the row itself included
     progress:bool=True, # show a bar
     across:bool=False, # neighbours in the whole bank, for rows whose label is dropped, in place of those in the class
     exact:int=EXACT, # larger classes are searched through lists
     recall:float=.95, # share of the true neighbours that these lists must hold
-) -> LatentBank: # with `bank.neighbors` (or `neighbors_in_all`), (N, k) int32 rows of `by_class`; column 0 is the row itself
+) -> LatentBank: # with bank.neighbors (or neighbors_in_all), (N, k) int32 rows of by_class; column 0 is the row itself
     "Find the nearest neighbours of every endpoint, once; a run that was stopped goes on. Fewer than are there already are not looked for"
     check_count('k', k, 1)
     if not 0 < recall <= 1: raise ValueError(f'recall must lie in (0, 1], got {recall}: .95 finds 19 of 20 neighbours')
@@ -527,12 +527,12 @@ def prepare_neighbors(
     return _prepare(bank, name, k, dict(k=k, wanted_recall=recall), across, exact, k, recall, (k,), work, progress)
 
 def prepare_cells(
-    bank, # a `LatentBank` or its folder
+    bank, # a LatentBank or its folder
     k:int, # largest size of a cell
     seed:int=0, # of the k-means
     progress:bool=True, # show a bar
     exact:int=EXACT, # larger classes are first cut into lists
-) -> LatentBank: # with `bank.cells`, (N,) int32 cell of each row of `by_class`, numbered class after class
+) -> LatentBank: # with bank.cells, (N,) int32 cell of each row of by_class, numbered class after class
     "Cut every class into cells of near endpoints, once; a run that was stopped goes on"
     check_count('k', k, 1)
     bank = bank if isinstance(bank, LatentBank) else LatentBank.open(bank)

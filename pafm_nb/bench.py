@@ -183,7 +183,7 @@ def _faked(x, shape):
     return new
 
 def device_cost(
-    name:str, # of a sampler in `SAMPLERS`
+    name:str, # of a sampler in SAMPLERS
     k:int=16, # candidates
     batch:int=256, # rows in a step
     shape:tuple=(4, 32, 32), # of an endpoint
@@ -322,7 +322,7 @@ def _form(model, row, target, plain=False, compiled=False, bf16=False):
     return dict(forward=torch.no_grad()(forward), step=step, update=update)
 
 def bench_model(
-    settings:tuple=(('SiT-digits', 128), ('SiT-S/2', 2), ('SiT-S/2', 4), ('MMDiT-captions', 32)), # names in `MODELS`, and rows
+    settings:tuple=(('SiT-digits', 128), ('SiT-S/2', 2), ('SiT-S/2', 4), ('MMDiT-captions', 32)), # names in MODELS, and rows
     repeats:int=21, # rounds
     compiled:bool=True, # also the compiled form, which costs a minute more a setting and on a CPU needs a C++ compiler
 ) -> dict: # machine, and for each setting the errors and, for forward pass, step and update alone, the times of the forms
@@ -471,7 +471,7 @@ def photos(
 
 def encode_one_by_one(
     folder, # of images
-    vae, # of `load_vae`
+    vae, # of load_vae
     out, # folder for the .npy files
     size:int, # of the crop
 ):
@@ -698,7 +698,7 @@ def bench_peers(
     dim:int=4096, # dimensions where none are named
     times:tuple=(2**-13, 2**-10, 2**-7, 2**-4, .25, .5, .75, 15/16), # at which errors are looked at; a float32 holds them and 1 minus them exactly
     repeats:int=15, # rounds
-    **scaling, # sizes for `bench_scaling`
+    **scaling, # sizes for bench_scaling
 ) -> dict: # machine, and for each question a table
     "Our target beside STF, EFM, takenoko, REPA and OT-CFM: time, memory, error; and how it grows"
     table = []
@@ -741,7 +741,7 @@ def bench_processes(
     batch:int=256, # rows of a step, over all of them
     steps:int=20, # that are timed
     repeats:int=3, # rounds
-    **settings, # of `TrainConfig`
+    **settings, # of TrainConfig
 ) -> dict: # machine, and for each number of processes and objective the seconds of a step and the ratio to the first number's
     "A training step of SiT-digits on several processes, which `torchrun` starts"
     rounds = []

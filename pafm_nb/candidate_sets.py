@@ -59,7 +59,7 @@ class CandidateSet:
         return x[:, 0] if self.source is None else x.gather(1, self.source[:, None])[:, 0]
 
     def source_weight(self,
-        weights:Tensor, # (B, K) from `average`
+        weights:Tensor, # (B, K) from average
     ) -> Tensor: # (B,)
         "The posterior weight of each row's source"
         return self.at_source(weights)

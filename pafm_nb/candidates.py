@@ -38,7 +38,7 @@ class PoolSampler:
     whole_rows = True # is the batch made of rows as they are, not of crops?
     ragged = False # may a row have fewer candidates than the others?
     def __init__(self,
-        pool, # a `TensorPool` or a `LatentBank`
+        pool, # a TensorPool or a LatentBank
         log_prior:Tensor|None=None, # (N,) log of how often training draws each row, up to a constant, in your order; None: all alike
     ):
         if not isinstance(pool, TensorPool): raise ValueError(f'pool must be a TensorPool or a LatentBank, got {type(pool).__name__}')
@@ -125,7 +125,7 @@ def others_of(
     return torch.cat([own[:, None], torch.where(found < 0, -1, rows)], 1)
 
 def own_candidates(
-    pool, # a `TensorPool` or a `LatentBank`
+    pool, # a TensorPool or a LatentBank
     z:Tensor, # (B, *D) the sources
     rows:Tensor, # (B, K) int64 rows of the sorted pool, the source's in column 0; -1 for none
     generator=None, # torch.Generator on the batch's device, for pools with moments
@@ -158,7 +158,7 @@ class InClass(PoolSampler):
     "The source and k - 1 others of its class, uniform without replacement (of the pool, where the label is dropped)"
     exact = True
     def __init__(self,
-        pool, # a `TensorPool` or a `LatentBank`
+        pool, # a TensorPool or a LatentBank
         k:int, # candidates, the source included; a smaller class gives what it has
         log_prior:Tensor|None=None, # (N,) log of how often training draws each row; None: all alike
     ):
@@ -179,7 +179,7 @@ class WholeClass(PoolSampler):
     "All endpoints of the row's class, the exact posterior; where the label is dropped, as many of the whole pool"
     exact = True
     def __init__(self,
-        pool, # a `TensorPool` or a `LatentBank`
+        pool, # a TensorPool or a LatentBank
         log_prior:Tensor|None=None, # (N,) log of how often training draws each row; None: all alike
     ):
         super().__init__(pool, log_prior)
@@ -221,7 +221,7 @@ class MomentDraws(PoolSampler):
     "The source and k - 1 fresh draws from the same image's encoder moments"
     exact = True
     def __init__(self,
-        pool, # with `mean` and `std`
+        pool, # with mean and std
         k:int, # candidates, the source included
     ):
         check_count('k', k, 1)
@@ -230,7 +230,7 @@ class MomentDraws(PoolSampler):
         self.k = k
 
     def __call__(self,
-        batch:Batch, # draws of the pool's rows, from `draw`
+        batch:Batch, # draws of the pool's rows, from draw
         generator=None, # torch.Generator on the batch's device
     ) -> Candidates: # (B, k, *D), the source in column 0
         _, place = self.spans(batch)
@@ -242,7 +242,7 @@ class RandomCrops(PoolSampler):
     "The source, a random crop of its image, and k - 1 more crops of the same image"
     exact = True
     def __init__(self,
-        pool, # of images (N, C, H, W), larger than the crops; or of encoded crops, with `views` rows for each image
+        pool, # of images (N, C, H, W), larger than the crops; or of encoded crops, with views rows for each image
         k:int, # candidates, the source included
     ):
         check_count('k', k, 1)
@@ -252,7 +252,7 @@ class RandomCrops(PoolSampler):
         if not self.whole_rows and pool.by_class.ndim != 4: raise ValueError(f'RandomCrops needs a pool of images (N, C, H, W), or of several views of each image, and a row of this one is {tuple(pool.by_class.shape[1:])}')
 
     def __call__(self,
-        batch:Batch, # of rows; or, from a pool of images, of square crops from `draw(..., crop=size)`
+        batch:Batch, # of rows; or, from a pool of images, of square crops from draw(..., crop=size)
         generator=None, # torch.Generator on the batch's device
     ) -> Candidates: # (B, k, *D), the source in column 0
         _, place = self.spans(batch)
@@ -265,14 +265,14 @@ class RandomCrops(PoolSampler):
 class ExactMoments(WholeClass):
     "All images of the row's class as Gaussians: the exact posterior of the encoder's moments, K infinite"
     def __init__(self,
-        pool, # with `mean` and `std`
+        pool, # with mean and std
         log_prior:Tensor|None=None, # (N,) log of how often training draws each row; None: all alike
     ):
         super().__init__(pool, log_prior)
         if pool.mean is None: raise ValueError('ExactMoments needs a pool with moments: TensorPool(z, y, mean, std)')
 
     def __call__(self,
-        batch:Batch, # draws of the pool's rows, from `draw`
+        batch:Batch, # draws of the pool's rows, from draw
         generator=None, # torch.Generator on the batch's device: for dropped labels
     ) -> GaussianCandidates:
         rows, source = self.rows(batch, generator)
@@ -307,7 +307,7 @@ class NearestNeighbors(PoolSampler):
     "The source and its k - 1 nearest neighbours in its class (the paper's FAISS candidates): biased against the pool's field"
     exact = False
     def __init__(self,
-        pool, # a `TensorPool` or a `LatentBank`
+        pool, # a TensorPool or a LatentBank
         k:int, # candidates, the source included; a smaller class gives what it has
         log_prior:Tensor|None=None, # (N,) log of how often training draws each row; None: all alike
     ):
@@ -340,7 +340,7 @@ class NearestNeighbors(PoolSampler):
 
 # %% ../nbs/02_candidates.ipynb #5ed3eea2
 def local_spread(
-    pool, # a `TensorPool` or a `LatentBank`
+    pool, # a TensorPool or a LatentBank
     k:int, # neighbours of each row, in its class
 ) -> Tensor: # (N, *D) float32, 0 for a row without neighbours
     "Root mean square difference of each row to its nearest neighbours, in each dimension"
@@ -355,9 +355,9 @@ class Broadened(WholeClass):
     "All endpoints of the row's class, each a Gaussian as wide as its neighbours are far: exact for a smoothed pool, biased against the pool itself"
     exact = False
     def __init__(self,
-        pool, # a `TensorPool` or a `LatentBank`, without moments; as many numbers again are kept for the widths
+        pool, # a TensorPool or a LatentBank, without moments; as many numbers again are kept for the widths
         k:int, # neighbours that say how far
-        width:float=.4, # times their root mean square difference; 0 is `WholeClass`
+        width:float=.4, # times their root mean square difference; 0 is WholeClass
         log_prior:Tensor|None=None, # (N,) log of how often training draws each row; None: all alike
     ):
         check_count('k', k, 1)
@@ -406,7 +406,7 @@ def balanced_cells(
 
 # %% ../nbs/02_candidates.ipynb #127570ac
 def pool_cells(
-    pool, # a `TensorPool` or a `LatentBank`
+    pool, # a TensorPool or a LatentBank
     k:int, # largest size of a cell
     seed:int=0, # of the k-means
 ) -> Tensor: # (N,) int64 cell of each row of the sorted pool, numbered class after class
@@ -421,7 +421,7 @@ class Cells(PoolSampler):
     "The source's cell, and `extra` other cells of its class drawn at random (of the pool, where the label is dropped)"
     exact = True
     def __init__(self,
-        pool, # a `TensorPool` or a `LatentBank`
+        pool, # a TensorPool or a LatentBank
         k:int, # largest size of a cell
         extra:int=0, # how many other cells; a class of fewer gives what it has
         log_prior:Tensor|None=None, # (N,) log of how often training draws each row; None: all alike
@@ -494,7 +494,7 @@ class TextLikelihood(PoolSampler):
     "The source and k - 1 uniform draws of the pool, compatible with its caption as far as embeddings are similar: of captions, or of caption and image where the pool has both"
     exact = False
     def __init__(self,
-        pool, # a `TensorPool` with `text`, or a `LatentBank` with `text`, of which only the stored embeddings are read
+        pool, # a TensorPool with text, or a LatentBank with text, of which only the stored embeddings are read
         k:int, # candidates, the source included
         scale:float=20., # s in p(y_i, z_j) = exp(v_i + u_j + s cos(e_i, f_j))
         log_prior:Tensor|None=None, # (N,) log of how often training draws each row; None: all alike

@@ -36,7 +36,7 @@ def write_shapes(
     shards:int=1, # how many
     side:int=64, # height of the pictures; some are wider
     seed:int=0, # of the scenes
-) -> str: # a pattern for `open_shards`
+) -> str: # a pattern for open_shards
     "Captioned shapes as img2dataset lays out a data set, for tests and lessons"
     from PIL import Image
     folder, pool = Path(folder), captioned_shapes(n*shards, seed)
@@ -53,7 +53,7 @@ def write_shapes(
 
 # %% ../nbs/11e_captions.ipynb #5fa40b43
 def open_shards(
-    shards, # a pattern as `cc12m-{00000..01242}.tar`, a folder of .tar files, or a list of either
+    shards, # a pattern as cc12m-{00000..01242}.tar, a folder of .tar files, or a list of either
 ) -> list: # of paths, each file once
     "The files of a data set; all must be there"
     found = []
@@ -124,7 +124,7 @@ def read_caption(
 def shard_samples(
     path, # of a shard
     skip, # is called with a name and a reason
-): # yields `Sample`
+): # yields Sample
     "The samples of a shard in order; what is no sample is passed to `skip`"
     seen = set()
     for files in _extra('webdataset.tariterators').group_by_keys(tar_entries(path, skip)):
@@ -168,7 +168,7 @@ def tiny_clip(
 CLIP_FILES = ('config.json', 'model.safetensors', 'preprocessor_config.json')
 
 def clip_folder(
-    name, # a folder, or `owner/name` on the hub
+    name, # a folder, or owner/name on the hub
 ) -> Path: # with all files of a CLIP
     "Where the files of a CLIP are; those of the hub are fetched if the cache does not have them"
     def lacking(folder): return [file for file in CLIP_FILES if not (folder/file).is_file()] + ([] if (folder/'tokenizer.json').is_file() or (folder/'vocab.json').is_file() and (folder/'merges.txt').is_file() else ['tokenizer.json'])
@@ -188,7 +188,7 @@ def clip_folder(
         raise ValueError(f'there is no folder {name}, and the hub does not give it ({str(e).strip().splitlines()[0]}): download it where there is a network, and give its folder') from None
 
 def load_clip(
-    name, # a folder, or `owner/name` on the hub
+    name, # a folder, or owner/name on the hub
 ) -> tuple: # transformers' CLIPModel, frozen, on the CPU; its folder; SHA-256 of its weights
     "Load a CLIP from safetensors, complete or not at all"
     folder, clip = clip_folder(name), _extra('transformers')
@@ -243,7 +243,7 @@ class TextEncoder:
         return self.encode(tokens)[1]
 
 def load_text_encoder(
-    name, # a folder, or `owner/name` on the hub: 'openai/clip-vit-large-patch14'
+    name, # a folder, or owner/name on the hub: 'openai/clip-vit-large-patch14'
     device='cpu', # to load to
     dtype:torch.dtype=torch.float32, # of weights and passes
 ) -> TextEncoder:
@@ -276,7 +276,7 @@ class ImageEncoder:
         return nn.functional.normalize(pooled.float(), dim=1)
 
 def load_image_encoder(
-    name, # a folder, or `owner/name` on the hub
+    name, # a folder, or owner/name on the hub
     device='cpu', # to load to
     dtype:torch.dtype=torch.float32, # of weights and passes
 ) -> ImageEncoder:
@@ -290,7 +290,7 @@ TEXT = ('states', 'tokens')
 
 class Encoders(NamedTuple):
     "All that looks at a sample"
-    vae:nn.Module # of `load_vae`
+    vae:nn.Module # of load_vae
     text:TextEncoder
     image:ImageEncoder
 
@@ -298,7 +298,7 @@ def encode_batch(
     crops:Tensor, # (n, 3, S, S) uint8
     captions:list, # of n strings
     encoders:Encoders,
-    text:str, # one of `TEXT`
+    text:str, # one of TEXT
 ) -> dict: # name -> array of n rows, float16 and int32
     "What a bank keeps of some samples"
     tokens = encoders.text.tokens(captions)
@@ -310,7 +310,7 @@ def encode_batch(
 def encode_shard(
     path, # of a shard
     encoders:Encoders,
-    text:str='states', # one of `TEXT`
+    text:str='states', # one of TEXT
     size:int=256, # side of the crops
     batch_size:int=32, # samples in one pass
     most:int|None=None, # samples to read
@@ -370,7 +370,7 @@ def json_lines(
     part.replace(path)
 
 def write_notes(
-    parts:Parts, # complete, its notes as `prepare_cc12m` writes them
+    parts:Parts, # complete, its notes as prepare_cc12m writes them
     shards:list, # of paths, one for each piece
     out, # folder of the bank
 ) -> list: # rows of each piece
@@ -388,7 +388,7 @@ def write_notes(
     return counts
 
 def read_captions(
-    bank:LatentBank, # of `prepare_cc12m`
+    bank:LatentBank, # of prepare_cc12m
     rows, # places in the bank
 ) -> list: # of strings
     "What the pictures should show; reads the file up to the last of them"

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 # %% ../nbs/14b_checkpoints.ipynb #9ed39e2e
 def sealed(
     state:dict, # JSON-able
-) -> dict: # with `checksum`
+) -> dict: # with checksum
     "A state that can be checked when it is read"
     return state | dict(checksum=zlib.crc32(json.dumps(state, sort_keys=True).encode()))
 
@@ -68,7 +68,7 @@ def _to_disk(path):
 def save_checkpoint(
     folder, # of all checkpoints of a run
     step:int, # optimizer steps done
-    tensors:dict, # name in `FILES` -> dict of tensors
+    tensors:dict, # name in FILES -> dict of tensors
     state:dict, # JSON-able rest
     keep:int, # newest checkpoints to keep
 ) -> Path: # the new checkpoint
@@ -133,7 +133,7 @@ def pack_optimizer(optimizer) -> dict: # 'parameter.name' -> tensor
 
 def unpack_optimizer(
     optimizer, # to load into
-    tensors:dict, # of `pack_optimizer`
+    tensors:dict, # of pack_optimizer
 ):
     "Load what `pack_optimizer` made"
     state = optimizer.state_dict()

@@ -31,7 +31,7 @@ def run_command(
 
 # %% ../nbs/18_commands.ipynb #6f779bba
 def summary_table(
-    result:dict, # of `compare`
+    result:dict, # of compare
 ) -> str:
     "FM and PAFM side by side: the mean over seeds, and the spread where there is more than one"
     names = dict(fd_digits='FD-digits to the training set', fd_digits_held_out='FD-digits to held-out digits', kd_digits='KD-digits', precision='precision', recall='recall', nearest_train='distance to nearest training digit')
@@ -84,7 +84,7 @@ def train_parser() -> argparse.ArgumentParser:
     return parser
 
 def train_config(
-    flags:dict, # of `train_parser`
+    flags:dict, # of train_parser
 ) -> TrainConfig:
     "The config that the flags of `pafm_train` ask for"
     name, folder = flags.pop('recipe', None), flags.pop('resume', None)
@@ -256,7 +256,7 @@ def pafm_sample(
 
 # %% ../nbs/18_commands.ipynb #b031a19b
 def results_table(
-    found:dict, # of `evaluate`
+    found:dict, # of evaluate
 ) -> str:
     "The numbers of an evaluation, one a line"
     from pafm_nb.evaluation import results

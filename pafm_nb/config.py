@@ -33,18 +33,18 @@ def check_name(
 class TrainConfig:
     "What decides the result of a training run; saved with every checkpoint"
     out:str # folder of the run, made if needed; not saved, so that a run can be moved
-    data:str = 'digits' # a name in `NAMES`, or the folder of a `LatentBank`
+    data:str = 'digits' # a name in NAMES, or the folder of a LatentBank
     resident:bool = False # keep a bank in the memory of the model's device, instead of gathering from disk ahead of each step
-    model:str = 'SiT-digits' # a name in `NAMES`
+    model:str = 'SiT-digits' # a name in NAMES
     model_args:dict = field(default_factory=dict) # overrides for the model
     objective:str = 'pafm' # 'fm' or 'pafm'
-    candidates:str = 'WholeClass' # a name in `NAMES` (pafm)
+    candidates:str = 'WholeClass' # a name in NAMES (pafm)
     k:int = 16 # candidates, the source included, for samplers that take a number (pafm)
-    sampler_args:dict = field(default_factory=dict) # what else the sampler takes: `extra` of Cells, `scale` of TextLikelihood
+    sampler_args:dict = field(default_factory=dict) # what else the sampler takes: extra of Cells, scale of TextLikelihood
     temperature:float = 1. # divides the log-likelihood; 1 is exact (pafm)
-    path:str = 'linear' # a name in `NAMES`
+    path:str = 'linear' # a name in NAMES
     text_encoder:str = '' # folder or id of the frozen encoder of a bank of token ids; '' is the one the bank was made with
-    time:str = 'uniform' # a name in `NAMES`
+    time:str = 'uniform' # a name in NAMES
     time_shift:float = 1. # above 1 moves times towards the noise, as SD3 does; 1 leaves them
     crop:int|None = None # side of random crops of the data; None: whole rows
     label_dropout:float = .1 # share of rows trained without their label or caption
@@ -54,7 +54,7 @@ class TrainConfig:
     lr:float = 1e-3 # AdamW learning rate, constant
     weight_decay:float = 0. # AdamW weight decay
     grad_clip:float = 1. # largest gradient norm
-    ema_decay:float = .99 # of the averaged weights that are sampled from; 1/(1 - ema_decay) must be short against `steps`
+    ema_decay:float = .99 # of the averaged weights that are sampled from; 1/(1 - ema_decay) must be short against steps
     precision:str = 'no' # 'no' (float32), 'bf16' or 'fp16'
     compile:bool = False # torch.compile the model: minutes at the start, faster steps
     seed:int = 0 # of weights, order, times, noise, dropout and candidates
@@ -78,7 +78,7 @@ class TrainConfig:
             if not 0 <= getattr(self, name) <= 1: raise ValueError(f'{name} must lie in [0, 1], got {getattr(self, name)}')
         if self.batch_size % (self.micro_batches or 1): raise ValueError(f'batch_size {self.batch_size} cannot be cut into micro_batches={self.micro_batches}: choose a multiple')
 
-    def saved(self) -> dict: # JSON-able, without `out`
+    def saved(self) -> dict: # JSON-able, without out
         "What is stored with a checkpoint"
         return {k: v for k, v in asdict(self).items() if k != 'out'}
 
@@ -110,9 +110,9 @@ RECIPES:dict[str, dict[str, Any]] = dict(
     **{'cc12m-mmdit': dict(_REPA, data=None, model='MMDiT-B/2', candidates='TextLikelihood')})
 
 def recipe(
-    name:str, # a name in `RECIPES`
+    name:str, # a name in RECIPES
     out, # folder of the run
-    **overrides # fields of `TrainConfig`
+    **overrides # fields of TrainConfig
 ) -> TrainConfig:
     "The config of a named recipe"
     check_name('recipe', name, RECIPES)

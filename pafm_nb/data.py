@@ -28,7 +28,7 @@ def digits(split:str='train', # 'train' (1437 images) or 'held_out' (360)
           )->TensorPool: # z (N, 1, 8, 8) float32 in [-1, 1], y (N,) int64 in 0..9
     "scikit-learn's handwritten digits, with the same split on every machine"
     if split not in DIGITS_SPLITS: raise ValueError(f'unknown split {split!r}: use one of {", ".join(DIGITS_SPLITS)}')
-    from sklearn.datasets import load_digits      # here, for it draws from `random` when imported
+    from sklearn.datasets import load_digits      # here, for it draws from random when imported
     raw = load_digits()
     z = torch.as_tensor(raw.images, dtype=torch.float32)[:, None]/8 - 1
     y = torch.as_tensor(raw.target, dtype=torch.int64)
@@ -93,7 +93,7 @@ def encode_captions(
     return torch.eye(33, 32)[padded]
 
 def decode_captions(
-    text:Tensor, # (N, length, 32) states of `encode_captions`
+    text:Tensor, # (N, length, 32) states of encode_captions
 ) -> list: # of strings
     "The captions that were encoded"
     numbers = text.argmax(-1).where(text.any(-1), -1)
@@ -247,8 +247,8 @@ def scene_views(
 
 def captioned_scenes(
     n:int=3072, # pictures, of four views each
-    seed:int=0, # of scenes (those of `random_scenes`), pictures and captions
-    split:str='train', # of `random_scenes`
+    seed:int=0, # of scenes (those of random_scenes), pictures and captions
+    split:str='train', # of random_scenes
 ) -> TensorPool: # z (4n, 3, 16, 16) float32, y (4n,) int64 number of the caption, mean and std, text (4n, 11, 64), null_text; four views
     "Pictures of one to three objects with captions; row 4i + v is view v of scene i"
     scenes = random_scenes(n, seed, split)

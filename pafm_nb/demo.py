@@ -33,7 +33,7 @@ def moons(
     blur:float=BLUR, # standard deviation around the two half circles of radius 2
 ) -> Tensor: # (n, 2) float32, the same at every call
     "Points on scikit-learn's two moons, centred and doubled"
-    from sklearn.datasets import make_moons       # here, for it draws from `random` when imported
+    from sklearn.datasets import make_moons       # here, for it draws from random when imported
     return torch.tensor(2*(make_moons(n, noise=blur/2, random_state=0)[0] - [.5, .25])).float()
 
 def stray(
@@ -52,7 +52,7 @@ class PlaneNetwork(nn.Sequential):
     def forward(self, z_t, t, y=None): return super().forward(torch.cat([z_t, t[:, None]], 1))
 
 def train_moons(
-    loss, # `FMLoss` or `PAFMLoss`
+    loss, # FMLoss or PAFMLoss
     pool:TensorPool, # of points in the plane
     seed:int, # of weights, rows, times and noises
     steps:int, # optimizer steps
@@ -110,7 +110,7 @@ def compare_moons(
 def plot_moons(
     data:Tensor, # (n, 2) training points
     samples:dict, # name -> (m, 2)
-    runs:list, # of `compare_moons`
+    runs:list, # of compare_moons
     path, # of the picture
 ):
     "Training points and samples, stray points in red, and the error over steps with a thin line for each seed"
@@ -141,7 +141,7 @@ def agreed(
     return f'{"PAFM" if wins == n else "FM"} is ahead in all {n} seeds' if wins in (0, n) else f'the seeds disagree: PAFM is ahead in {wins} of {n}'
 
 def moons_verdict(
-    result:dict, # of `compare_moons`
+    result:dict, # of compare_moons
 ) -> str:
     "The two moons in a few sentences"
     fm, pafm = ([r for r in result['runs'] if r['method'] == name] for name in ('FM', 'PAFM'))
@@ -152,7 +152,7 @@ def moons_verdict(
             f'A run trained for {mean(pafm, "seconds"):.1f} s with PAFM, {mean(fm, "seconds"):.1f} s with FM.')
 
 def digits_verdict(
-    result:dict, # of `compare`
+    result:dict, # of compare
 ) -> str:
     "The digits in a few sentences"
     fm, pafm = ([r for r in result['runs'] if r['objective'] == name] for name in ('fm', 'pafm'))
@@ -168,8 +168,8 @@ def demo(
     seeds=(0,), # of the digits runs
     moons_steps:int=1500, # optimizer steps of the runs on two moons
     progress:bool=True, # show bars
-    **overrides # fields of `TrainConfig`, for digits
-) -> tuple: # results of `compare_moons` and `compare`
+    **overrides # fields of TrainConfig, for digits
+) -> tuple: # results of compare_moons and compare
     "Two moons, then digits; what is in the folder already is not run again"
     moons = compare_moons(out, steps=moons_steps, progress=progress)
     if progress: print(f'\n{moons_verdict(moons)}\n')

@@ -28,10 +28,10 @@ def all_crops(
     return images.unfold(2, size, 1).unfold(3, size, 1).permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
 
 def endpoints(
-    pool, # a `TensorPool` or a `LatentBank`
+    pool, # a TensorPool or a LatentBank
     label:int, # a class
     crop:int|None=None, # side of the crops the model is trained on; None: whole rows
-) -> tuple: # mean (n, *D) and std (n, *D) float64, row of `pool.by_class` (n,) int64
+) -> tuple: # mean (n, *D) and std (n, *D) float64, row of pool.by_class (n,) int64
     "What a row of a class may have come from: points (std 0), Gaussians, or crops of them"
     rows = torch.arange(pool.start[label].item(), pool.start[label + 1].item(), device=pool.place.device)
     mean = (pool.by_class if pool.mean is None else pool.mean)[rows].double()
@@ -44,7 +44,7 @@ def endpoints(
 class Revisit(NamedTuple):
     "The exact posterior at noisy points of one time, and sources drawn from it"
     z:Tensor # (M, B, *D) sources, M for each noisy point
-    row:Tensor # (M, B) int64 rows of `pool.by_class` they belong to
+    row:Tensor # (M, B) int64 rows of pool.by_class they belong to
     velocity:Tensor # (B, *D) the exact velocity E[v|z_t]
     variance:Tensor # (B,) FM's: E||v - E[v|z_t]||^2, summed over dimensions
     same:Tensor # (B,) 1/ESS of the whole posterior, 0 for Gaussians
@@ -53,7 +53,7 @@ def revisit(
     z_t:Tensor, # (B, *D) float64 noisy points
     t:Tensor, # () float64 their time, above 0
     label:Tensor, # (B,) int64 their classes
-    pool, # a `TensorPool` or a `LatentBank`
+    pool, # a TensorPool or a LatentBank
     draws:int, # M
     path=LinearPath(), # the path
     crop:int|None=None, # side of the crops the model is trained on; None: whole rows
@@ -137,8 +137,8 @@ def check_pool(sampler, pool, crop=None):
 # %% ../nbs/04_diagnostics.ipynb #a29e8a93
 @torch.no_grad()
 def bias_variance(
-    sampler, # a sampler of `pafm_nb.candidates`, or any function of (batch, generator) that returns `Candidates`
-    pool, # the `TensorPool` or `LatentBank` the rows come from
+    sampler, # a sampler of pafm_nb.candidates, or any function of (batch, generator) that returns Candidates
+    pool, # the TensorPool or LatentBank the rows come from
     t, # a time or a list of times in (0, 1]
     points:int=1000, # noisy points at each time; rounded up
     draws:int=4, # M, targets at each noisy point
@@ -193,9 +193,9 @@ def _summary(error, inverse, again):
 # %% ../nbs/04_diagnostics.ipynb #55f8c91f
 @torch.no_grad()
 def ess_curve(
-    pool, # a `TensorPool` or a `LatentBank`
+    pool, # a TensorPool or a LatentBank
     t, # a time or a list of times in (0, 1]
-    sampler=None, # a sampler; None: the whole class, `ExactMoments` for a pool with moments
+    sampler=None, # a sampler; None: the whole class, ExactMoments for a pool with moments
     rows:int=256, # rows of the pool, one batch
     path=LinearPath(), # the path
     temperature:float=1., # divides the log-likelihood; 1 is exact
@@ -311,7 +311,7 @@ def check_losses(losses):
 def gradient_variance(
     model:torch.nn.Module, # model(z_t, t, y) -> velocity
     losses:dict, # name -> FMLoss or PAFMLoss; the first is what the others are compared with
-    batch:Batch, # rows to draw from, `pool[index]`: the whole data set, or some hundred rows
+    batch:Batch, # rows to draw from, pool[index]: the whole data set, or some hundred rows
     bins:int=8, # equal stretches of [0, 1] for t
     batches:int=50, # training batches to draw
     batch_size:int=64, # rows of a training batch, which is what samplers are called with

@@ -55,7 +55,7 @@ ROWS = 512  # of a piece, about
 
 def make_pieces(
     parts:Parts, # to be filled
-    state, # `crew()`
+    state, # crew()
     items, # what the pieces are made of: a list
     per_piece:int, # items of a piece
     read, # item -> (value, None) or (None, reason), called ahead in threads
@@ -78,7 +78,7 @@ def piece_blocks(
     parts:Parts, # all were there
     counts:list, # rows of each
     out, # folder of the bank that is written
-    block_of, # arrays of some rows -> a block as `LatentBank.create` takes it
+    block_of, # arrays of some rows -> a block as LatentBank.create takes it
     start:int=0, # rows that are not wanted any more
     chunk:int=512, # rows at a time
 ): # yields blocks
@@ -99,7 +99,7 @@ def check_settings(**kwargs):
     for name, value in kwargs.items():
         if value is not None: check_count(name, value, 1)
 
-NOT_COMPARED = ('vae', 'clip', 'source', 'files')  # of a bank's `about`: checksums and not places decide
+NOT_COMPARED = ('vae', 'clip', 'source', 'files')  # of a bank's about: checksums and not places decide
 
 def settings(
     about:dict, # of a bank: part -> name -> value
@@ -121,10 +121,10 @@ def finished(
 def publish(
     out, # folder of the bank
     parts:Parts, # all there
-    write_notes, # called once, writes hidden files into `out`, returns the rows of each piece
+    write_notes, # called once, writes hidden files into out, returns the rows of each piece
     names, # of these files, without the dot
     block_of, # arrays of some rows -> a block
-    **kwargs # of `LatentBank.create`
+    **kwargs # of LatentBank.create
 ) -> LatentBank:
     "Lay the pieces out as a bank, with the notes beside it"
     out = Path(out)
@@ -186,7 +186,7 @@ def _find(path, index, state):
     return images if state.is_main_process else Images.load(index, path)
 
 def prepare_imagenet(
-    images, # path of a folder, a zip or a tar: see `open_images`
+    images, # path of a folder, a zip or a tar: see open_images
     vae, # folder of a VAE, or its name on the hub
     out, # folder of the bank
     size:int=256, # of a crop, in pixels

@@ -96,7 +96,7 @@ class DigitsClassifier(nn.Module):
 
 # %% ../nbs/16_evaluation.ipynb #2535439c
 def train_digits_classifier(seed:int=0, # of the weights and of the order of images
-                            pool:TensorPool|None=None, # images and labels; None: `digits('train')`
+                            pool:TensorPool|None=None, # images and labels; None: digits('train')
                             epochs:int=30
                            )->DigitsClassifier: # in eval mode, on the CPU
     "Train the classifier whose features measure digits"
@@ -331,7 +331,7 @@ def read_features(net:FeatureExtractorBase, # a torch-fidelity feature extractor
 MOMENTS = dict(features=('mu', 'sigma'), spatial=('mu_s', 'sigma_s'))
 
 def save_stats(path:str|Path, # .npz
-               moments:dict, # of `Features`
+               moments:dict, # of Features
                **about # what they are of: n, extractor, weights_sha256, images_sha256
               )->None:
     "Write statistics as ADM names them, whole or not at all"
@@ -340,7 +340,7 @@ def save_stats(path:str|Path, # .npz
     with open(part, 'wb') as f: np.savez(f, **arrays)
     part.replace(path)
 
-def load_stats(path:str|Path, # .npz with `mu` and `sigma`, and `mu_s` and `sigma_s` for sFID
+def load_stats(path:str|Path, # .npz with mu and sigma, and mu_s and sigma_s for sFID
                layers:tuple=('features',), # whose moments are needed
               )->tuple[dict, dict]: # layer: (mu, sigma); what the file says of itself
     "Moments from a file, checked"
@@ -413,7 +413,7 @@ def _scores(metrics, spec, fake, moments, real):
     return found | {ours: theirs[name] for name, ours in spec.keys.items() if name in theirs}, made
 
 # %% ../nbs/16_evaluation.ipynb #d625bf74
-def evaluate(samples, # generated images: uint8 (N, C, H, W) tensor, array, or a path that `image_set` reads
+def evaluate(samples, # generated images: uint8 (N, C, H, W) tensor, array, or a path that image_set reads
              reference, # real ones, or for 'fid' and 'sfid' an .npz with their statistics
              metrics:str|tuple=('fid', 'isc', 'kid', 'prc'), # one or more of METRICS
              extractor:str='inception', # or 'dinov2', 'mnist', 'digits'
@@ -461,7 +461,7 @@ def _title(key):
 
 def _count(n): return f'{n//1000}K' if n % 1000 == 0 else str(n)
 
-def results(found:dict # of `evaluate`
+def results(found:dict # of evaluate
            )->dict: # metric: value, or (value, spread)
     "The numbers of an evaluation by the names people use; a distance that rounding made negative is 0"
     metrics = [key for key, value in found.items() if isinstance(value, float) and not key.endswith('_std')]
@@ -474,8 +474,8 @@ def _flat(value, prefix=''):
         if isinstance(item, dict): yield from _flat(item, f'{prefix}{key}.')
         elif item is not None: yield f'{prefix}{key}={item}'
 
-def protocol_line(found:dict, # of `evaluate`
-                  made:dict|None=None, # how the samples were made: `protocol_of(samples)`
+def protocol_line(found:dict, # of evaluate
+                  made:dict|None=None, # how the samples were made: protocol_of(samples)
                  )->str:
     "The numbers with all that is needed to repeat them"
     n = _count(found['n_samples'])
@@ -484,11 +484,11 @@ def protocol_line(found:dict, # of `evaluate`
     return f'{number} ({", ".join(_flat((made or {}) | rest))})'
 
 # %% ../nbs/16_evaluation.ipynb #17bab2f1
-def evaluate_files(samples:str|Path, # what `image_set` reads
+def evaluate_files(samples:str|Path, # what image_set reads
                    reference:str|Path, # the same, or statistics
                    out:str|Path|None=None, # .json; None: beside the samples, evaluation_EXTRACTOR.json in a folder, NAME_EXTRACTOR.json beside a file
                    extractor:str='inception',
-                   **settings # of `evaluate`
+                   **settings # of evaluate
                   )->tuple[dict, Path]: # what was found, and where it was written
     "Evaluate files, and write the result with its whole protocol"
     samples, made = Path(samples), protocol_of(samples)

@@ -26,8 +26,8 @@ def panels(
     rows:int=1, # and below each other
     width:float|None=None, # of the figure in inches; by default it grows with the columns, up to a page
     height:float|None=None, # of the figure in inches; by default 2.9 for each row
-    **kwargs, # of `plt.subplots`: sharex, sharey, width_ratios, ...
-): # the figure, and its axes: one, or an array as `plt.subplots` gives it
+    **kwargs, # of plt.subplots: sharex, sharey, width_ratios, ...
+): # the figure, and its axes: one, or an array as plt.subplots gives it
     "A figure of axes in the style of these notebooks"
     width = width or min(2.2 + 3.2*columns, 8.6)
     with plt.rc_context(STYLE):

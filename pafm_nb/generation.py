@@ -51,7 +51,7 @@ def labels_of(
     seeds:range, # of the images
     first:int, # seed of image 0
     classes:int, # how many
-    how:str='balanced', # one of `LABELS`
+    how:str='balanced', # one of LABELS
 )->Tensor: # (len(seeds),) int64
     "The classes of some images"
     if how == 'balanced': return (torch.arange(seeds.start, seeds.stop) - first) % classes
@@ -141,7 +141,7 @@ def _stream(
 def write_form(
     parts:Parts, # all of them there
     out, # folder
-    form:str, # of `FORMS`
+    form:str, # of FORMS
     n:int, # images
     crew, # this process among others: PNGs are shared out, the rest is written by the first
 ):
@@ -169,15 +169,15 @@ def generate(
     out, # folder for the images, made if needed
     n:int=50_000, # images
     seed:int=0, # of the first image; image i has seed + i
-    labels:str='balanced', # one of `LABELS`
-    form:str='npz', # one of `FORMS`
+    labels:str='balanced', # one of LABELS
+    form:str='npz', # one of FORMS
     batch_size:int=64, # images drawn together
     precision:str='no', # 'no' (float32) or 'bf16' of the model's passes
     vae='', # a VAE in the place of the one the run's bank names
     captions='', # a text file, one caption a line, for models of captions; '': those of the run's data
     piece:int=250, # images that are put away together
     progress:bool=True, # show a bar
-    **sampling # of `sample`: method, steps, guidance_scale, guidance_interval, guidance_channels, atol, rtol, dtype
+    **sampling # of sample: method, steps, guidance_scale, guidance_interval, guidance_channels, atol, rtol, dtype
 )->Path: # out
     "Draw images of a run, in pieces, with the processes there are; the same call goes on after a stop"
     dtype = sampling.pop('dtype', None)

@@ -67,7 +67,7 @@ def npz_keys(path:str|Path, # .npz
         with zipfile.ZipFile(path) as archive: return {name.removesuffix('.npy') for name in archive.namelist()}
     except BROKEN as error: raise ValueError(f'{path} is no .npz, or a damaged one ({error}): make or fetch it again') from error
 
-def npz_images(path:str|Path, # .npz with `arr_0` (N, H, W, C) uint8
+def npz_images(path:str|Path, # .npz with arr_0 (N, H, W, C) uint8
               )->ImageSet:
     "The images of an ADM batch, streamed from the archive"
     path = Path(path)
@@ -140,7 +140,7 @@ def image_file(source:str|Path, # a file, or a folder
     if len(files) > 1: raise ValueError(f'{path} holds {", ".join(file.name for file in files)}: name the one to read')
     return files[0] if files else path
 
-def image_set(source, # (N, C, H, W) uint8 tensor; array; path of an .npz with `arr_0`, of an .npy, or of a folder
+def image_set(source, # (N, C, H, W) uint8 tensor; array; path of an .npz with arr_0, of an .npy, or of a folder
                 name:str='images', # of a tensor or array, for messages
                 size:int|None=None, # centre crop of image files
                )->ImageSet:
@@ -159,7 +159,7 @@ def image_set(source, # (N, C, H, W) uint8 tensor; array; path of an .npz with `
     try: return array_images(np.load(path, mmap_mode='r', allow_pickle=False), str(path))
     except BROKEN as error: raise ValueError(str(error) if str(path) in str(error) else f'{path} cannot be read ({error}): save it again with np.save') from error
 
-def protocol_of(source, # as given to `image_set`
+def protocol_of(source, # as given to image_set
                )->dict: # of protocol.json; empty where there is none
     "How the images at a path were made, if they say so"
     if not isinstance(source, (str, Path)): return {}

@@ -241,7 +241,7 @@ class Images:
 
     @classmethod
     def load(cls,
-        file, # of `save`
+        file, # of save
         path, # of the folder or archive
     ) -> 'Images|None': # None if the archive is another one by now
         "The index that was kept"

@@ -35,7 +35,7 @@ def tiny_vae(
 
 # %% ../nbs/11c_vae.ipynb #47405541
 def vae_folder(
-    name, # a folder or `owner/name` on the hub
+    name, # a folder or owner/name on the hub
 ) -> Path: # that holds config.json and the weights
     "Where the files of a VAE are; those of the hub are fetched if the cache does not have them"
     folder = Path(name)
@@ -65,7 +65,7 @@ def vae_folder(
 PRECISIONS = dict(no=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)  # of passes, by the name they have in commands
 
 def load_vae(
-    name, # a folder or `owner/name` on the hub
+    name, # a folder or owner/name on the hub
     device='cpu', # to load to
     dtype:torch.dtype=torch.float32, # of the passes: half precision is autocast, with normalisation in float32
 ) -> nn.Module: # diffusers' AutoencoderKL, frozen
@@ -79,8 +79,8 @@ def load_vae(
 
 # %% ../nbs/11c_vae.ipynb #310d28a2
 def vae_about(
-    vae, # AutoencoderKL of `load_vae`
-    name, # as it was given to `load_vae`
+    vae, # AutoencoderKL of load_vae
+    name, # as it was given to load_vae
 ) -> dict: # vae, vae_sha256, scale, shift, moments
     "What a bank keeps about the VAE of its latents"
     digest = hashlib.sha256((vae_folder(name)/WEIGHTS).read_bytes()).hexdigest()
@@ -88,19 +88,19 @@ def vae_about(
     return dict(vae=str(name), vae_sha256=digest, scale=float(vae.config.scaling_factor), shift=float(vae.config.shift_factor or 0.), moments='mean+std')
 
 def vae_factor(
-    vae, # AutoencoderKL of `load_vae`
+    vae, # AutoencoderKL of load_vae
 ) -> int: # pixels of a side for one latent
     "By how much the encoder shrinks a side"
     return 2**(len(vae.config.block_out_channels) - 1)
 
 # %% ../nbs/11c_vae.ipynb #87449e12
 def _pass(vae):
-    weight = next(vae.parameters())               # diffusers looks through all modules for `vae.device`: a millisecond
+    weight = next(vae.parameters())               # diffusers looks through all modules for vae.device: a millisecond
     return torch.autocast(weight.device.type, weight.dtype, enabled=weight.dtype != torch.float32)
 
 @torch.no_grad()
 def encode(
-    vae, # AutoencoderKL of `load_vae`
+    vae, # AutoencoderKL of load_vae
     images:Tensor, # (B, 3, S, S) uint8
 ) -> tuple: # mean and std, (B, C, S/f, S/f) float32 on the VAE's device, scaled as a bank's rows are
     "The Gaussian of each image, in one batched pass"
@@ -115,7 +115,7 @@ def encode(
 # %% ../nbs/11c_vae.ipynb #eabf6783
 @torch.no_grad()
 def decode(
-    vae, # AutoencoderKL of `load_vae`
+    vae, # AutoencoderKL of load_vae
     z:Tensor, # (N, C, s, s) latents as a bank's rows or a model's samples
     about:dict, # of the bank: its scale and shift are undone
     batch_size:int=32, # images in one pass

@@ -24,7 +24,7 @@ class StreamBlock(Block):
     def begin(self,
         x:Tensor, # (B, N, hidden_size) tokens
         c:Tensor, # (B, hidden_size) time
-    )->tuple: # (B, N, 3*hidden_size) queries, keys, values; and what `finish` needs
+    )->tuple: # (B, N, 3*hidden_size) queries, keys, values; and what finish needs
         shift_1, scale_1, *rest = self.adaLN_modulation(c)[:, None].chunk(6, dim=-1)
         return self.attn.qkv(modulated_norm(x, shift_1, scale_1)), rest
 
@@ -151,9 +151,9 @@ MODELS = Models({**SIT_MODELS, **MMDIT_MODELS})
 
 # %% ../nbs/13_mmdit.ipynb #f779b073
 def load_mmdit(
-    weights:dict|str|Path, # as `read_weights` takes them
-    num_heads:int|None=None, # needed for sizes that are not among `MMDIT_MODELS`
-    context_length:int|None=None, # text states a row; None: as the model of `MMDIT_MODELS` of this size, or else 77
+    weights:dict|str|Path, # as read_weights takes them
+    num_heads:int|None=None, # needed for sizes that are not among MMDIT_MODELS
+    context_length:int|None=None, # text states a row; None: as the model of MMDIT_MODELS of this size, or else 77
 )->MMDiT: # float32, on the CPU
     "The model that weights under REPA's names belong to."
     state = read_weights(weights)

@@ -66,7 +66,7 @@ def write_mnist(folder:str|Path, # to be made
 
 # %% ../nbs/16a_mnist.ipynb #5bd3ef9f
 def mnist_pool(split:str='train', # 'train' (4000 images) or 'held_out' (1000)
-               size:int=32 # side, through `center_crop`
+               size:int=32 # side, through center_crop
               )->TensorPool: # z (N, 1, size, size) float32 in [-1, 1], y (N,) int64
     "MNIST digits as the road from files to latents reads them"
     images, labels = mnist(split)

@@ -23,7 +23,7 @@ class Target(NamedTuple):
 
 def as_set(
     z:Tensor, # (B, *D) sources
-    candidates, # (B, K, *D), a shared pool (N, *D), or a `CandidateSet`
+    candidates, # (B, K, *D), a shared pool (N, *D), or a CandidateSet
     log_prior:Tensor|None=None, # (B, K) log p(y|z_j) p(z_j) up to a constant, -inf masks
 ) -> CandidateSet:
     "What a user gives as candidates, as a set that was checked"
@@ -65,7 +65,7 @@ def pafm_target(
 # %% ../nbs/03_objective.ipynb #e271918a
 def uniform_time(
     n:int, # how many
-    generator=None, # torch.Generator on `device`
+    generator=None, # torch.Generator on device
     device=None, # where
 ) -> Tensor: # (n,) float32
     "Times drawn uniformly from [0, 1): the paper's, SiT's and REPA's choice"
@@ -74,7 +74,7 @@ def uniform_time(
 def logit_normal_time(
     mean:float=0., # of the logit
     std:float=1., # of the logit
-): # a function like `uniform_time`
+): # a function like uniform_time
     "Times whose logit is normal (Esser et al. 2024, SD3; mean 0 and std 1 are REPA's lognormal weighting)"
     if not std > 0: raise ValueError(f'std must be above 0, got {std}')
     def time(n, generator=None, device=None): return (mean + std*torch.randn(n, generator=generator, device=device)).sigmoid()
@@ -83,7 +83,7 @@ def logit_normal_time(
 def shifted_time(
     shift:float, # above 1 moves times towards the noise, 1 leaves them
     time=uniform_time, # what is shifted
-): # a function like `uniform_time`
+): # a function like uniform_time
     "Times moved by `shift*t/(1 + (shift - 1)*t)` (Esser et al. 2024, eq. 23)"
     if not shift > 0: raise ValueError(f'shift must be above 0, got {shift}: 1 leaves times as they are')
     def shifted(n, generator=None, device=None):
@@ -197,7 +197,7 @@ class FMLoss:
 class PAFMLoss(FMLoss):
     "Posterior-augmented flow matching: regress on the posterior mean of the velocity (L_PAFM)"
     def __init__(self,
-        candidates, # a sampler of `pafm_nb.candidates`
+        candidates, # a sampler of pafm_nb.candidates
         path=LinearPath(), # the path
         time=uniform_time, # called as time(n, generator, device)
         temperature:float=1., # divides the log-likelihood; 1 is exact

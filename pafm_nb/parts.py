@@ -65,7 +65,7 @@ class Parts:
         return [i for i in range(self.total) if self.path(i).name not in there]
 
     def mine(self,
-        crew, # `crew()`: its `process_index` and `num_processes` count
+        crew, # crew(): its process_index and num_processes count
     ) -> list: # of numbers
         "The missing pieces that this process makes"
         return [i for i in self.missing() if i % crew.num_processes == crew.process_index]

@@ -15,7 +15,7 @@ from torch import Tensor
 def expand(
     t:Tensor, # (B,) one number for each row
     x:Tensor, # (B, *D) what it has to broadcast against
-) -> Tensor: # (B, 1, ..., 1), a view of `t`
+) -> Tensor: # (B, 1, ..., 1), a view of t
     "`t` with as many trailing axes as it takes to broadcast over `x`"
     return t.view(-1, *[1]*(x.ndim - 1))
 
@@ -133,7 +133,7 @@ PATHS = dict(linear=LinearPath, cosine=CosinePath, vp=VPPath)
 
 # %% ../nbs/00_paths.ipynb #7ad7f37e
 def reverse_time(
-    model, # a velocity model `model(x, t, ...)` of the other convention (t = 0 noise, t = 1 data)
+    model, # a velocity model model(x, t, ...) of the other convention (t = 0 noise, t = 1 data)
 ): # the same field in ours (t = 0 data, t = 1 noise); used on one of ours, it goes back
     "`v(x, t) = -model(x, 1 - t)`: a model of the other time convention in ours"
     def reversed_model(x, t, *args, **kwargs): return -model(x, 1 - t, *args, **kwargs)

@@ -180,7 +180,7 @@ class TensorPool:
         row = self.place[index]
         return Batch(self.take(row), self.labels[row] if self.labelled else None, index, None if self.text is None else read_rows(self.text, row))
     def take(self,
-        rows:Tensor, # (...) int64 rows of `by_class`
+        rows:Tensor, # (...) int64 rows of by_class
     ) -> Tensor: # (..., *D), a copy
         "Endpoints in one indexed read"
         return read_rows(self.by_class, rows)
@@ -218,7 +218,7 @@ def random_crops(
     return images[torch.arange(b, device=images.device)[:, None, None, None, None], torch.arange(c, device=images.device)[:, None, None], row[:, :, None, :, None], col[:, :, None, None, :]]
 
 def draw(
-    pool, # a `TensorPool` or a `LatentBank`
+    pool, # a TensorPool or a LatentBank
     index, # (B,) places in the pool
     generator=None, # torch.Generator on the pool's device
     crop:int|None=None, # side of a random crop; None leaves the rows whole

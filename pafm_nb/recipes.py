@@ -73,7 +73,7 @@ def compare(
     steps:int=2000, # optimizer steps of each
     marks:int=4, # scores along the way, the last one included
     progress:bool=True, # show bars
-    **overrides # fields of `TrainConfig`
+    **overrides # fields of TrainConfig
 ) -> dict: # what is written to metrics.json
     "Train FM and PAFM on digits from the same seeds, score both, write pictures and numbers"
     if not seeds: raise ValueError('seeds is empty: give at least one')

@@ -138,7 +138,7 @@ def guided_velocity(
     null_label=None, # what stands for no label: a number, or a tensor of the shape of a row of y
     channels:int|None=None, # guide the first so many, the others follow the label alone; None guides all
     dtype=None, # of what the model is given; None is the state's
-): # field(z, t, begin=None) with t a float, for the solvers; `begin`, where the step began, decides if it is given
+): # field(z, t, begin=None) with t a float, for the solvers; begin, where the step began, decides if it is given
     "The field `v_u + scale*(v_c - v_u)`, guided where low <= t <= high."
     y_both = None if scale == 1 else torch.cat([y, torch.as_tensor(null_label).to(y).expand_as(y)])
 
@@ -242,7 +242,7 @@ def _check_sample(noise, y, method, steps, scale, interval, channels, generator,
 
 
 def check_sampling(
-    method:str='euler', # as `sample` takes them, all of these
+    method:str='euler', # as sample takes them, all of these
     steps:int=50,
     guidance_scale:float=1.,
     guidance_interval=(0., 1.),
@@ -305,7 +305,7 @@ def sample_many(
     batch_size:int=64, # images drawn together: changes the speed, not the images
     progress:bool=True, # show a bar
     device=None, # where to draw; None is where the model is
-    **kwargs # passed to `sample`
+    **kwargs # passed to sample
 )->Tensor: # (len(seeds), *shape) float32 on the CPU
     "Draw one image per seed, in batches; each is a function of its own seed and label."
     if batch_size < 1: raise ValueError(f'batch_size is {batch_size}: give 1 or more')

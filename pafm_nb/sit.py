@@ -213,7 +213,7 @@ def check_sizes(
 
 
 def check_images(
-    model:nn.Module, # with `in_channels` and `input_size`
+    model:nn.Module, # with in_channels and input_size
     x:Tensor, # what it is given as images
     t:Tensor, # and as times
 ):
@@ -236,7 +236,7 @@ class SiT(nn.Module, Shared):
         depth:int=28, # blocks
         num_heads:int=16, # attention heads
         mlp_ratio:float=4., # width of each block's two-layer network over hidden_size
-        num_classes:int=1000, # labels 0 .. num_classes - 1; num_classes itself is `null_label`
+        num_classes:int=1000, # labels 0 .. num_classes - 1; num_classes itself is null_label
         learn_sigma:bool=False, # a head of 2*in_channels, of which the first half is returned
         generator=None, # torch.Generator of the initial weights
     ):
@@ -373,8 +373,8 @@ def heads_of(
 
 # %% ../nbs/12_sit.ipynb #74cc5e7e
 def load_sit(
-    weights:dict|str|Path, # as `read_weights` takes them
-    num_heads:int|None=None, # needed for sizes that are not among `SIT_MODELS`
+    weights:dict|str|Path, # as read_weights takes them
+    num_heads:int|None=None, # needed for sizes that are not among SIT_MODELS
     reverse:bool=False, # True for weights trained with t = 1 as data, as SiT's own: time is turned round in the weights
 )->SiT: # float32, on the CPU, with a head of in_channels
     "The model that published weights belong to, in our time when `reverse` says theirs is not."

@@ -31,7 +31,7 @@ def epoch_rows(
     step:int, # optimizer step, from 0
     batch:int, # rows in a step, over all processes
     n:int, # rows of the data
-) -> Tensor: # (batch,) int64 rows of step `step`
+) -> Tensor: # (batch,) int64 rows of step step
     "The rows of one step: shuffled epochs laid end to end and cut into batches"
     parts, at = [], step*batch
     while at < (step + 1)*batch:
@@ -48,12 +48,12 @@ def piece_rows(
     n:int, # rows of the data
     pieces:int, # a batch is cut in, a divisor of it
     piece:int, # which
-) -> Tensor: # (batch/pieces,) int64 rows of one piece of step `step`
+) -> Tensor: # (batch/pieces,) int64 rows of one piece of step step
     "The rows of one piece of a step: the batch does not depend on the number of pieces"
     return epoch_rows(seed, step, batch, n).chunk(pieces)[piece]
 
 def share(
-    pieces:int, # of a batch, a multiple of `processes`
+    pieces:int, # of a batch, a multiple of processes
     processes:int, # there are
     rank:int, # which of them
 ) -> range:

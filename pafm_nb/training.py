@@ -43,7 +43,7 @@ TIMES = dict(uniform=uniform_time, logit_normal=logit_normal_time())
 def open_data(
     config:TrainConfig, # the run
     device='cpu', # of the model
-): # a `TensorPool` or a `LatentBank`
+): # a TensorPool or a LatentBank
     "The data a config names: the small sets where the model is, a bank on disk unless it shall be resident"
     if config.data in DATA: return DATA[config.data]().to(device)
     check_data(config)
@@ -53,7 +53,7 @@ def open_encoder(
     config:TrainConfig, # the run
     pool, # its data
     device='cpu', # of the model
-): # `encoder.states(tokens)` -> states; None where the data need no encoder
+): # encoder.states(tokens) -> states; None where the data need no encoder
     "The frozen text encoder of a bank of token ids"
     if pool.text is None or pool.text.is_floating_point(): return None
     from pafm_nb.captions import load_text_encoder
@@ -77,7 +77,7 @@ def check_fit(
     config:TrainConfig, # the run
     pool, # its data
     model, # its model
-    encoder=None, # of its token ids, of `open_encoder`
+    encoder=None, # of its token ids, of open_encoder
 ):
     "Refuse data that the model cannot take"
     row = tuple(pool.by_class.shape[1:])
@@ -125,7 +125,7 @@ def connect(
 def share_out(
     config:TrainConfig, # the run
     processes:int, # there are now
-    before:dict|None=None, # `processes` and `pieces` of the checkpoint that is resumed
+    before:dict|None=None, # processes and pieces of the checkpoint that is resumed
 ) -> int: # pieces
     "In how many pieces a batch is drawn; a run that goes on keeps its own where the processes can share them"
     pieces = config.micro_batches or (before['pieces'] if before and before['pieces'] % processes == 0 else processes)
@@ -180,7 +180,7 @@ def handed_over(
 PREPARED = dict(neighbors='NearestNeighbors', neighbors_in_all='NearestNeighbors', cells='Cells')  # parts of a bank that one sampler reads
 
 def fingerprint(
-    pool, # a `TensorPool` or a `LatentBank`
+    pool, # a TensorPool or a LatentBank
     candidates:str='', # the sampler that reads it
 ) -> str: # equal for equal data, wherever it lies
     "What data this is: sizes, and a checksum of what a run reads"
@@ -289,7 +289,7 @@ class Trainer:
         if piece + 1 in self.mine(): return self.step, piece + 1
         return (self.step + 1, self.mine()[0]) if self.step + 1 < self.config.steps else None
 
-    def train_step(self) -> Tensor: # (6,) the parts of `LossOutput` and the gradient norm, on the device
+    def train_step(self) -> Tensor: # (6,) the parts of LossOutput and the gradient norm, on the device
         "One optimizer step"
         mine, outs = self.mine(), []
         self.optimizer.zero_grad()
@@ -315,7 +315,7 @@ class Trainer:
 
     def fit(self,
         callback=None, # called as callback(trainer) before each checkpoint
-    ) -> 'Trainer': # itself, with `.ema.module` trained
+    ) -> 'Trainer': # itself, with .ema.module trained
         "Train to the last step, saving as the config says; KeyboardInterrupt after a clean save if it was told to stop"
         with deferred_signals() as stop, ExitStack() as held:
             self.together(lambda: self.main and held.enter_context(only_run(self.out)))

@@ -65,7 +65,7 @@ def few_noises(
     pool, # the data
     r:int, # noises of each row
     seed:int, # of the noises
-): # in place of `FMLoss.noise`
+): # in place of FMLoss.noise
     "Each row of the pool has r noises of its own, and no others"
     table = torch.randn(len(pool), r, *pool.by_class.shape[1:], generator=torch.Generator().manual_seed(seed))
     return lambda z, batch, generator: table[batch.index, torch.randint(r, (len(z),), generator=generator)]
@@ -109,7 +109,7 @@ def digits_probe(
 def binned(
     error, # (n, *D)
     t, # (n,)
-) -> list: # mean square in each of `BINS` bins of t
+) -> list: # mean square in each of BINS bins of t
     "Mean square of an error, by time"
     square = error.square().flatten(1).mean(1)
     return [square[(t*BINS).long() == i].mean().item() for i in range(BINS)]
@@ -118,7 +118,7 @@ def binned(
 def field_errors(
     model, # a velocity model of digits: model(z_t, t, y)
     path=LinearPath(), # it was trained on
-) -> dict: # pool, held_out: mean squares in `BINS` bins of t
+) -> dict: # pool, held_out: mean squares in BINS bins of t
     "Distance to the training set's field, and FM's loss on held-out digits"
     ask = lambda z_t, t, y: torch.cat([model(*part) for part in zip(z_t.split(500), t.split(500), y.split(500))])
     z_t, t, y, _, field = digits_probe('train', 3, path)
@@ -129,7 +129,7 @@ def field_errors(
 def some_digits(
     per_class:int|None=None, # None: all
     drawn:float|None=None, # width of Gaussians around them; None: points
-): # a `TensorPool`
+): # a TensorPool
     "The training digits, or the first of each class; as points, or as Gaussians to draw from"
     train = digits('train')
     pool = train if per_class is None else TensorPool(torch.cat([train.of_class(c)[:per_class] for c in range(10)]), torch.arange(10).repeat_interleave(per_class))
@@ -140,12 +140,12 @@ def digits_trial(
     steps:int=2000, # optimizer steps
     marks:int=1, # evenly spaced scores of the averaged model, the last one included
     guidance:float|None=None, # also score samples with this guidance scale
-    decay:bool=False, # of `Trial`
-    noises:int|None=None, # of `Trial`
+    decay:bool=False, # of Trial
+    noises:int|None=None, # of Trial
     per_class:int|None=None, # train on so many digits of each class only
     drawn:float|None=None, # train on draws from Gaussians around the digits, so many times as wide as their 16 neighbours are far
-    **overrides # fields of `TrainConfig`
-) -> dict: # averaged, last, guided: scores of `score_digits`; curve: step -> FD-digits before the last; log: means over the last steps
+    **overrides # fields of TrainConfig
+) -> dict: # averaged, last, guided: scores of score_digits; curve: step -> FD-digits before the last; log: means over the last steps
     "Train a small SiT on digits and score what it draws"
     curve = {}
     def score(trial):
@@ -191,14 +191,14 @@ def steps_to(
 
 # %% ../nbs/17b_trials.ipynb #b279a2b4
 def seeds_of(
-    trials:dict, # of `by_seed`
+    trials:dict, # of by_seed
     *arms, # names without the seed
 ) -> list: # of int, rising
     "Seeds that all of these arms have"
     return sorted(set.intersection(*({int(seed) for name, _, seed in (key.rpartition('/') for key in trials) if name == arm} for arm in arms)))
 
 def by_seed(
-    trials:dict, # name -> a trial, as `run_trials` returns them under 'trials'; names end in /seed
+    trials:dict, # name -> a trial, as run_trials returns them under 'trials'; names end in /seed
     arm:str, # the name without the seed
     *keys, # of the result, from outside in
     seeds=None, # which; None: all there are, rising
@@ -211,7 +211,7 @@ def by_seed(
     return np.array(found)
 
 def against(
-    trials:dict, # of `by_seed`
+    trials:dict, # of by_seed
     arm:str, # ours
     base:str, # theirs
     *keys, # of the result
@@ -225,7 +225,7 @@ def against(
 # %% ../nbs/17b_trials.ipynb #93976482
 def forest(
     ax, # axes
-    rows, # (name, colour, middle, low, high) of `paired_ratio`, from above
+    rows, # (name, colour, middle, low, high) of paired_ratio, from above
     label:str='', # of the axis: what over what
 ):
     "A ratio and its interval for each method, with the line of no difference"

@@ -119,9 +119,11 @@ def sidebar():
     have = {n.removeprefix('nbs/') for n in notebooks()}
     for n in sorted(have - set(listed)): yield f'{n} is not listed'
     for n in sorted(set(listed) - have): yield f'{n} is listed and does not exist'
+    files = yaml.safe_load((ROOT/'nbs/_quarto.yml').read_text())['project'].get('resources', [])
     stems = [re.sub(r'^\d+[a-zA-Z0-9]*_', '', n) for n in have]
     for s in sorted(set(stems)):
         if stems.count(s) > 1: yield f'{s}: two notebooks of that name once the number is off, the site would keep one'
+        if s.replace('.ipynb', '.html') in files: yield f'{s}: its page would overwrite {s.replace(".ipynb", ".html")}'
 
 def code_names():
     "Every identifier in the code cells of all notebooks, and the builtins."
@@ -158,11 +160,12 @@ def doclinks():
     classes = {s for s in index.syms if re.fullmatch(r'[A-Z]\w*', s)}
     for file, md in prose():
         for name, call in sorted(set(re.findall(r'`([A-Za-z_][\w.]*)(\(\))?`', md))):
-            head, *rest = name.split('.')
+            (head, *rest), doc = name.split('.'), index.doc(name)
+            if doc and re.search(r'/test_\w+\.html', doc) and not head.startswith('test_'): yield f'{file}: `{name}` would link to {doc.rsplit("/", 1)[1]}: give the helper of the test another name'
             ours_or_api = head == 'pafm_nb' and rest or head in classes and rest or call or re.fullmatch(r'[A-Z][a-z0-9]+[A-Z]\w*', name)
             if not (ours_or_api or file.endswith('.ipynb') and re.fullmatch(r'[a-z]\w*_\w*[a-z]\d?', name)): continue
             seen += 1
-            if index.doc(name): linked += 1
+            if doc: linked += 1
             elif resolves(name) or head != 'pafm_nb' and head not in classes and (rest or name in used): pass
             else: yield f'{file}: `{name}{call}` is not in the package and no code cell uses it'
     return f'{seen} names, {linked} of them link to their documentation'
@@ -182,7 +185,7 @@ def colab():
     "colab: a badge opens the notebook it stands in, and a cell below it fetches the repository"
     seen = 0
     for n in notebooks():
-        badges = re.findall(r'colab\.research\.google\.com/github/([^)]+)', '\n'.join(c.source for c in cells(n)))
+        badges = re.findall(r'colab\.research\.google\.com/github/([^"]+)"', '\n'.join(c.source for c in cells(n)))
         seen += len(badges)
         if badges and badges != [f'{config()["user"]}/{config()["repo"]}/blob/{config()["branch"]}/{n}']: yield f'{n}: its badge opens {badges}'
         if badges and f'git clone -q https://github.com/{config()["user"]}/{config()["repo"]} ' not in cells(n)[2].source: yield f'{n}: no cell below the badge fetches the repository'

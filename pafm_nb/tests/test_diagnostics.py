@@ -10,7 +10,7 @@ __all__ = ['setting', 'test_law_of_total_variance', 'test_revisit', 'test_no_two
            'test_standard_errors_of_bias_variance', 'test_no_fewer_points_than_asked', 'test_judged_in_float64',
            'test_endpoints', 'test_equidistant_formula', 'test_ess_curve', 'direct_curve', 'check_row', 'drawn',
            'test_ess_curve_directly', 'test_ess_curve_of_moments', 'test_ess_curve_of_crops', 'Net', 'gradients',
-           'seeded', 'Recorded', 'RecordedFM', 'RecordedPAFM', 'row_by_row', 'expected',
+           'seeded', 'Recorded', 'RecordedFM', 'RecordedPAFM', 'row_by_row', 'expected_row',
            'test_gradient_variance_is_that_of_autograd', 'test_row_gradients', 'test_chunk_changes_nothing',
            'test_k1_is_fm_and_order_of_variances', 'test_labels_dropped_or_absent', 'test_what_samplers_and_models_see',
            'test_bank_and_memory_agree', 'test_no_side_effects', 'test_bias_variance_refuses',
@@ -335,7 +335,7 @@ def row_by_row(model, seen):
             rows.append(torch.cat([x.flatten() for x in torch.autograd.grad(error, list(model.parameters()))]))
     return torch.stack(rows)
 
-def expected(grads, first):
+def expected_row(grads, first):
     "Variance, share of the first loss's, and the standard errors of both"
     v, v0 = grads.var(0).sum(), first.var(0).sum()
     square, square0 = grads.square().sum(1), first.square().sum(1)
@@ -354,10 +354,10 @@ def test_gradient_variance_is_that_of_autograd(attention):
     assert [(r['loss'], r['low'], r['high']) for r in table] == [(n, lo, hi) for lo, hi in ((0, 1/3), (1/3, 2/3), (2/3, 1), (0, 1)) for n in losses]
     for r, (here, name) in zip(table, ((here, name) for here in which for name in losses)):
         assert r['n'] == here.sum()
-        for k, x in expected(grads[name][here], grads['FM'][here]).items(): assert_close(r[k], x.item(), rtol=1e-8, atol=1e-12)
+        for k, x in expected_row(grads[name][here], grads['FM'][here]).items(): assert_close(r[k], x.item(), rtol=1e-8, atol=1e-12)
     batch = {name: x.view(5, 8, -1).mean(1) for name, x in grads.items()}
     for r in table[-3:]:
-        for k, x in expected(batch[r['loss']], batch['FM']).items():
+        for k, x in expected_row(batch[r['loss']], batch['FM']).items():
             assert_close(r[f'batch_{k}'], x.item()*(8 if 'variance' in k else 1), rtol=1e-8, atol=1e-12)
     assert all(p.grad is None for p in model.parameters()) and model.training
 

@@ -8,8 +8,8 @@ __all__ = ['HOW', 'RUN', 'MEAN', 'STD', 'made', 'small', 'files', 'whole', 'test
            'test_stopped_while_the_bank_is_written', 'test_other_settings_are_refused', 'launch',
            'test_killed_as_one_process_and_finished_by_two', 'write_zip', 'image_bytes',
            'test_nothing_that_can_be_read', 'test_wrong_arguments_leave_nothing', 'test_overflow_is_named',
-           'test_trials_hold_every_class', 'test_ahead_keeps_order_and_passes_errors', 'repa', 'uvit', 'test_repa',
-           'test_uvit', 'test_features_are_never_taken_for_others', 'test_broken_features_are_listed']
+           'test_trials_hold_every_class', 'test_ahead_keeps_order_and_passes_errors', 'repa_folder', 'uvit',
+           'test_repa', 'test_uvit', 'test_features_are_never_taken_for_others', 'test_broken_features_are_listed']
 
 # %% ../../nbs/81_test_encoding.ipynb #a45d48f9
 import io, json, os, shutil, socket, subprocess, sys, time, zipfile
@@ -196,7 +196,7 @@ def test_ahead_keeps_order_and_passes_errors():
 MEAN, STD = (torch.randn(6, 4, 4, 4, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
 STD = (STD - 3).exp()
 
-def repa(folder, names=None):
+def repa_folder(folder, names=None):
     names = names or [f'00000/img-mean-std-{i:08d}.npy' for i in range(6)]
     (folder/'00000').mkdir(parents=True)
     for name, m, s in zip(names, MEAN, STD): np.save(folder/name, torch.cat([m, s]).numpy())
@@ -214,7 +214,7 @@ def uvit(folder, captions=(1, 2, 5, 1, 3, 1)):
     return text
 
 def test_repa(tmp_path):
-    repa(tmp_path/'data/vae-sd')
+    repa_folder(tmp_path/'data/vae-sd')
     for folder in ('data', 'data/vae-sd'):
         bank = prepare_repa(tmp_path/folder, tmp_path/f'bank_{len(folder)}', dtype=torch.float32, progress=False)
         assert_close(bank.mean, MEAN.flip(0)*.18215); assert_close(bank.std, STD.flip(0)*.18215)
@@ -231,7 +231,7 @@ def test_uvit(tmp_path):
     assert bank.about['text']['kind'] == 'states' and bank.about['text']['length'] == 7
 
 def test_features_are_never_taken_for_others(tmp_path):
-    unmarked = repa(tmp_path/'unmarked', [f'00000/{i}.npy' for i in range(6)])
+    unmarked = repa_folder(tmp_path/'unmarked', [f'00000/{i}.npy' for i in range(6)])
     with pytest.raises(ValueError, match='give layout repa'): find_features(unmarked)
     assert find_features(unmarked, 'repa')[0] == 'repa'
     np.save(unmarked/'00000/5.npy', torch.cat([MEAN[0], STD[0].log()]).numpy())
@@ -246,7 +246,7 @@ def test_features_are_never_taken_for_others(tmp_path):
     with pytest.raises(ValueError, match='layout must be'): find_features(tmp_path/'none', 'vae')
 
 def test_broken_features_are_listed(tmp_path):
-    folder = repa(tmp_path/'data')
+    folder = repa_folder(tmp_path/'data')
     names = [f'00000/img-mean-std-{i:08d}.npy' for i in range(4)]
     (folder/names[0]).write_bytes(b'x'); (folder/names[1]).unlink(); np.save(folder/names[2], np.full((8, 4, 4), np.nan, np.float32)); np.save(folder/names[3], np.array([dict(a=1)]), allow_pickle=True)
     bank = prepare_repa(folder, tmp_path/'bank', progress=False)

@@ -10,9 +10,9 @@ __all__ = ['FILES', 'picture', 'saved', 'write_folder', 'write_tar', 'write_nest
            'test_archive_that_changes_under_its_reader', 'exif', 'test_modes_keep_the_color',
            'test_transparency_is_white', 'test_orientation', 'test_damaged_notes_of_the_camera_are_no_damage', 'png',
            'test_broken_images_are_named', 'test_random_damage_raises_nothing_else', 'adm', 'test_center_crop_is_adms',
-           'test_too_narrow_is_named', 'test_views', 'test_random_crops_reach_every_place', 'vae', 'shift_config',
-           'test_moments_are_scaled_and_undone', 'test_half_precision_is_close', 'test_vaes_that_are_refused',
-           'test_vae_in_a_pipeline']
+           'test_too_narrow_is_named', 'test_views', 'test_random_crops_reach_every_place', 'tiny_vae_folder',
+           'shift_config', 'test_moments_are_scaled_and_undone', 'test_half_precision_is_close',
+           'test_vaes_that_are_refused', 'test_vae_in_a_pipeline']
 
 # %% ../../nbs/80_test_images.ipynb #0c10ebad
 import io, os, pickle, shutil, struct, tarfile, warnings, zipfile, zlib
@@ -249,7 +249,7 @@ def test_random_crops_reach_every_place():
 
 # %% ../../nbs/80_test_images.ipynb #33bb4cae
 @pytest.fixture(scope='module')
-def vae(tmp_path_factory):
+def tiny_vae_folder(tmp_path_factory):
     pytest.importorskip('diffusers')
     return tiny_vae(tmp_path_factory.mktemp('vae'), factor=4)
 
@@ -259,8 +259,8 @@ def shift_config(folder, **changes):
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     return folder
 
-def test_moments_are_scaled_and_undone(vae, tmp_path):
-    folder = shift_config(shutil.copytree(vae, tmp_path/'vae'), shift_factor=.5, scaling_factor=.3)
+def test_moments_are_scaled_and_undone(tiny_vae_folder, tmp_path):
+    folder = shift_config(shutil.copytree(tiny_vae_folder, tmp_path/'vae'), shift_factor=.5, scaling_factor=.3)
     model, x = load_vae(folder), torch.randint(0, 256, (5, 3, 16, 24), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     about = vae_about(model, folder)
     mean, std = encode(model, x)
@@ -272,18 +272,18 @@ def test_moments_are_scaled_and_undone(vae, tmp_path):
     with pytest.raises(ValueError, match='multiples of 4'): encode(model, x[..., :-1])
     with pytest.raises(ValueError, match='not finite'): decode(model, mean*torch.nan, about)
 
-def test_half_precision_is_close(vae):
+def test_half_precision_is_close(tiny_vae_folder):
     x = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    full = encode(load_vae(vae), x)[0]
+    full = encode(load_vae(tiny_vae_folder), x)[0]
     for dtype, most in ((torch.float16, .01), (torch.bfloat16, .1)):
-        mean, std = encode(load_vae(vae, dtype=dtype), x)
+        mean, std = encode(load_vae(tiny_vae_folder, dtype=dtype), x)
         assert mean.dtype == std.dtype == torch.float32 and (mean - full).norm() < most*full.norm()
 
-def test_vaes_that_are_refused(vae, tmp_path, monkeypatch):
+def test_vaes_that_are_refused(tiny_vae_folder, tmp_path, monkeypatch):
     from safetensors.torch import load_file, save_file
     weights = 'diffusion_pytorch_model.safetensors'
     def broken(name, change):
-        change(Path(folder := shutil.copytree(vae, tmp_path/name)))
+        change(Path(folder := shutil.copytree(tiny_vae_folder, tmp_path/name)))
         return folder
     def less(folder): save_file(dict(list(load_file(folder/weights).items())[1:]), folder/weights)
     def pickled(folder): (folder/weights).rename(folder/'diffusion_pytorch_model.bin')
@@ -295,6 +295,6 @@ def test_vaes_that_are_refused(vae, tmp_path, monkeypatch):
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
     with pytest.raises(ValueError, match='there is no folder some/vae, and the hub'): load_vae('some/vae')
 
-def test_vae_in_a_pipeline(vae, tmp_path):
-    shutil.copytree(vae, tmp_path/'pipe/vae')
-    assert vae_about(load_vae(tmp_path/'pipe'), tmp_path/'pipe')['vae_sha256'] == vae_about(load_vae(vae), vae)['vae_sha256']
+def test_vae_in_a_pipeline(tiny_vae_folder, tmp_path):
+    shutil.copytree(tiny_vae_folder, tmp_path/'pipe/vae')
+    assert vae_about(load_vae(tmp_path/'pipe'), tmp_path/'pipe')['vae_sha256'] == vae_about(load_vae(tiny_vae_folder), tiny_vae_folder)['vae_sha256']

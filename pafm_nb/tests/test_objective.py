@@ -6,7 +6,7 @@
 __all__ = ['setting', 'test_k1_is_fm_bit_for_bit', 'test_k1_loss_and_gradient', 'test_all_data_is_the_exact_field',
            'test_float32_against_float64', 'plain_target', 'test_the_definition',
            'test_temperature_reaches_every_sampler', 'test_autocast_is_left_outside', 'test_bfloat16_latents',
-           'test_mean_target_is_the_field', 'test_label_dropout', 'test_share_of_dropped_labels', 'captions',
+           'test_mean_target_is_the_field', 'test_label_dropout', 'test_share_of_dropped_labels', 'captioned_rows',
            'test_caption_dropout', 'test_nothing_dropped', 'test_k1_with_text_is_fm', 'test_captions_refused',
            'test_reported_means', 'test_reported_numbers', 'test_times',
            'test_the_point_and_its_target_belong_together', 'test_no_side_effects', 'test_target_refuses',
@@ -168,7 +168,7 @@ def test_share_of_dropped_labels(rate):
     assert abs((seen[0] == 4).float().mean() - rate) < .01
 
 # %% ../../nbs/93_test_objective.ipynb #db43c35e
-def captions(labelled, dtype=torch.float32, seed=10):
+def captioned_rows(labelled, dtype=torch.float32, seed=10):
     g = torch.Generator().manual_seed(seed)
     pool = TensorPool(torch.randn(40, 2, 3, generator=g), torch.arange(40) % 4 if labelled else None, text=torch.randn(40, 5, 8, generator=g).to(dtype), null_text=torch.randn(5, 8, generator=g))
     return pool, pool[torch.randperm(40, generator=g)[:16]]
@@ -176,7 +176,7 @@ def captions(labelled, dtype=torch.float32, seed=10):
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
 @pytest.mark.parametrize('labelled', [True, False])
 def test_caption_dropout(labelled, dtype):
-    pool, batch = captions(labelled, dtype)
+    pool, batch = captioned_rows(labelled, dtype)
     seen = {}
     def sampler(b, generator=None):
         seen['sampler'] = b.y
@@ -192,13 +192,13 @@ def test_caption_dropout(labelled, dtype):
     assert torch.equal(seen['sampler'][~gone], batch.y[~gone] if labelled else torch.zeros_like(gone[~gone], dtype=torch.int64))
 
 def test_nothing_dropped():
-    pool, batch = captions(True)
+    pool, batch = captioned_rows(True)
     seen = []
     FMLoss()(lambda z_t, t, text: seen.append(text) or z_t, batch, torch.Generator().manual_seed(0))
     assert torch.equal(seen[0], batch.text)
 
 def test_k1_with_text_is_fm():
-    pool, batch = captions(False)
+    pool, batch = captioned_rows(False)
     grads = []
     for make in (FMLoss, lambda **kw: PAFMLoss(TextLikelihood(pool, 1, scale=4.), **kw)):
         w = torch.ones(2, 3, requires_grad=True)
@@ -212,7 +212,7 @@ def test_k1_with_text_is_fm():
     (dict(null_text=torch.full((5, 8), torch.nan)), {}, 'encode the empty caption again'), (dict(null_text=torch.zeros(5, 8, dtype=torch.int64)), {}, 'int64'),
     ({}, dict(y=torch.full((16,), -1)), 'give the loss null_text'), (dict(null_text=torch.zeros(5, 8)), dict(text=torch.zeros(3, 5, 8)), '(3, 5, 8)')])
 def test_captions_refused(args, change, said):
-    ft.test_fail(lambda: FMLoss(**args)(lambda z_t, t, text: z_t, captions(True)[1]._replace(**change)), contains=said)
+    ft.test_fail(lambda: FMLoss(**args)(lambda z_t, t, text: z_t, captioned_rows(True)[1]._replace(**change)), contains=said)
 
 # %% ../../nbs/93_test_objective.ipynb #8860dd25
 def test_reported_means():
