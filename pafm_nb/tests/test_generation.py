@@ -8,8 +8,9 @@ __all__ = ['SMALL', 'ASK', 'PROGRAM', 'again', 'train', 'run', 'whole', 'images'
            'test_labels', 'test_random_labels_reach_the_model', 'test_what_is_asked_of_the_model', 'test_bf16',
            'test_forms_agree', 'test_protocol', 'test_kill_and_two_processes', 'test_nothing_is_drawn_twice',
            'test_kills_at_the_end', 'test_other_settings_are_refused', 'latent_run', 'test_latents',
-           'test_another_vae_in_its_place', 'captions_run', 'test_captions', 'test_bad_arguments', 'test_bad_folders',
-           'test_latents_without_a_vae', 'test_images_that_are_not_finite_are_named', 'test_a_damaged_piece']
+           'test_another_vae_in_its_place', 'captions_run', 'test_captions', 'test_bad_arguments',
+           'test_vae_that_is_not_there', 'test_bad_folders', 'test_latents_without_a_vae',
+           'test_images_that_are_not_finite_are_named', 'test_a_damaged_piece']
 
 # %% ../../nbs/96a_test_generation.ipynb #4c4543b3
 import json, os, shutil, signal, subprocess, sys, time
@@ -210,6 +211,7 @@ def test_other_settings_are_refused(run, whole, tmp_path):
 # %% ../../nbs/96a_test_generation.ipynb #367b19a2
 @pytest.fixture(scope='module')
 def latent_run(tmp_path_factory):
+    pytest.importorskip('diffusers')
     from pafm_nb.latents import load_vae, tiny_vae, vae_about
     folder = tmp_path_factory.mktemp('latents')
     name = tiny_vae(folder/'vae', factor=4)
@@ -274,10 +276,15 @@ def test_captions(captions_run, tmp_path):
 @pytest.mark.parametrize('kwargs, says', [
     (dict(n=0), 'n is 0'), (dict(n=2.5), 'n is 2.5'), (dict(batch_size=0), 'batch_size is 0'), (dict(piece=0), 'piece is 0'), (dict(seed=-1), 'seeds -1 to'), (dict(seed=2**32 - 1), 'seeds 4294967295 to'),
     (dict(labels='uniform'), "'uniform': choose one of balanced, random"), (dict(form='jpg'), 'npy, npz, png'), (dict(precision='fp16'), "'fp16': choose"), (dict(method='rk4'), 'rk4'), (dict(steps=0), 'steps is 0'),
-    (dict(guidance_interval=(.7, .2)), 'low <= high'), (dict(guidance_channels=0), 'guidance_channels is 0'), (dict(guidance_channels=2), 'guidance_channels is 2'), (dict(temperature=2), 'temperature'), (dict(captions='x.txt'), 'takes no captions'), (dict(vae='/nowhere/vae'), 'nowhere')])
+    (dict(guidance_interval=(.7, .2)), 'low <= high'), (dict(guidance_channels=0), 'guidance_channels is 0'), (dict(guidance_channels=2), 'guidance_channels is 2'), (dict(temperature=2), 'temperature'), (dict(captions='x.txt'), 'takes no captions')])
 def test_bad_arguments(run, tmp_path, kwargs, says):
     with pytest.raises((ValueError, FileNotFoundError), match=says): generate(run, tmp_path/'images', **ASK | kwargs)
     assert not (tmp_path/'images').exists()
+
+
+def test_vae_that_is_not_there(run, tmp_path):
+    pytest.importorskip('diffusers')
+    test_bad_arguments(run, tmp_path, dict(vae='/nowhere/vae'), 'nowhere')
 
 
 def test_bad_folders(run, captions_run, tmp_path):
