@@ -182,6 +182,7 @@ def meta_of(
     "The content of `meta.json`"
     return dict(format='pafm_nb bank 1', counts=[int(n) for n in counts], labelled=labelled, views=views, about=about or {}, files=files, prepared=prepared or {})
 
+# %% ../nbs/10_bank.ipynb #9ec561f2
 class BankWriter:
     "Collects endpoints as they arrive and lays them out by class at the end; used through LatentBank.create"
     SAVE_EVERY = 2. # seconds between savings, each of which waits for the disk
@@ -411,6 +412,7 @@ def nearest_among(
         found = found.gather(1, best)
     return _self_first(found, rows)
 
+# %% ../nbs/10_bank.ipynb #58c20234
 class Lists(NamedTuple):
     "A large class cut into lists of near rows"
     order:Tensor # (n,) int64 rows, list after list
@@ -509,6 +511,7 @@ def _prepare(bank, name, k, wanted, across, exact, searched, recall, row, work, 
         shutil.rmtree(part)
     return LatentBank.open(bank.folder, device)
 
+# %% ../nbs/10_bank.ipynb #39aaf408
 def prepare_neighbors(
     bank, # a LatentBank or its folder
     k:int, # neighbours of each row, the row itself included

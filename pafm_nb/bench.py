@@ -482,6 +482,7 @@ def encode_one_by_one(
         with torch.no_grad(): moments = vae.encode(x).latent_dist
         np.save(f'{out}/{i}.npy', torch.cat([moments.mean, moments.std], 1)[0].numpy())
 
+# %% ../nbs/19_bench.ipynb #3003b1c4
 def bench_encoding(
     sizes:tuple=(64, 256), # of the crops
     n:int=512, # images
@@ -502,6 +503,7 @@ def bench_encoding(
         table['load'] = dict(rows=rows) | _loading(root, rows, repeats)
     return dict(machine=machine(), image=[500, 375], batch_size=batch_size, repeats=repeats, processor_threads=len(os.sched_getaffinity(0)), table=table)
 
+# %% ../nbs/19_bench.ipynb #009ebeb0
 def _loading(root, rows, repeats, batch=256):
     import webdataset
     g, shape = torch.Generator().manual_seed(0), (4, 32, 32)
@@ -563,6 +565,7 @@ def efm_products(
     squares = x.square().sum(1, keepdim=True) - 2*s*(x @ pool.T) + s**2*pool.square().sum(1)
     return ((-squares/(2*(1 - s)**2)).softmax(1) @ pool - x)/(1 - s)
 
+# %% ../nbs/19_bench.ipynb #ae1d0065
 def distances(
     z, # (B, D) endpoints
 ): # (B, B) squared, the own one below all
@@ -635,6 +638,7 @@ def peer_errors(
     made = peer_forms(z, eps, t[:, 0].float(), pool)
     return {name: ((made[name]().double() - right).norm()/right.norm()).item() for name, right in wanted.items()}
 
+# %% ../nbs/19_bench.ipynb #d4173ea4
 def _pairs(batch, dim, repeats):
     "An in-batch target beside an assignment"
     z, eps, t, _ = _rows_of(batch, batch, dim)
@@ -689,6 +693,7 @@ def bench_scaling(
     times = {what: seconds_in_turn(forms, repeats) for what, forms in made.items()}
     return dict(batch=batch, dim=dim, few=few, **{what: {c: row['seconds'] for c, row in rows.items()} for what, rows in times.items()})
 
+# %% ../nbs/19_bench.ipynb #94f575b2
 def bench_peers(
     settings:tuple[tuple[int, int, int], ...]=((64, 64, 4096), (64, 256, 1024)), # rows, endpoints of the pool, dimensions
     nearest:tuple=(64, 256), # rows of the batch in which takenoko looks for neighbours

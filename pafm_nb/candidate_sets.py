@@ -160,6 +160,7 @@ def mix(
     shift = total(far).addcmul_(far.sum(1, keepdim=True), z, value=-1)
     return shift.add_(products(d.mT, weights.gather(1, near))), weights
 
+# %% ../nbs/05_candidate_sets.ipynb #51cae953
 @dataclass
 class SharedCandidates(CandidateSet):
     "A pool that all rows share, masked where it does not fit a row"

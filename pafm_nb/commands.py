@@ -128,6 +128,7 @@ def check_model(name):
     "Refuse what is neither a folder nor owner/name"
     if not Path(name).is_dir() and not re.fullmatch(r'[\w.-]+/[\w.-]+', name): raise FileNotFoundError(f'there is no folder {name}: give one that is there, or owner/name on the hub')
 
+# %% ../nbs/18_commands.ipynb #2baa6150
 def _imagenet(
     images:str='', # folder of CLASS/name.jpg, zip or tar of it, or ILSVRC2012_img_train.tar
     vae:str='', # folder of a VAE, or owner/name on the hub
@@ -203,6 +204,7 @@ def _cells(
     from pafm_nb.bank import prepare_cells
     print(prepare_cells(bank, k, seed))
 
+# %% ../nbs/18_commands.ipynb #f7dcc457
 PREPARE = dict(imagenet=_imagenet, cc12m=_cc12m, repa=_repa, neighbors=_neighbors, cells=_cells)
 
 def prepare_parser() -> argparse.ArgumentParser:

@@ -135,6 +135,7 @@ def publish(
     shutil.rmtree(parts.folder)
     return LatentBank.open(out)
 
+# %% ../nbs/11d_encoding.ipynb #09bf71f9
 def image_notes(
     out, # folder of the bank
     parts:Parts, # all there
@@ -185,6 +186,7 @@ def _find(path, index, state):
     state.wait_for_everyone()
     return images if state.is_main_process else Images.load(index, path)
 
+# %% ../nbs/11d_encoding.ipynb #22d795bd
 def prepare_imagenet(
     images, # path of a folder, a zip or a tar: see open_images
     vae, # folder of a VAE, or its name on the hub
@@ -258,6 +260,7 @@ def prepare_imagenet(
 SD_VAE = dict(vae='stabilityai/sd-vae-ft-mse', vae_sha256=None, scale=.18215, shift=0., moments='mean+std')  # which made REPA's features
 CLIP_L = dict(kind='states', clip='openai/clip-vit-large-patch14', clip_sha256=None, length=77)  # which made U-ViT's
 
+# %% ../nbs/11d_encoding.ipynb #a91672ca
 def find_features(
     folder, # of REPA's vae-sd (or the one around it), or of U-ViT's features
     layout:str|None=None, # 'repa' or 'uvit'; None: by the marks
@@ -298,6 +301,7 @@ def read_moments(
     if layout == 'uvit' and second.min() > 0: raise ValueError(f'{Path(file).name} has no log-variance below 0: is it std? Then the layout is repa')
     return mean, second if layout == 'repa' else np.exp(second.clip(-30, 20)/2)
 
+# %% ../nbs/11d_encoding.ipynb #c0f03d15
 def prepare_repa(
     folder, # of REPA's or U-ViT's features
     out, # folder of the bank

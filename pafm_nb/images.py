@@ -126,6 +126,7 @@ class _Finder:
             self.seen.add(key)
             self.found.append((parts, *where))
 
+# %% ../nbs/11b_images.ipynb #23fe53ed
 def _walk_folder(path, finder):
     def walk(folder, below):
         with os.scandir(folder) as entries: entries = list(entries)
@@ -139,6 +140,7 @@ def _walk_folder(path, finder):
             else: finder.skip(name, 'neither a file nor a folder')
     walk(path, '')
 
+# %% ../nbs/11b_images.ipynb #ecfd3d52
 def _tar_members(fd, start, size, name):
     "Its members, one at a time; a ValueError if it is damaged or incomplete"
     again = 'copy it again'
@@ -165,6 +167,7 @@ def _walk_tar(fd, start, size, name, finder, below=''):
             _walk_tar(fd, start + m.offset_data, m.size, f'{name}:{m.name}', finder, folder + '/')
         else: finder.take(path, m.size, start + m.offset_data, m.size)
 
+# %% ../nbs/11b_images.ipynb #341c2560
 def _walk_zip(path, finder):
     try:
         with zipfile.ZipFile(path) as z: members = z.infolist()

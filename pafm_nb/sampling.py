@@ -198,7 +198,7 @@ def sample(
     if not z.isfinite().all(): raise NotFinite(z, next((t for t, good in finite.items() if not good), 0.))
     return z
 
-
+# %% ../nbs/15_sampling.ipynb #08aed951
 class NotFinite(ValueError):
     "Samples that are not finite, with the `rows` they are in"
     def __init__(self,

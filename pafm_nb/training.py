@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DATA', 'TIMES', 'PREPARED', 'RESUMABLE', 'open_data', 'open_encoder', 'build_model', 'check_fit', 'build_objective',
-           'connect', 'share_out', 'gathered', 'together', 'handed_over', 'fingerprint', 'Trainer', 'newest_run',
-           'load_run']
+           'connect', 'share_out', 'gathered', 'together', 'handed_over', 'fingerprint', 'check_same_run',
+           'check_alike', 'Run', 'Trainer', 'newest_run', 'load_run']
 
 # %% ../nbs/14c_training.ipynb #e654a4a6
 import hashlib, json, time, warnings
@@ -65,6 +65,7 @@ def open_encoder(
         raise ValueError(f'{config.data} was made with the text encoder {made_with["clip"]} of checksum {made_with["clip_sha256"]}, and {name} has {encoder.sha256}: give the same one')
     return encoder
 
+# %% ../nbs/14c_training.ipynb #38970ed4
 def build_model(
     config:TrainConfig, # the run
     generator=None, # torch.Generator on the CPU, of its weights
@@ -92,6 +93,7 @@ def check_fit(
         given = (*pool.text.shape[1:], encoder.width) if encoder else tuple(pool.text.shape[1:])
         if given != context: raise ValueError(f'{config.model} takes text of {context} and a row of {config.data} has {given}: choose another model, or model_args')
 
+# %% ../nbs/14c_training.ipynb #1a811b46
 def build_objective(
     config:TrainConfig, # the run
     pool, # its data
@@ -191,19 +193,47 @@ def fingerprint(
 # %% ../nbs/14c_training.ipynb #ded17c08
 RESUMABLE = ('data', 'resident', 'steps', 'text_encoder', 'micro_batches', 'save_every', 'keep', 'log_every', 'sample_every', 'sample_guidance')  # what may change when a run goes on
 
-class Trainer:
-    "Train a model as a config says; a folder that holds a run goes on where it stopped"
+def check_same_run(
+    config:TrainConfig, # what is asked for
+    data:str, # its fingerprint
+    state:dict, # of the checkpoint that is there
+):
+    "Refuse to go on with another run, on other data, or back in time"
+    for k, v in config.saved().items():
+        if k not in RESUMABLE and state['config'].get(k) != v:
+            raise ValueError(f'{config.out} holds a run with {k}={state["config"].get(k)!r}, not {v!r}: give the same value, or another folder')
+    if state['data'] != data: raise ValueError(f'{config.out} holds a run on {state["data"]}, and {config.data} is {data}: give the same data, or another folder')
+    if state['step'] > config.steps: raise ValueError(f'{config.out} holds a run of {state["step"]} steps already, more than steps={config.steps}: ask for more, or give another folder')
+
+def check_alike(
+    config:TrainConfig, # of this process
+    data:str, # fingerprint of what it reads
+    newest:str, # checkpoint in its folder, or 'none'
+    group=None, # of the processes; None: this one alone
+):
+    "Refuse processes that were not started alike, or whose data or folders contradict each other"
+    asked = {k: v for k, v in config.saved().items() if k not in ('data', 'resident')}    # a bank may lie elsewhere on each machine
+    said = gathered((asked, data, newest), group)
+    first, first_data, first_newest = said[0]
+    for rank, (theirs, read, last) in enumerate(said):
+        for k, v in theirs.items():
+            if v != first[k]: raise ValueError(f'process {rank} was started with {k}={v!r}, process 0 with {first[k]!r}: give all the same')
+        if read != first_data: raise ValueError(f'{config.data} is not the same everywhere: process 0 reads {first_data}, process {rank} {read}: copy one to all machines')
+        if last != 'none' and (first_newest == 'none' or last > first_newest):
+            raise ValueError(f'{config.out} holds {last} for process {rank} and {first_newest} for process 0, which hands over: make that machine the first, or copy its folder there')
+
+# %% ../nbs/14c_training.ipynb #5c658ca3
+class Run:
+    "A model, its data and its loss on all processes, one optimizer step at a time; a folder that holds a run goes on where it stopped"
     def __init__(self,
         config:TrainConfig, # the run
-        progress:bool=True, # show a bar
     ):
-        self.config, self.progress, self.out = config, progress, Path(config.out)
-        self.log = JsonLines(self.out/'log.jsonl')
+        self.config, self.out = config, Path(config.out)
         self.accelerator = connect(config)
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
         self.group = dist.new_group(backend='gloo') if self.accelerator.num_processes > 1 else None    # they talk over the host, no device waits
         model, found = self.together(self._built)
-        self._agree()
+        check_alike(config, fingerprint(self.pool, config.candidates), last_name(self.out/'checkpoints'), self.group)
         state = gathered(found and found[2], self.group)[0]
         self.pieces = share_out(config, self.accelerator.num_processes, state)
         self.together(lambda: self.main and (check_writable(self.out), self.out.mkdir(parents=True, exist_ok=True)))
@@ -235,26 +265,9 @@ class Trainer:
         self.encoder = open_encoder(self.config, self.pool, self.device)
         check_fit(self.config, self.pool, model, self.encoder)
         found = newest_checkpoint(self.out/'checkpoints') if self.main else None
-        if found: self._check_same(found[2])
+        if found: check_same_run(self.config, self.data, found[2])
         self.objective = build_objective(self.config, self.pool, model)
         return model, found
-
-    def _agree(self):
-        "Refuse processes that were not started alike, or whose data or folders contradict each other"
-        alike = {k: v for k, v in self.config.saved().items() if k not in ('data', 'resident')}    # a bank may lie elsewhere on each machine
-        for rank, (config, data, newest) in enumerate(said := gathered((alike, fingerprint(self.pool, self.config.candidates), last_name(self.out/'checkpoints')), self.group)):
-            for k, v in config.items():
-                if v != said[0][0][k]: raise ValueError(f'process {rank} was started with {k}={v!r}, process 0 with {said[0][0][k]!r}: give all the same')
-            if data != said[0][1]: raise ValueError(f'{self.config.data} is not the same everywhere: process 0 reads {said[0][1]}, process {rank} {data}: copy one to all machines')
-            if newest != 'none' and (said[0][2] == 'none' or newest > said[0][2]):
-                raise ValueError(f'{self.out} holds {newest} for process {rank} and {said[0][2]} for process 0, which hands over: make that machine the first, or copy its folder there')
-
-    def _check_same(self, state):
-        for k, v in self.config.saved().items():
-            if k not in RESUMABLE and state['config'].get(k) != v:
-                raise ValueError(f'{self.out} holds a run with {k}={state["config"].get(k)!r}, not {v!r}: give the same value, or another folder')
-        if state['data'] != self.data: raise ValueError(f'{self.out} holds a run on {state["data"]}, and {self.config.data} is {self.data}: give the same data, or another folder')
-        if state['step'] > self.config.steps: raise ValueError(f'{self.out} holds a run of {state["step"]} steps already, more than steps={self.config.steps}: ask for more, or give another folder')
 
     def _restore(self, model, optimizer, tensors):
         "Begin with what process 0 has, of a checkpoint or new"
@@ -312,6 +325,16 @@ class Trainer:
         state = dict(config=self.config.saved(), data=self.data, about=self.pool.about, processes=self.accelerator.num_processes, pieces=self.pieces, scaler=None if scaler is None else scaler.state_dict(),
                      torch=str(torch.__version__), accelerate=accelerate.__version__)
         self.together(lambda: self.main and save_checkpoint(self.out/'checkpoints', self.step, tensors, state, self.config.keep))
+
+# %% ../nbs/14c_training.ipynb #6c701517
+class Trainer(Run):
+    "Train a model as a config says; a folder that holds a run goes on where it stopped"
+    def __init__(self,
+        config:TrainConfig, # the run
+        progress:bool=True, # show a bar
+    ):
+        super().__init__(config)
+        self.progress, self.log = progress, JsonLines(self.out/'log.jsonl')
 
     def fit(self,
         callback=None, # called as callback(trainer) before each checkpoint

@@ -366,6 +366,7 @@ def test_moment_draws_are_unbiased():
     truth = (z_t - (mean + gain*(z_t - (1 - time)*mean))[0])/time
     assert ((v.mean(0) - truth).abs() < 5*v.std(0)/n**.5).all() and v.var(0).sum() < ((z_t - z)/time).var(0).sum()
 
+# %% ../../nbs/92_test_candidates.ipynb #bb563ce6
 def test_candidates_of_a_moment_pool_are_draws():
     g, n, time = torch.Generator().manual_seed(10), 40_000, .5
     mean, std = torch.tensor([[.5, -1.], [-.5, .2], [1., 1.]]), torch.tensor([[.6, .3], [.2, .5], [.4, .4]])
@@ -405,6 +406,7 @@ def test_crops_that_are_rows_are_unbiased(time):
             mean = mean + posterior[i]*torch.stack([*sets.values()]).mean(0)
         assert_close(mean, exact_velocity(z_t, t, pool.z)[0], rtol=1e-9, atol=1e-9)
 
+# %% ../../nbs/92_test_candidates.ipynb #5b42d08f
 def test_captions_and_images_in_one_space():
     g = torch.Generator().manual_seed(12)
     e, f, tokens = torch.randn(40, 6, generator=g), torch.randn(40, 6, generator=g), torch.zeros(40, 3, dtype=torch.int32)

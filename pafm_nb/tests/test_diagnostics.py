@@ -342,6 +342,7 @@ def expected_row(grads, first):
     return dict(variance=v, variance_se=square.std()/len(square)**.5, relative=v/v0,
                 relative_se=(square - v/v0*square0).std()/len(square)**.5/v0)
 
+# %% ../../nbs/88_test_diagnostics.ipynb #4470b1cd
 @pytest.mark.parametrize('attention', [False, True])
 def test_gradient_variance_is_that_of_autograd(attention):
     pool, _ = setting(10, shape=(6,))
