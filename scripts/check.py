@@ -88,6 +88,20 @@ def outputs():
                 if o.output_type == 'error': yield f'{n}: cell {c.id} holds a traceback ({o.ename})'
                 if o.get('name') == 'stderr': yield f'{n}: cell {c.id} holds stderr: {"".join(o.text)[:80]!r}'
 
+def alts():
+    "alts: stored pictures have a fig-alt of 40 to 200 characters, and markdown pictures a text"
+    seen = 0
+    for n in notebooks():
+        for c in cells(n):
+            if not any(kind.startswith('image/') for o in c.get('outputs', []) for kind in o.get('data', {})): continue
+            seen += 1
+            alt = re.match(r'(?:#\|.*\n)*?#\| fig-alt: "(.*)"\n', c.source)
+            if not alt: yield f'{n}: cell {c.id} holds a picture and no fig-alt'
+            elif not 40 <= len(alt[1]) <= 200: yield f'{n}: cell {c.id} has a fig-alt of {len(alt[1])} characters'
+    for file, md in prose():
+        for target in re.findall(r'!\[\s*\]\(([^)\s]*)', re.sub(r'`[^`\n]*`', '', md)): yield f'{file}: the picture {target} has no text'
+    return f'{seen} pictures'
+
 def sizes():
     "sizes: no notebook above 400 kB"
     kb = {n: (ROOT/n).stat().st_size/1e3 for n in notebooks()}
@@ -287,7 +301,7 @@ def packages():
     if 'nbdev' not in points: yield f'{wheel.name}: no nbdev entry point, other projects could not link to our documentation'
     return f'{wheel.name} {wheel.stat().st_size/1e3:.0f} kB with {len(held)} files, extras {", ".join(sorted(extras))}'
 
-CHECKS = [exports, clean, outputs, sizes, readme, commands, sidebar, doclinks, links, colab, spelling, paths, results, site, packages]
+CHECKS = [exports, clean, outputs, alts, sizes, readme, commands, sidebar, doclinks, links, colab, spelling, paths, results, site, packages]
 
 def problems(check):
     "The problems `check` yields, and what it returns; an exception is a problem too."
