@@ -39,6 +39,7 @@ def label_ends(
     apart:float=13, # smallest distance of two labels in points
 ):
     "Write the label of each line at its right end, in its colour"
+    ax.figure.draw_without_rendering()                     # the layout decides how far labels are apart
     scale = 72/ax.figure.dpi
     lines = [l for l in ax.get_lines() if not l.get_label().startswith('_')]
     ends = {l: ax.transData.transform(l.get_xydata()[-1])[1]*scale for l in lines}
@@ -56,6 +57,6 @@ def show(
     from IPython.display import Image as Shown
     full, small = BytesIO(), BytesIO()
     plt.savefig(full); plt.close()
-    Image.open(full).convert('RGB').quantize(colors).save(small, 'png', optimize=True)
+    Image.open(full).convert('RGB').quantize(colors, Image.Quantize.MAXCOVERAGE, kmeans=4).save(small, 'png', optimize=True)
     if path: Path(path).write_bytes(small.getvalue())
     return Shown(small.getvalue())
