@@ -173,7 +173,9 @@ def paired_ratio(
     theirs, # (n, ...) of the same seeds
 ) -> tuple: # geometric mean of ours/theirs, lower and upper end of its 95% interval
     "How many times as large, seed by seed"
-    m, h = interval(np.log(np.asarray(ours, float)/np.asarray(theirs, float)))
+    ours, theirs = np.asarray(ours, float), np.asarray(theirs, float)
+    if not ((ours > 0) & (theirs > 0)).all(): raise ValueError(f'ratios need numbers above 0, got {ours} and {theirs}: show these themselves')
+    m, h = interval(np.log(ours/theirs))
     return np.exp(m), np.exp(m - h), np.exp(m + h)
 
 # %% ../nbs/17b_trials.ipynb #8bf40095
