@@ -302,9 +302,9 @@ def test_left_locks(tmp_path):
 # %% ../../nbs/89_test_bank.ipynb #02eee179
 def test_opening_a_large_bank(tmp_path):
     folder = sparse_bank(tmp_path/'large', 1_281_167)
-    memory = peak_memory(lambda: LatentBank.open(folder))
-    assert memory is None or memory < 2**24                # of 9.8 GiB
     bank = LatentBank.open(folder)
+    memory = peak_memory(lambda: LatentBank.open(folder))  # what a first call loads is there
+    assert memory is None or memory < 2**21
     assert len(bank) == 1_281_167 and bank.num_classes == 1000 and bank[[1_281_166]].y.item() == 999 and (bank.of_class(999)[-1] == 0).all()
 
 def test_larger_than_memory(tmp_path):
