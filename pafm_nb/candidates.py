@@ -6,10 +6,10 @@
 __all__ = ['SAMPLERS', 'InBatch', 'PoolSampler', 'check_stored', 'distinct', 'others_of', 'own_candidates', 'warn_small',
            'InClass', 'WholeClass', 'MomentDraws', 'RandomCrops', 'ExactMoments', 'class_neighbors', 'in_pool',
            'NearestNeighbors', 'local_spread', 'Broadened', 'balanced_cells', 'pool_cells', 'Cells',
-           'caption_embedding', 'sinkhorn', 'TextLikelihood']
+           'caption_embedding', 'balance', 'sinkhorn', 'TextLikelihood', 'in_batch']
 
 # %% ../nbs/02_candidates.ipynb #4ed28d5f
-import warnings
+import math, warnings
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -17,16 +17,20 @@ import faiss, numpy as np, torch
 from torch import Tensor
 from .candidate_sets import Candidates, CandidateSet, GaussianCandidates, RowCandidates, SharedCandidates, same_rows
 from .paths import readable
-from .pools import Batch, TensorPool, check_count, class_slices, draw, random_crops, read_rows
+from .posterior import check_log_prior
+from .pools import (Batch, TensorPool, check_batch, check_count, check_generator, check_index, check_pool, check_told, class_slices, draw,
+                           random_crops, read_rows)
 
 # %% ../nbs/02_candidates.ipynb #d6cc935b
 class InBatch:
     "The rows of the batch that share the row's label (STF's reference batch, class by class)"
     exact = True
+    by_label = True
     def __call__(self,
         batch:Batch, # the rows
         generator=None, # not used: the batch is the draw
     ) -> SharedCandidates: # a shared pool (B, *D)
+        check_batch(batch); check_told(self, batch.y is not None, batch.text)
         rows = torch.arange(len(batch.z), device=batch.z.device)
         if batch.y is None: return SharedCandidates(batch.z, source=rows)
         fits = (batch.y[:, None] == batch.y) | (batch.y[:, None] == -1)
@@ -35,16 +39,22 @@ class InBatch:
 # %% ../nbs/02_candidates.ipynb #d419b850
 class PoolSampler:
     "A sampler that draws from a pool: checks, and the stretch of the sorted pool that fits each row's label"
+    by_label = True # are rows of one label taken as equally compatible with its condition?
     whole_rows = True # is the batch made of rows as they are, not of crops?
     ragged = False # may a row have fewer candidates than the others?
+    moments:bool|None = None # must the pool have moments (True), must it have none (False), or does either do?
     def __init__(self,
         pool, # a TensorPool or a LatentBank
         log_prior:Tensor|None=None, # (N,) log of how often training draws each row, up to a constant, in your order; None: all alike
     ):
-        if not isinstance(pool, TensorPool): raise ValueError(f'pool must be a TensorPool or a LatentBank, got {type(pool).__name__}')
+        check_pool(pool)
+        check_told(self, pool.labelled, pool.text)
+        name = type(self).__name__
+        if self.moments and pool.mean is None: raise ValueError(f'{name} needs a pool with moments: TensorPool(z, y, mean, std)')
+        if self.moments is False and pool.mean is not None:
+            raise ValueError(f'{name} takes rows as they are stored, and a row of a pool with moments is a fresh draw: use ExactMoments or MomentDraws, or a pool without')
         if log_prior is not None:
-            if not isinstance(log_prior, Tensor) or log_prior.shape != (len(pool),): raise ValueError(f'log_prior must be a tensor ({len(pool)},), one number for each row of the pool, got {tuple(log_prior.shape) if isinstance(log_prior, Tensor) else type(log_prior).__name__}')
-            if not (log_prior < torch.inf).all(): raise ValueError('log_prior holds NaN or +inf: give the log of a probability')
+            check_log_prior(log_prior, (len(pool),))
             log_prior = log_prior[pool.order].float().to(pool.place.device)
         self.pool, self.log_prior = pool, log_prior
 
@@ -60,19 +70,22 @@ class PoolSampler:
 
     def spans(self,
         batch:Batch, # rows of the pool
+        generator=None, # what draws candidates, to be checked
     ) -> tuple: # (B, 2) int64 start and stop of the compatible rows, (B,) int64 row of each source
         "Where the endpoints compatible with each row's label lie in the sorted pool; a dropped label (-1) takes the whole pool"
+        check_batch(batch); check_told(self, batch.y is not None, batch.text); check_generator(generator, batch.z.device)
         pool, cpu = self.pool, readable(batch.z)
         if batch.index is None: raise ValueError(f'{type(self).__name__} needs the rows\' places in the pool: pass Batch(z, y, index), or draw with pool[index]')
         if batch.z.shape[1:] != pool.by_class.shape[1:] and self.whole_rows: raise ValueError(f'a row of the batch is {tuple(batch.z.shape[1:])} and a row of the pool {tuple(pool.by_class.shape[1:])}: draw the batch from this pool')
-        if len(batch.z) == 0: raise ValueError('the batch is empty: give it at least one row')
-        if not isinstance(batch.index, Tensor) or batch.index.shape != (len(batch.z),): raise ValueError(f'index must be a tensor ({len(batch.z)},), got {tuple(batch.index.shape) if isinstance(batch.index, Tensor) else type(batch.index).__name__}')
+        if not isinstance(batch.index, Tensor) or batch.index.shape != (len(batch.z),):
+            got = tuple(batch.index.shape) if isinstance(batch.index, Tensor) else type(batch.index).__name__
+            raise ValueError(f'index must be a tensor ({len(batch.z)},), got {got}')
+        check_index(batch.index, len(pool))
         if batch.z.device != pool.place.device: raise ValueError(f'the batch is on {batch.z.device} and the pool on {pool.place.device}: move the pool with .to()')
         if cpu and not ((0 <= batch.index) & (batch.index < len(pool))).all():
             raise ValueError(f'index {batch.index[(batch.index < 0) | (batch.index >= len(pool))][0].item()} is out of range: the pool has {len(pool)} rows')
         place = pool.place[batch.index]
         y = torch.full_like(place, -1) if batch.y is None else batch.y
-        if y.shape != place.shape or y.dtype != torch.int64: raise ValueError(f'y must be ({len(place)},) int64, got {tuple(y.shape)} {y.dtype}')
         if cpu and not ((y == -1) | (y == pool.labels[place])).all():
             b = int(((y != -1) & (y != pool.labels[place])).nonzero()[0])
             if not -1 <= y[b] < pool.num_classes: raise ValueError(f'label {y[b].item()} is out of range: the pool has the classes 0 to {pool.num_classes - 1}, and -1 marks a dropped label')
@@ -170,7 +183,7 @@ class InClass(PoolSampler):
         batch:Batch, # rows of the pool
         generator=None, # torch.Generator on the batch's device
     ) -> Candidates: # (B, k, *D), the source in column 0
-        span, place = self.spans(batch)
+        span, place = self.spans(batch, generator)
         rows = others_of(span[:, :1], place, distinct(span[:, 1] - span[:, 0] - 1, self.k - 1, generator))
         return own_candidates(self.pool, batch.z, rows, generator, self.weigh(rows))
 
@@ -178,8 +191,9 @@ class InClass(PoolSampler):
 class WholeClass(PoolSampler):
     "All endpoints of the row's class, the exact posterior; where the label is dropped, as many of the whole pool"
     exact = True
+    moments = False
     def __init__(self,
-        pool, # a TensorPool or a LatentBank
+        pool, # a TensorPool or a LatentBank, without moments
         log_prior:Tensor|None=None, # (N,) log of how often training draws each row; None: all alike
     ):
         super().__init__(pool, log_prior)
@@ -196,7 +210,7 @@ class WholeClass(PoolSampler):
         generator=None, # torch.Generator on the batch's device: for dropped labels
     ) -> tuple: # (B, width) int64 rows of the class or of an arc, then -1; (B,) int64 column of the source
         "A stretch of the pool from where the class begins; for a dropped label an arc of the circle"
-        span, place = self.spans(batch)
+        span, place = self.spans(batch, generator)
         start, n, size = span[:, 0], span[:, 1] - span[:, 0], len(self.pool)
         dropped, source, first = n > self.width, place - start, start
         if self.pool.num_classes > 1:
@@ -212,28 +226,29 @@ class WholeClass(PoolSampler):
         generator=None, # torch.Generator on the batch's device: for dropped labels
     ) -> CandidateSet:
         pool = self.pool
-        if pool.num_classes == 1: return SharedCandidates(pool.by_class, self.log_prior, self.spans(batch)[1], pool.norms)
+        if pool.num_classes == 1: return SharedCandidates(pool.by_class, self.log_prior, self.spans(batch, generator)[1], pool.norms)
         rows, source = self.rows(batch, generator)
-        return RowCandidates(pool.by_class, rows.clamp_min(0), pool.norms, self.weigh(rows), source)
+        return RowCandidates(pool.by_class, rows.clamp_min(0), self.weigh(rows), source)
 
 # %% ../nbs/02_candidates.ipynb #84074f6f
 class MomentDraws(PoolSampler):
     "The source and k - 1 fresh draws from the same image's encoder moments"
     exact = True
+    by_label = False
+    moments = True
     def __init__(self,
         pool, # with mean and std
         k:int, # candidates, the source included
     ):
         check_count('k', k, 1)
         super().__init__(pool)
-        if pool.mean is None: raise ValueError('MomentDraws needs a pool with moments: TensorPool(z, y, mean, std)')
         self.k = k
 
     def __call__(self,
         batch:Batch, # draws of the pool's rows, from draw
         generator=None, # torch.Generator on the batch's device
     ) -> Candidates: # (B, k, *D), the source in column 0
-        _, place = self.spans(batch)
+        _, place = self.spans(batch, generator)
         mean, std = self.pool.mean[place][:, None], self.pool.std[place][:, None]
         noise = torch.randn(len(batch.z), self.k - 1, *batch.z.shape[1:], generator=generator, device=batch.z.device)
         return Candidates(torch.cat([batch.z[:, None], mean + std*noise], 1))
@@ -241,6 +256,7 @@ class MomentDraws(PoolSampler):
 class RandomCrops(PoolSampler):
     "The source, a random crop of its image, and k - 1 more crops of the same image"
     exact = True
+    by_label = False
     def __init__(self,
         pool, # of images (N, C, H, W), larger than the crops; or of encoded crops, with views rows for each image
         k:int, # candidates, the source included
@@ -248,6 +264,7 @@ class RandomCrops(PoolSampler):
         check_count('k', k, 1)
         super().__init__(pool)
         self.k, self.whole_rows = k, pool.views > 1
+        if not self.whole_rows and pool.mean is not None: raise ValueError('RandomCrops cuts images as they are stored, and a row of a pool with moments is a fresh draw: encode several views of each image, or use MomentDraws')
         if self.whole_rows and k > pool.views: raise ValueError(f'k = {k} is more than the {pool.views} crops of each image that the pool holds: choose a smaller k, or prepare more crops')
         if not self.whole_rows and pool.by_class.ndim != 4: raise ValueError(f'RandomCrops needs a pool of images (N, C, H, W), or of several views of each image, and a row of this one is {tuple(pool.by_class.shape[1:])}')
 
@@ -255,7 +272,9 @@ class RandomCrops(PoolSampler):
         batch:Batch, # of rows; or, from a pool of images, of square crops from draw(..., crop=size)
         generator=None, # torch.Generator on the batch's device
     ) -> Candidates: # (B, k, *D), the source in column 0
-        _, place = self.spans(batch)
+        _, place = self.spans(batch, generator)
+        if not self.whole_rows and (batch.z.ndim != 4 or batch.z.shape[1] != self.pool.by_class.shape[1] or batch.z.shape[2] != batch.z.shape[3]):
+            raise ValueError(f'RandomCrops takes square crops of {tuple(self.pool.by_class.shape[1:])} and the batch has {tuple(batch.z.shape[1:])}: draw it with draw(pool, index, crop=size)')
         if not self.whole_rows: return Candidates(torch.cat([batch.z[:, None], random_crops(self.pool.by_class[place], batch.z.shape[-1], self.k - 1, generator)], 1))
         views = self.pool.views
         rows = others_of((place - place % views)[:, None], place, distinct(torch.full_like(place, views - 1), self.k - 1, generator))
@@ -264,13 +283,7 @@ class RandomCrops(PoolSampler):
 # %% ../nbs/02_candidates.ipynb #b9a54f63
 class ExactMoments(WholeClass):
     "All images of the row's class as Gaussians: the exact posterior of the encoder's moments, K infinite"
-    def __init__(self,
-        pool, # with mean and std
-        log_prior:Tensor|None=None, # (N,) log of how often training draws each row; None: all alike
-    ):
-        super().__init__(pool, log_prior)
-        if pool.mean is None: raise ValueError('ExactMoments needs a pool with moments: TensorPool(z, y, mean, std)')
-
+    moments = True
     def __call__(self,
         batch:Batch, # draws of the pool's rows, from draw
         generator=None, # torch.Generator on the batch's device: for dropped labels
@@ -330,7 +343,7 @@ class NearestNeighbors(PoolSampler):
         batch:Batch, # rows of the pool
         generator=None, # torch.Generator on the batch's device, for pools with moments
     ) -> Candidates: # (B, k, *D), the source in column 0
-        _, place = self.spans(batch)
+        _, place = self.spans(batch, generator)
         near = self.near[place]
         if self.pool.num_classes > 1:
             gone = torch.ones_like(place, dtype=torch.bool) if batch.y is None else batch.y == -1
@@ -351,9 +364,10 @@ def local_spread(
         parts.append(((off.square()*there).sum(1)/there.sum(1).clamp_min(1)).sqrt())
     return torch.cat(parts)
 
-class Broadened(WholeClass):
-    "All endpoints of the row's class, each a Gaussian as wide as its neighbours are far: exact for a smoothed pool, biased against the pool itself"
+class Broadened(PoolSampler):
+    "All endpoints of the row's class (of the pool, where the label is dropped) as Gaussians, as wide as neighbours are far: exact for this smoothed pool, biased against the pool itself"
     exact = False
+    moments = False
     def __init__(self,
         pool, # a TensorPool or a LatentBank, without moments; as many numbers again are kept for the widths
         k:int, # neighbours that say how far
@@ -362,7 +376,7 @@ class Broadened(WholeClass):
     ):
         check_count('k', k, 1)
         super().__init__(pool, log_prior)
-        if pool.mean is not None: raise ValueError('the pool has moments, which are Gaussians already: use ExactMoments')
+        self.ragged = pool.num_classes > 1
         if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 <= width < float('inf'): raise ValueError(f'width must be a finite number of at least 0, got {width}')
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', UserWarning)     # a small class has the neighbours it has
@@ -370,10 +384,13 @@ class Broadened(WholeClass):
 
     def __call__(self,
         batch:Batch, # rows of the pool
-        generator=None, # torch.Generator on the batch's device: for dropped labels
-    ) -> GaussianCandidates:
-        rows, source = self.rows(batch, generator)
-        return GaussianCandidates(self.pool.by_class, self.std, rows.clamp_min(0), self.weigh(rows), source)
+        generator=None, # not used: nothing is drawn
+    ) -> GaussianCandidates: # (B, width of the widest row); on a GPU, which is not asked, of the pool
+        span, place = self.spans(batch, generator)
+        start, n = span[:, :1], span.diff()
+        turn = torch.arange(int(n.max()) if readable(n) else len(self.pool), device=place.device)
+        rows = torch.where(turn < n, start + turn, -1)
+        return GaussianCandidates(self.pool.by_class, self.std, rows.clamp_min(0), self.weigh(rows), place - start[:, 0])
 
 # %% ../nbs/02_candidates.ipynb #b0b421ae
 def balanced_cells(
@@ -445,7 +462,7 @@ class Cells(PoolSampler):
         batch:Batch, # rows of the pool
         generator=None, # torch.Generator on the batch's device
     ) -> Candidates: # (B, (1 + extra)k, *D), the source in column 0, -inf where a cell has no more members
-        span, place = self.spans(batch)
+        span, place = self.spans(batch, generator)
         own = self.cell[place]
         cells = own[:, None]
         if self.extra:
@@ -470,29 +487,51 @@ def caption_embedding(
     return torch.nn.functional.normalize(embedding, dim=1)
 
 # %% ../nbs/02_candidates.ipynb #166dade3
+def balance(
+    likeness:Tensor, # (M, N) log-weights of rows i and columns j
+) -> Tensor: # (M,) float64 v: with u = -logsumexp_i(likeness_ij + v_i) rows and columns of exp(v_i + u_j + likeness_ij) sum to 1
+    "Sinkhorn scaling by Newton's method on its convex dual, from flat weights to sharp ones"
+    likeness = likeness.double()
+    sharp = math.log2(max(1., likeness.abs().max().item()/10))
+    v = likeness.new_zeros(len(likeness))
+    for part in (2.**-i for i in range(math.ceil(sharp), -1, -1)):
+        flat, v = part*likeness, 2*v
+        dual = lambda v: (flat + v[:, None]).logsumexp(0).sum() - v.sum()
+        for _ in range(10): v = .5*(v - (flat - (flat + v[:, None]).logsumexp(0)).logsumexp(1))
+        for _ in range(100):
+            p = (flat + v[:, None]).softmax(0)
+            slope, now = p.sum(1) - 1, dual(v)
+            if slope.abs().max() < 1e-6: break
+            curve = torch.diag(p.sum(1) + 1e-9) - p @ p.T + 1/len(p)       # 1/M: v is known up to a constant
+            way = torch.cholesky_solve(-slope[:, None], torch.linalg.cholesky(curve))[:, 0]
+            step = next((s for s in (.5**i for i in range(30)) if dual(v + s*way) <= now + 1e-4*s*(slope @ way)), 0.)
+            if not step: break
+            v = v + step*way
+    return v
+
 def sinkhorn(
     captions:Tensor, # (N, E) embeddings, of length 1 or 0
     scale:float, # s in exp(s cos)
     images:Tensor|None=None, # (N, E) embeddings of the endpoints; None: those of their captions
     anchors:int=2048, # up to so many rows all pairs are taken; of more, each row against so many of them, drawn once
-    rounds:int=400, # at most
-) -> Tensor: # (N,) float32 u: with exp(v_i + u_j + s cos_ij) for some v every endpoint has the same share
+) -> Tensor: # (N,) float32 u of mean 0: with exp(v_i + u_j + s cos_ij) for some v every endpoint has the same share
     "Sinkhorn scaling of the similarity of captions i and endpoints j, chunk by chunk"
     n, images = len(captions), captions if images is None else images
     chosen = torch.arange(n) if n <= anchors else torch.randperm(n, generator=torch.Generator().manual_seed(0))[:anchors]
-    normal = lambda x, rows: torch.nn.functional.normalize(read_rows(x, rows).float(), dim=-1)
+    normal = lambda x, rows: torch.nn.functional.normalize(read_rows(x, rows).double(), dim=-1)
     few = normal(captions, chosen.to(captions.device))
-    likeness, v = scale*few @ normal(images, chosen.to(images.device)).T, torch.zeros(len(few), device=few.device)
-    for _ in range(rounds):
-        before, u = v, -(likeness + v[:, None]).logsumexp(0)
-        v = .5*(v - (likeness + u).logsumexp(1))
-        if (v - before).abs().max() < 1e-5: break
-    parts = torch.arange(n, device=few.device).split(8192)
-    return torch.cat([-(scale*normal(images, rows) @ few.T + v).logsumexp(1) for rows in parts])
+    v = balance(scale*few @ normal(images, chosen.to(images.device)).T)
+    parts = torch.arange(n, device=few.device).split(4096)
+    u = torch.cat([-(scale*normal(images, rows) @ few.T + v).logsumexp(1) for rows in parts])
+    return (u - u.mean()).float()
 
+
+
+# %% ../nbs/02_candidates.ipynb #f629bdf1
 class TextLikelihood(PoolSampler):
     "The source and k - 1 uniform draws of the pool, compatible with its caption as far as embeddings are similar: of captions, or of caption and image where the pool has both"
     exact = False
+    by_label = False
     def __init__(self,
         pool, # a TensorPool with text, or a LatentBank with text, of which only the stored embeddings are read
         k:int, # candidates, the source included
@@ -503,7 +542,7 @@ class TextLikelihood(PoolSampler):
         super().__init__(pool, log_prior)
         if pool.text is None: raise ValueError('TextLikelihood needs a pool with captions: TensorPool(z, text=states)')
         if k > len(pool): raise ValueError(f'k = {k} is more than the pool\'s {len(pool)} endpoints: choose a smaller k')
-        if not isinstance(scale, (int, float)) or not 0 <= scale < float('inf'): raise ValueError(f'scale must be a finite number of at least 0, got {scale}')
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 <= scale < float('inf'): raise ValueError(f'scale must be a finite number of at least 0, got {scale}')
         self.k, self.scale = k, scale
         stored = getattr(pool, 'embedding', None)
         if stored is None and not pool.text.is_floating_point(): raise ValueError('TextLikelihood needs embeddings, and the pool has token ids: prepare a bank, which stores an embedding of each caption')
@@ -516,7 +555,7 @@ class TextLikelihood(PoolSampler):
         batch:Batch, # rows of the pool; y = -1 where the caption is dropped
         generator=None, # torch.Generator on the batch's device
     ) -> Candidates: # (B, k, *D), the source in column 0
-        _, place = self.spans(batch)
+        _, place = self.spans(batch, generator)
         rows = others_of(torch.zeros_like(place)[:, None], place, distinct(torch.full_like(place, len(self.pool) - 1), self.k - 1, generator))
         caption, images = (torch.nn.functional.normalize(read_rows(x, at).float(), dim=-1) for x, at in ((self.captions, place), (self.images, rows)))
         log_prior = self.scale*(images @ caption[..., None]).squeeze(-1) + self.u[rows]
@@ -525,6 +564,11 @@ class TextLikelihood(PoolSampler):
         return own_candidates(self.pool, batch.z, rows, generator, self.weigh(rows, log_prior))
 
 # %% ../nbs/02_candidates.ipynb #d8296de0
-SAMPLERS:dict[str, Callable[..., Any]] = dict(InBatch=lambda pool, k: InBatch(), InClass=InClass, WholeClass=lambda pool, k, **kwargs: WholeClass(pool, **kwargs), NearestNeighbors=NearestNeighbors, Cells=Cells, Broadened=Broadened,
+def in_batch(pool, k):
+    "`InBatch()` for data of which it knows the condition"
+    check_pool(pool); check_told(InBatch, pool.labelled, pool.text)
+    return InBatch()
+
+SAMPLERS:dict[str, Callable[..., Any]] = dict(InBatch=in_batch, InClass=InClass, WholeClass=lambda pool, k, **kwargs: WholeClass(pool, **kwargs), NearestNeighbors=NearestNeighbors, Cells=Cells, Broadened=Broadened,
                 MomentDraws=MomentDraws, ExactMoments=lambda pool, k, **kwargs: ExactMoments(pool, **kwargs), RandomCrops=RandomCrops,
                 TextLikelihood=TextLikelihood)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from .candidate_sets import Candidates, CandidateSet, Noisy, SharedCandidates
 from .paths import LinearPath, check_path, expand
-from .pools import Batch, check_null_text, sent
+from .pools import Batch, check_batch, check_null_text, check_told, sent
 from .posterior import check_candidates, check_pair, check_temperature, effective_sample_size, signal_to_noise, working_dtype
 
 # %% ../nbs/03_objective.ipynb #2c0ea7c3
@@ -163,7 +163,7 @@ class FMLoss:
         generator=None, # torch.Generator on the batch's device
     ) -> Prepared:
         "Draw times, noise and dropped labels and build the target: all of a step that can be done ahead of the network"
-        if not isinstance(batch, Batch): raise ValueError(f'batch must be a Batch, got {type(batch).__name__}: take pool[index], or Batch(z, y)')
+        check_batch(batch)
         z = batch.z.to(working_dtype(batch.z))
         t = self.time(len(z), generator, z.device)
         eps = self.noise(z, batch, generator)
@@ -209,6 +209,10 @@ class PAFMLoss(FMLoss):
         check_temperature(temperature)
         if not callable(candidates): raise ValueError(f'candidates must be a sampler such as InBatch() or WholeClass(pool), got {candidates!r}')
         self.candidates, self.temperature = candidates, temperature
+
+    def drop(self, batch, generator):
+        check_told(self.candidates, batch.y is not None, batch.text)
+        return super().drop(batch, generator)
 
     def target(self, z, eps, t, batch, generator):
         candidates = self.candidates(batch, generator)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['signal_to_noise', 'products', 'source_offsets', 'log_ratio', 'row_chunks', 'check_finite', 'check_temperature',
-           'check_pair', 'check_candidates', 'check_weighted', 'working_dtype', 'log_weights', 'effective_sample_size',
-           'exact_velocity', 'moment_posterior']
+           'check_pair', 'check_log_prior', 'check_candidates', 'check_weighted', 'working_dtype', 'log_weights',
+           'effective_sample_size', 'exact_velocity', 'moment_posterior']
 
 # %% ../nbs/01_posterior.ipynb #55acc0e5
 import torch
@@ -81,6 +81,19 @@ def check_pair(z, eps, t):
         if x.device != z.device: raise ValueError(f'{name} is on {x.device} and z on {z.device}: move one with .to()')
     check_finite('z', z); check_finite('eps', eps)
 
+def check_log_prior(
+    log_prior, # what was given; None is no prior
+    *shapes, # it may have; on a CPU its numbers are looked at
+):
+    "Refuse what is no log of a probability: another shape, a mask, NaN, +inf"
+    if log_prior is None: return
+    wanted = ' or '.join(map(str, shapes))
+    if not isinstance(log_prior, Tensor): raise ValueError(f'log_prior must be a tensor {wanted}, got {type(log_prior).__name__}')
+    if tuple(log_prior.shape) not in shapes: raise ValueError(f'log_prior must be {wanted}, one number for each candidate, got {tuple(log_prior.shape)}')
+    if not log_prior.is_floating_point():
+        raise ValueError(f'log_prior must be floating point, got {log_prior.dtype}: the log of a mask is torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)')
+    if readable(log_prior) and not (log_prior < torch.inf).all(): raise ValueError('log_prior holds NaN or +inf: give the log of a probability; -inf excludes')
+
 def check_candidates(z, candidates, log_prior):
     "Refuse candidates that do not fit the sources; True for a pool that all rows share"
     if not isinstance(candidates, Tensor):
@@ -92,8 +105,7 @@ def check_candidates(z, candidates, log_prior):
     if candidates.device != z.device: raise ValueError(f'candidates are on {candidates.device} and z on {z.device}: move one with .to()')
     k = candidates.shape[0 if shared else 1]
     if k == 0: raise ValueError('K = 0: a candidate set holds at least the source (K = 1 is flow matching)')
-    if log_prior is not None and log_prior.shape not in ((len(z), k), (k,) if shared else (len(z), k)):
-        raise ValueError(f'log_prior must be ({len(z)}, {k}), one number for each candidate, got {tuple(log_prior.shape)}')
+    check_log_prior(log_prior, (len(z), k), *([(k,)] if shared else []))
     return shared
 
 def check_weighted(log_w):

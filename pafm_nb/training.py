@@ -104,10 +104,6 @@ def build_objective(
     null = dict(null_text=pool.null_text) if config.model in MMDIT_MODELS else dict(null_label=model.null_label)
     common = dict(path=PATHS[config.path](), time=time, label_dropout=config.label_dropout, **null)
     if config.objective == 'fm': return FMLoss(**common)
-    if pool.text is not None and not pool.labelled and config.candidates not in ('TextLikelihood', 'MomentDraws', 'RandomCrops'):
-        warnings.warn(f'{config.candidates} takes every endpoint as equally compatible with every caption, and {config.data} has captions without labels: '
-                      'the target is biased towards the unconditional one; TextLikelihood weighs them')
-    if config.candidates == 'WholeClass' and pool.mean is not None: raise ValueError(f'a row of {config.data} is a fresh draw from its moments, which WholeClass does not know: use ExactMoments, the whole class with its moments')
     try: sampler = SAMPLERS[config.candidates](pool, config.k, **config.sampler_args)
     except TypeError as e: raise ValueError(f'{config.candidates} does not take sampler_args={config.sampler_args} ({e})') from e
     return PAFMLoss(sampler, temperature=config.temperature, **common)

@@ -86,7 +86,7 @@ def toy(text, moments=False):
     g = torch.Generator().manual_seed(0)
     z = torch.randn(24, 4, 8, 8, generator=g)
     normal = lambda *shape: torch.randn(*shape, generator=g)
-    return TensorPool(z, None if text else torch.arange(24) % 2, *((z, normal(*z.shape).exp()) if moments else ()), **(dict(text=normal(24, 5, 6), null_text=normal(5, 6)) if text else {}))
+    return TensorPool(z, torch.arange(24) % 2, *((z, normal(*z.shape).exp()) if moments else ()), **(dict(text=normal(24, 5, 6), null_text=normal(5, 6)) if text else {}))
 
 def trainer_of(out, name, sampler, kind=Trainer, **changes):
     "A trainer of a recipe with any sampler, or 'fm'"
@@ -98,7 +98,6 @@ def trainer_of(out, name, sampler, kind=Trainer, **changes):
 # %% ../../nbs/95e_test_sync.ipynb #5b273c39
 STEPS = [('imagenet-sit-b2', s) for s in ('fm', *SAMPLERS) if s != 'TextLikelihood'] + [('cc12m-mmdit', s) for s in ('fm', 'TextLikelihood', 'MomentDraws', 'InBatch')]
 
-@pytest.mark.filterwarnings('ignore:InBatch takes every endpoint')
 @pytest.mark.parametrize('name, sampler, resident', [(*step, True) for step in STEPS] + [(*step, False) for step in STEPS if step[1] in ('InClass', 'TextLikelihood')])
 def test_a_step_does_not_wait(tmp_path, name, sampler, resident):
     trainer = on_device(trainer_of(tmp_path/'run', name, sampler, micro_batches=2), resident)
@@ -111,10 +110,10 @@ def test_a_step_with_the_text_encoder_does_not_wait(tmp_path):
     from pafm_nb.captions import load_text_encoder, tiny_clip
     pool, clip = toy(True), tiny_clip(tmp_path/'clip', width=32)
     tokens = load_text_encoder(clip).tokens(['a red circle']*24)
-    pool = TensorPool(pool.z, text=tokens, null_text=tokens[0])
+    pool = TensorPool(pool.z, pool.y, text=tokens, null_text=tokens[0])
     config = TrainConfig(str(tmp_path/'run'), data='digits', model='MMDiT-captions', text_encoder=clip, candidates='InBatch', batch_size=4, steps=3,
                          model_args=dict(depth=2, hidden_size=16, num_heads=2, in_channels=4, input_size=8, context_length=77, context_size=32))
-    with pytest.warns(UserWarning, match='takes every endpoint'), patch.dict(training.DATA, digits=lambda: pool): trainer = Trainer(config, progress=False)
+    with patch.dict(training.DATA, digits=lambda: pool): trainer = Trainer(config, progress=False)
     for resident in (False, True):
         on_device(trainer, resident)
         with one_device(): assert trainer.train_step().is_meta
