@@ -6,9 +6,9 @@
 __all__ = ['machine', 'peak_memory', 'measure', 'seconds_in_turn', 'broadcast_target', 'bench_target', 'spectrum', 'DeviceCost',
            'device_cost', 'sparse_bank', 'bench_bank', 'spectrum_points', 'bench_prepare', 'plain_attend',
            'bench_model', 'bench_train', 'repa_loop', 'repa_script', 'bench_sampling', 'photos', 'encode_one_by_one',
-           'bench_encoding', 'stf_target', 'efm_target', 'efm_products', 'distances', 'takenoko_target', 'repa_target',
-           'assigned_noise', 'torchcfm_matcher', 'peer_forms', 'peer_errors', 'bench_scaling', 'bench_peers',
-           'bench_processes']
+           'bench_encoding', 'stf_target', 'stablevm_mean', 'stablevm_target', 'efm_target', 'efm_products',
+           'distances', 'takenoko_target', 'repa_target', 'assigned_noise', 'torchcfm_matcher', 'peer_forms',
+           'peer_errors', 'bench_scaling', 'bench_peers', 'bench_processes']
 
 # %% ../nbs/19_bench.ipynb #84f8cdb8
 import copy, ctypes, json, os, platform, shutil, subprocess, sys, tempfile, time
@@ -538,6 +538,30 @@ def stf_target(
     w = (-(noisy - refs).square().sum(2)/(2*sigma[:, None]**2)).softmax(1)
     return (w[..., None]*refs).sum(1)
 
+def stablevm_mean(
+    z_t, # (B, D) noisy points
+    t, # (B,) times
+    refs, # (R, D) references of the rows' class, the endpoints among them
+    piece:int=64, # references that are broadcast at a time
+): # (B, D) mean velocity
+    "Stable Velocity's mixture over references: log-likelihoods by broadcast and held from below, then velocities by broadcast"
+    a, s = 1 - t[:, None], t[:, None]
+    log_p = torch.cat([-(z_t[:, None] - a[..., None]*part).square().sum(2)/(2*(s*s + 1e-8)) for part in refs.split(piece)], 1).clamp_min(-1e4)
+    w, v = (log_p - log_p.amax(1, keepdim=True)).clamp_min(-50).softmax(1), torch.zeros_like(z_t)
+    slope = (1/(s + 1e-8))[..., None]
+    for part, share in zip(refs.split(piece), w.split(piece, 1)): v += (share[..., None]*(slope*z_t[:, None] - (1 + slope*a[..., None])*part)).sum(1)
+    return v
+
+def stablevm_target(
+    z, # (B, D) endpoints
+    eps, # (B, D) noise
+    t, # (B,) times
+    refs, # (R, D) references of the rows' class, the endpoints among them
+): # (B, D) velocity
+    "Stable Velocity's target: flow matching's below t = 0.5, the mixture's from there on"
+    t_ = t[:, None]
+    return torch.where(t_ < .5, eps - z, stablevm_mean((1 - t_)*z + t_*eps, t, refs))
+
 def efm_target(
     x1, # (B, D) endpoints
     x0, # (B, D) noise
@@ -622,6 +646,7 @@ def peer_forms(
     s, sigma, rows = 1 - t, t/(1 - t), torch.arange(len(z))
     return dict(ours=lambda: pafm_target(z, eps, t, SharedCandidates(pool, source=rows)).velocity, repa=lambda: repa_target(z, eps, t),
                 broadcast=lambda: broadcast_target(z, eps, t, pool[None]), stf=lambda: stf_target(z, eps, sigma, pool),
+                stablevm=lambda: stablevm_mean((1 - t)[:, None]*z + t[:, None]*eps, t, pool),
                 efm=lambda: efm_target(z, eps, s, pool), efm_products=lambda: efm_products(z, eps, s, pool))
 
 def peer_errors(
@@ -634,7 +659,7 @@ def peer_errors(
     true = broadcast_target(*(x.double() for x in (z, eps, t, pool[None])))
     t = t.double()[:, None]
     endpoint = (1 - t)*z.double() + t*(eps.double() - true)
-    wanted = dict(ours=true, broadcast=true, stf=endpoint, efm=-true, efm_products=-true)
+    wanted = dict(ours=true, broadcast=true, stablevm=true, stf=endpoint, efm=-true, efm_products=-true)
     made = peer_forms(z, eps, t[:, 0].float(), pool)
     return {name: ((made[name]().double() - right).norm()/right.norm()).item() for name, right in wanted.items()}
 
@@ -705,7 +730,7 @@ def bench_peers(
     repeats:int=15, # rounds
     **scaling, # sizes for bench_scaling
 ) -> dict: # machine, and for each question a table
-    "Our target beside STF, EFM, takenoko, REPA and OT-CFM: time, memory, error; and how it grows"
+    "Our target beside Stable Velocity, STF, EFM, takenoko, REPA and OT-CFM: time, memory, error; and how it grows"
     table = []
     for setting in settings:
         case = _rows_of(*setting)
