@@ -8,7 +8,7 @@ __all__ = ['machine', 'peak_memory', 'measure', 'seconds_in_turn', 'broadcast_ta
            'bench_model', 'bench_train', 'repa_loop', 'repa_script', 'bench_sampling', 'photos', 'encode_one_by_one',
            'bench_encoding', 'stf_target', 'stablevm_mean', 'stablevm_target', 'efm_target', 'efm_products',
            'distances', 'takenoko_target', 'repa_target', 'assigned_noise', 'torchcfm_matcher', 'peer_forms',
-           'peer_errors', 'bench_scaling', 'bench_peers', 'bench_processes']
+           'peer_errors', 'stablevm_limits', 'bench_scaling', 'bench_peers', 'bench_processes']
 
 # %% ../nbs/19_bench.ipynb #84f8cdb8
 import copy, ctypes, json, os, platform, shutil, subprocess, sys, tempfile, time
@@ -663,6 +663,19 @@ def peer_errors(
     made = peer_forms(z, eps, t[:, 0].float(), pool)
     return {name: ((made[name]().double() - right).norm()/right.norm()).item() for name, right in wanted.items()}
 
+def stablevm_limits(
+    dims:tuple=(4096, 16_384, 20_480), # dimensions
+    rows:int=16, # rows
+    refs:int=32, # references
+) -> list: # of dicts: t, dim, error of ours and of Stable Velocity's form
+    "Stable Velocity's form beside ours on points of unit variance: near data, and at t = 0.75 in many dimensions"
+    table, g = [], torch.Generator().manual_seed(0)
+    for dim, t in ((dims[0], 1e-4), *((dim, .75) for dim in dims)):
+        pool, eps = torch.randn(refs, dim, generator=g), torch.randn(rows, dim, generator=g)
+        errors = peer_errors(pool[:rows], eps, torch.full((rows,), t), pool)
+        table.append(dict(t=t, dim=dim, ours=errors['ours'], stablevm=errors['stablevm']))
+    return table
+
 # %% ../nbs/19_bench.ipynb #d4173ea4
 def _pairs(batch, dim, repeats):
     "An in-batch target beside an assignment"
@@ -747,7 +760,7 @@ def bench_peers(
         torch.testing.assert_close(ours(), takenoko_target(z, eps, t, near), rtol=1e-3, atol=1e-3)
         neighbors.append(dict(batch=batch, k=near, dim=dim, **seconds_in_turn(dict(ours=ours, takenoko=lambda: takenoko_target(z, eps, t, near)), repeats)))
     missing = {} if torchcfm_matcher() else dict(missing="torchcfm is not installed (pip install 'pafm_nb[peers]'): scipy's exact assignment alone stands for it")
-    return dict(machine=machine(), repeats=repeats, table=table, errors=over_time, neighbors=neighbors, pairs=[_pairs(b, dim, repeats) for b in batches],
+    return dict(machine=machine(), repeats=repeats, table=table, errors=over_time, stablevm=stablevm_limits(), neighbors=neighbors, pairs=[_pairs(b, dim, repeats) for b in batches],
                 steps=[_digit_steps(b, repeats) for b in step], scaling=bench_scaling(**scaling), **missing)
 
 # %% ../nbs/19_bench.ipynb #c610a259
