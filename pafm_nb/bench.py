@@ -544,12 +544,15 @@ def stablevm_mean(
     refs, # (R, D) references of the rows' class, the endpoints among them
     piece:int=64, # references that are broadcast at a time
 ): # (B, D) mean velocity
-    "Stable Velocity's mixture over references: log-likelihoods by broadcast and held from below, then velocities by broadcast"
+    "Stable Velocity's mixture over references: log-likelihoods by broadcast and held from below, then velocities"
     a, s = 1 - t[:, None], t[:, None]
-    log_p = torch.cat([-(z_t[:, None] - a[..., None]*part).square().sum(2)/(2*(s*s + 1e-8)) for part in refs.split(piece)], 1).clamp_min(-1e4)
+    squares = torch.cat([(z_t[:, None] - a[..., None]*part).square().sum(2) for part in refs.split(piece)], 1)
+    log_p = (-squares/(2*(s*s + 1e-8))).clamp_min(-1e4)
     w, v = (log_p - log_p.amax(1, keepdim=True)).clamp_min(-50).softmax(1), torch.zeros_like(z_t)
     slope = (1/(s + 1e-8))[..., None]
-    for part, share in zip(refs.split(piece), w.split(piece, 1)): v += (share[..., None]*(slope*z_t[:, None] - (1 + slope*a[..., None])*part)).sum(1)
+    back = 1 + slope*a[..., None]
+    for part, share in zip(refs.split(piece), w.split(piece, 1)):
+        v += (share[..., None]*(slope*z_t[:, None] - back*part)).sum(1)
     return v
 
 def stablevm_target(
@@ -760,7 +763,8 @@ def bench_peers(
         torch.testing.assert_close(ours(), takenoko_target(z, eps, t, near), rtol=1e-3, atol=1e-3)
         neighbors.append(dict(batch=batch, k=near, dim=dim, **seconds_in_turn(dict(ours=ours, takenoko=lambda: takenoko_target(z, eps, t, near)), repeats)))
     missing = {} if torchcfm_matcher() else dict(missing="torchcfm is not installed (pip install 'pafm_nb[peers]'): scipy's exact assignment alone stands for it")
-    return dict(machine=machine(), repeats=repeats, table=table, errors=over_time, stablevm=stablevm_limits(), neighbors=neighbors, pairs=[_pairs(b, dim, repeats) for b in batches],
+    return dict(machine=machine(), repeats=repeats, table=table, errors=over_time, stablevm=stablevm_limits(),
+                neighbors=neighbors, pairs=[_pairs(b, dim, repeats) for b in batches],
                 steps=[_digit_steps(b, repeats) for b in step], scaling=bench_scaling(**scaling), **missing)
 
 # %% ../nbs/19_bench.ipynb #c610a259

@@ -77,7 +77,8 @@ def test_a_batch_can_be_noisier_than_fm():
             field = exact_velocity((1 - time)*z + time*eps, t, three, log_prior=chance.log())
             error = torch.stack([pafm_target(z, eps, t, mix).velocity - field, eps - z - field]).view(2, B, -1)
             mean, square = (x @ share/share.sum() for x in (error, error.square()))
-            found = found + orders*chance[S].prod()*torch.stack([square.sum(1), (square - mean**2).sum(1) + mean.sum(1)**2])
+            total = (square - mean**2).sum(1) + mean.sum(1)**2
+            found = found + orders*chance[S].prod()*torch.stack([square.sum(1), total])
         assert_close(found[:, 0]/found[:, 1], torch.tensor([row, batch]).double(), rtol=0, atol=2e-6)
 
 # %% ../../nbs/88_test_diagnostics.ipynb #fed3c7cd
