@@ -71,7 +71,7 @@ def latent_target(
     times:tuple=(.3, .5, .6, .7, .8, .9, .95), # of the noisy points
     points:int=1000, # at each time
 ) -> dict: # rows: the table of bias_variance
-    "How far an arm's targets are from the exact field, and how much they scatter"
+    "How far an arm's targets are from its pool's field, and how much they scatter"
     settings = LATENT_ARMS[arm]
     bank = LatentBank.open(Path(root)/f"crops{settings.get('crops', 1)}")
     return dict(rows=bias_variance(SAMPLERS[settings['candidates']](bank, settings.get('k', 16)), bank, list(times), points=points, generator=torch.Generator().manual_seed(seed)))
