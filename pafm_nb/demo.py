@@ -26,7 +26,8 @@ from .parts import check_writable
 
 # %% ../nbs/17a_demo.ipynb #d17a0008
 BLUR = .1
-MOONS:dict[str, Any] = dict(points=500, batch_size=128, width=64, lr=3e-3, samples=2000, probes=4000, fields=['pool', 'population'])
+MOONS:dict[str, Any] = dict(points=500, batch_size=128, width=64, lr=3e-3, samples=2000, probes=4000,
+                            fields=['pool', 'population'])
 
 def moons(
     n:int, # how many
@@ -113,7 +114,8 @@ def compare_moons(
                 seconds = time.perf_counter() - began - watching
                 x = samples[name, seed] = sample(model, noise, method='heun', steps=25)
                 ended = {f'error_{field}': e[steps] for field, e in errors.items()}
-                runs.append(dict(method=name, seed=seed, **ended, stray=stray(x).float().mean().item(), seconds=round(seconds, 2), errors=errors))
+                runs.append(dict(method=name, seed=seed, **ended, stray=stray(x).float().mean().item(),
+                                 seconds=round(seconds, 2), errors=errors))
     result = dict(protocol=protocol, runs=runs)
     plot_moons(pool.z, {name: samples[name, seeds[0]] for name in ('FM', 'PAFM')}, runs, out/'moons.png')
     write_json(file, result)
@@ -126,7 +128,7 @@ def plot_moons(
     runs:list, # of compare_moons
     path, # of the picture
 ):
-    "Training points and samples, stray points in red, and the error to the pool's field over steps with a thin line for each seed"
+    "Training points and samples, stray points in red; the error to the pool's field over steps, a line for each seed"
     fig, axs = panels(2, 2, width=9, height=5.6)
     for ax, (name, x) in zip((axs[1, 0], axs[0, 0], axs[0, 1]), {f'{len(data)} training points': data, **samples}.items()):
         far = stray(x)
