@@ -9,13 +9,15 @@ __all__ = ['MOST_CALLS', 'METHODS', 'time_grid', 'euler', 'heun', 'dopri5', 'eul
 
 # %% ../nbs/15_sampling.ipynb #d1152526
 import math
+from collections.abc import Iterable
 from contextlib import contextmanager
 from itertools import pairwise
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
-from .paths import LinearPath, expand
+from .paths import LinearPath, check_count, check_generator, check_model, check_number, check_path, check_tensor, check_velocity, expand
 from .progress import progress_bar
 
 # %% ../nbs/15_sampling.ipynb #ce6c5403
@@ -23,6 +25,7 @@ def time_grid(
     steps:int, # how many
 )->list[float]: # steps + 1 times from 1 to 0
     "Equal steps from noise to data."
+    check_count('steps', steps, 1)
     return [i / steps for i in range(steps, -1, -1)]
 
 
@@ -100,6 +103,7 @@ def euler_maruyama(
     noise_dtype=None, # in which noise is drawn; None is z's
 )->Tensor: # (B, *D) data
     "Follow the SDE with w(t) = 2 sigma(t) from t = 1 to .04, and step to 0 without noise (SiT's and REPA's SDE)."
+    check_count('steps', steps, 1)
     last = .04
     times = [1 - (1 - last) * i / max(1, steps - 1) for i in range(steps)] + [0.]
     like = z.new_empty(z.shape, dtype=noise_dtype)
@@ -151,11 +155,7 @@ def guided_velocity(
 
 
 def _call(model, z, t, y, dtype):
-    v = model(z.to(dtype or z.dtype), z.new_full((len(z),), t, dtype=dtype), y)
-    if getattr(v, 'shape', None) != z.shape:
-        got = tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__
-        raise ValueError(f'the model returned {got} for z {tuple(z.shape)}: it must be a velocity of the shape of z')
-    return v.to(z.dtype)
+    return check_velocity(model(z.to(dtype or z.dtype), z.new_full((len(z),), t, dtype=dtype), y), z).to(z.dtype)
 
 # %% ../nbs/15_sampling.ipynb #f94f76aa
 METHODS = ('euler', 'heun', 'dopri5', 'euler_maruyama')
@@ -181,6 +181,7 @@ def sample(
 )->Tensor: # (B, *D) samples: the state at t = 0
     "Draw samples: integrate dz/dt = v from noise at t = 1 to data at t = 0."
     if null_label is None: null_label = getattr(model, 'null_label', None)
+    check_model(model); check_path(path)
     _check_sample(noise, y, method, steps, guidance_scale, guidance_interval, guidance_channels, generator, null_label, atol, rtol, dtype)
     given = torch.promote_types(noise.dtype, torch.float32)
     guided, finite = guided_velocity(model, y, guidance_scale, guidance_interval, null_label, guidance_channels, given), {}
@@ -226,19 +227,26 @@ def evaluating(
 def _check_sample(noise, y, method, steps, scale, interval, channels, generator, null_label, atol, rtol, dtype):
     check_sampling(method, steps, scale, interval, channels, atol, rtol)
     if dtype not in (None, torch.float32, torch.float64): raise ValueError(f'dtype is {dtype}: keep the state in torch.float32 or torch.float64')
-    if noise.ndim < 2 or not noise.is_floating_point():
-        raise ValueError(f'noise has shape {tuple(noise.shape)} and {noise.dtype}: give floats of shape (B, *D)')
+    check_tensor('noise', noise, how='draw it with torch.randn')
+    if noise.ndim < 2 or not len(noise): raise ValueError(f'noise has shape {tuple(noise.shape)}: give (B, *D) with at least one row')
+    if noise.is_meta: raise ValueError('noise is on meta and holds no numbers: draw it on the device of the model')
     if not noise.isfinite().all(): raise ValueError('noise is not finite: draw it with seeded_noise or torch.randn')
     if channels is not None and channels > noise.shape[1]: raise ValueError(f'guidance_channels is {channels} and noise has {noise.shape[1]}: give at most that')
-    if y is not None and (len(y) != len(noise) or y.device != noise.device):
-        raise ValueError(f'y has {len(y)} rows on {y.device}, noise {len(noise)} on {noise.device}: '
+    if y is not None and not isinstance(y, Tensor): raise ValueError(f'y must be a tensor (B, ...) of labels or text, got {type(y).__name__}: convert with torch.as_tensor')
+    if y is not None and (y.shape[:1] != noise.shape[:1] or y.device != noise.device):
+        raise ValueError(f'y has {len(y) if y.ndim else 0} rows on {y.device}, noise {len(noise)} on {noise.device}: '
                          f'give one row of y for each, on the same device')
-    if isinstance(generator, (list, tuple)) and len(generator) != len(noise):
+    rows = isinstance(generator, (list, tuple))
+    for one in generator if rows else [generator]: check_generator(one)
+    if rows and len(generator) != len(noise):
         raise ValueError(f'there are {len(generator)} generators for {len(noise)} rows: give one, or one per row')
     if scale == 1: return
     if y is None: raise ValueError(f'guidance_scale is {scale} and y is None: guidance needs labels, or a scale of 1')
     if null_label is None:
         raise ValueError(f'guidance_scale is {scale}, the model has no null_label: pass one, what stands for none')
+    if not isinstance(null_label, Tensor): check_count('null_label', null_label, 0)
+    elif null_label.shape not in ((), y.shape[1:]):
+        raise ValueError(f'null_label has shape {tuple(null_label.shape)} and a row of y {tuple(y.shape[1:])}: give one like a row of y')
 
 
 def check_sampling(
@@ -252,13 +260,16 @@ def check_sampling(
 ):
     "Refuse settings with which nothing can be sampled."
     if method not in METHODS: raise ValueError(f'no method is named {method!r}: choose one of {", ".join(METHODS)}')
-    if not isinstance(steps, int) or steps < 1: raise ValueError(f'steps is {steps}: give a whole number, 1 or more')
-    if not math.isfinite(guidance_scale): raise ValueError(f'guidance_scale is {guidance_scale}: give a finite number, 1 for none')
-    if len(guidance_interval) != 2 or not 0 <= guidance_interval[0] <= guidance_interval[1] <= 1:
-        raise ValueError(f'guidance_interval is {guidance_interval}: give (low, high) with 0 <= low <= high <= 1')
-    if guidance_channels is not None and guidance_channels < 1: raise ValueError(f'guidance_channels is {guidance_channels}: give 1 or more, or None for all')
+    whole = lambda n: isinstance(n, int) and not isinstance(n, bool) and n >= 1
+    if not whole(steps): raise ValueError(f'steps is {steps!r}: give a whole number, 1 or more')
+    check_number('guidance_scale', guidance_scale, needs='a finite number, 1 for none')
+    pair = guidance_interval if isinstance(guidance_interval, (tuple, list)) else ()
+    if len(pair) != 2 or not all(isinstance(x, Real) for x in pair) or not 0 <= pair[0] <= pair[1] <= 1:
+        raise ValueError(f'guidance_interval is {guidance_interval!r}: give (low, high) with 0 <= low <= high <= 1')
+    if guidance_channels is not None and not whole(guidance_channels):
+        raise ValueError(f'guidance_channels is {guidance_channels!r}: give 1 or more, or None for all')
     for name, x in dict(atol=atol, rtol=rtol).items():
-        if not 0 < x < math.inf: raise ValueError(f'{name} is {x}: give a number above 0, such as 1e-6 for atol and 1e-3 for rtol')
+        check_number(name, x, lambda x: 0 < x < math.inf, 'a number above 0, such as 1e-6 for atol and 1e-3 for rtol')
 
 # %% ../nbs/15_sampling.ipynb #84005ffe
 class Counted(nn.Module):
@@ -281,9 +292,11 @@ def seeded_generators(
     seeds, # whole numbers from 0 to 2^32 - 1
 )->list[torch.Generator]: # one per seed, on the CPU
     "A generator for each seed."
-    seeds = seeds.tolist() if hasattr(seeds, 'tolist') else list(seeds)
+    seeds = seeds.tolist() if hasattr(seeds, 'tolist') else seeds
+    if not isinstance(seeds, Iterable): raise ValueError(f'seeds must be whole numbers, one for each image, got {seeds!r}: pass range(n)')
+    seeds = list(seeds)
     for seed in seeds:
-        if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
             raise ValueError(f'{seed!r} is not a seed: give whole numbers from 0 to {2**32 - 1} (32 bits are kept)')
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
@@ -308,11 +321,12 @@ def sample_many(
     **kwargs # passed to sample
 )->Tensor: # (len(seeds), *shape) float32 on the CPU
     "Draw one image per seed, in batches; each is a function of its own seed and label."
-    if batch_size < 1: raise ValueError(f'batch_size is {batch_size}: give 1 or more')
-    seeds = seeds.tolist() if hasattr(seeds, 'tolist') else list(seeds)
+    check_model(model); check_count('batch_size', batch_size, 1)
+    if not isinstance(shape, (tuple, list)): raise ValueError(f'shape must be that of an image, (C, H, W), got {shape!r}')
     generators = seeded_generators(seeds)
-    if y is not None and len(y) != len(generators):
-        raise ValueError(f'y has {len(y)} rows for {len(generators)} seeds: give one for each')
+    if y is not None and not isinstance(y, Tensor): raise ValueError(f'y must be a tensor of labels or text, got {type(y).__name__}')
+    if y is not None and y.shape[:1] != (len(generators),):
+        raise ValueError(f'y has {len(y) if y.ndim else 0} rows for {len(generators)} seeds: give one for each')
     weights = model.parameters() if isinstance(model, nn.Module) else ()
     if device is None: device = next((p.device for p in weights), 'cpu')
     samples = torch.empty(len(generators), *shape)

@@ -425,8 +425,8 @@ def unused(z, t, y): raise AssertionError('the model was called')
     (dict(method='rk4'), "'rk4'.*euler, heun, dopri5, euler_maruyama"), (dict(steps=0), 'steps is 0'),
     (dict(steps=2.5), 'steps is 2.5'), (dict(guidance_scale=2.), 'null_label'),
     (dict(guidance_scale=2., y=None, null_label=9), 'y is None'),
-    (dict(guidance_scale=math.nan), 'guidance_scale is nan'),
-    (dict(guidance_channels=0), 'guidance_channels is 0'), (dict(guidance_channels=3), 'noise has 2'), (dict(rtol=0.), 'rtol is 0'), (dict(atol=math.nan), 'atol is nan'),
+    (dict(guidance_scale=math.nan), 'guidance_scale must be a finite number.*nan'),
+    (dict(guidance_channels=0), 'guidance_channels is 0'), (dict(guidance_channels=3), 'noise has 2'), (dict(rtol=0.), 'rtol must be .* above 0.*got 0'), (dict(atol=math.nan), 'atol.*nan'),
     (dict(dtype=torch.float16), 'float16'), (dict(guidance_interval=(.7, .3)), 'low <= high'),
     (dict(guidance_interval=(0., 1.2)), '1.2'), (dict(guidance_interval=(-.1, 1.)), '-0.1'),
     (dict(y=torch.zeros(3, dtype=torch.int64)), 'y has 3 rows'),
@@ -446,7 +446,7 @@ def test_model_that_returns_something_else():
 def test_bad_seeds():
     for bad in ([-1], [2**32], [.5], ['a']):
         with pytest.raises(ValueError, match='not a seed'): seeded_noise(bad, (2,))
-    for y, size, says in ((torch.zeros(2), 64, 'y has 2 rows for 3 seeds'), (None, 0, 'batch_size is 0')):
+    for y, size, says in ((torch.zeros(2), 64, 'y has 2 rows for 3 seeds'), (None, 0, 'batch_size.*got 0')):
         with pytest.raises(ValueError, match=says): sample_many(unused, range(3), y, (2,), batch_size=size)
 
 # %% ../../nbs/96_test_sampling.ipynb #f318786b
