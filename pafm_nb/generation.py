@@ -54,6 +54,7 @@ def labels_of(
     how:str='balanced', # one of LABELS
 )->Tensor: # (len(seeds),) int64
     "The classes of some images"
+    if how not in LABELS: raise ValueError(f'no labels are named {how!r}: choose one of {", ".join(LABELS)}')
     if how == 'balanced': return (torch.arange(seeds.start, seeds.stop) - first) % classes
     return torch.tensor([int(np.random.default_rng([seed, 1]).integers(classes)) for seed in seeds])
 

@@ -73,11 +73,12 @@ def noise_faults(
 ) -> list: # of str, empty for noise
     "In what `eps` differs from standard normal numbers that know nothing of `z`, beyond six standard deviations"
     eps, z, n = eps.detach().double().flatten(), z.detach().double().flatten(), eps.numel()
-    mean, square, with_z = eps.mean().item(), eps.square().mean().item(), (eps @ z/z.norm().clamp_min(1e-30)).item()
-    faults = []
+    mean, square, z = eps.mean().item(), eps.square().mean().item(), z - z.mean()
+    with_z, faults = ((eps - mean) @ z/z.norm().clamp_min(1e-30)).item(), []
     if abs(mean) > 6/n**.5: faults.append(f'its mean is {mean:.2g}')
     if not -8.5*n**.5 <= (square - 1)*n <= 8.5*n**.5 + 36: faults.append(f'its mean square is {square:.2g}')
-    if abs(with_z) > 6 and not faults: faults.append(f'it goes with z, by {with_z:.1f} standard deviations: rows are paired, by optimal transport or the like')
+    if abs(with_z) > 6*max(1., square**.5):
+        faults.append(f'it goes with z, by {with_z:.1f} standard deviations: rows are paired, by optimal transport or the like')
     return faults
 
 def other_ways(z_t, z, eps, t, path) -> Iterator[str]:
