@@ -20,6 +20,8 @@ def exact_field(
     path=LinearPath(), # the path, in our time
 ): # field(x, t, y) -> velocity (B, *D): that of the label's class, of the whole pool where y is None
     "The field that a loop over `pool` looks for, in our convention"
+    check_path(path)
+    if not isinstance(pool, TensorPool): raise ValueError(f'pool must be a TensorPool, got {type(pool).__name__}: TensorPool(z, y)')
     def field(x, t, y):
         others = None if y is None else torch.zeros(len(x), len(pool), device=x.device).masked_fill(y[:, None] != pool.labels, -torch.inf)
         return exact_velocity(x, t, pool.by_class, path, others)
@@ -92,7 +94,7 @@ def check_loop(
     "Find a wrong clock, sign, path, noise or coupling in a loop by three checks; what fails is a ValueError that says so"
     check_path(path); check_count('batch_size', batch_size, 1); check_count('batches', batches, 20)
     for name, one in dict(step=step, plain=plain, called=called).items():
-        if not callable(one): raise ValueError(f'{name} must be a function, got {one!r}')
+        if not callable(one) or isinstance(one, type): raise ValueError(f'{name} must be a function, got {one!r}')
     if not isinstance(data, TensorPool) or not 2 <= len(data) <= 5000:
         raise ValueError(f'data must be a TensorPool of 2 to 5000 rows, got {data!r}: TensorPool(z[:500], y[:500])')
     field, whole = exact_field(data, path), data[torch.arange(len(data))]

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .candidates import ExactMoments, WholeClass
 from .pools import Batch, check_count, draw
 from .objective import mixed_target, pafm_target
-from .paths import LinearPath, expand
+from .paths import LinearPath, check_generator, check_path, check_tensor, check_velocity, expand
 from .posterior import check_pair, check_temperature, effective_sample_size, working_dtype
 
 # %% ../nbs/04_diagnostics.ipynb #63e631b1
@@ -114,7 +114,8 @@ def ratio(
 
 def check_times(t) -> list:
     "Refuse times that no posterior belongs to"
-    times = torch.as_tensor(t, dtype=torch.float64).flatten().tolist()
+    try: times = torch.as_tensor(t, dtype=torch.float64).flatten().tolist()
+    except (TypeError, ValueError, RuntimeError) as e: raise ValueError(f't must be a time or a list of times in (0, 1], got {t!r}') from e
     if not times: raise ValueError('t is empty: give at least one time in (0, 1]')
     for x in times:
         if not 0 < x <= 1:
@@ -129,6 +130,9 @@ def check_pool(sampler, pool, crop=None):
     if len(pool) < 2:
         raise ValueError(f'the pool has {len(pool)} endpoint: with fewer than 2 the source is always known')
     shape = tuple(pool.by_class.shape[1:])
+    if sampler is not None and (not callable(sampler) or isinstance(sampler, type)):
+        raise ValueError(f'sampler must be a sampler such as WholeClass(pool), got {sampler!r}')
+    if crop is not None: check_count('crop', crop, 1)
     if crop is not None and (len(shape) != 3 or not 1 <= crop <= min(shape[1:])):
         raise ValueError(f'crops of {crop} do not fit endpoints {shape}: they need (C, H, W) of at least that size')
     if getattr(sampler, 'pool', pool) is not pool:
@@ -152,7 +156,9 @@ def bias_variance(
     times = check_times(t)
     for name, n, least in (('points', points, 1), ('draws', draws, 2), ('batch_size', batch_size, 1)):
         check_count(name, n, least)
-    check_pool(sampler, pool, crop); check_temperature(temperature)
+    check_path(path); check_generator(generator); check_temperature(temperature)
+    if sampler is None: raise ValueError('sampler is None: give one, such as WholeClass(pool)')
+    check_pool(sampler, pool, crop)
     groups = smallest_prime(max(-(-points//batch_size), batch_size, draws))
     plan = meetings(groups, batch_size, draws).to(pool.place.device)
     return [_bias_variance(sampler, pool, x, plan, path, temperature, crop, generator) for x in times]
@@ -204,7 +210,7 @@ def ess_curve(
 ) -> list: # of dicts, one for each time: mean, and 10% and 90% quantiles over rows
     "Effective sample size and source weight over t"
     times = check_times(t)
-    check_count('rows', rows, 1)
+    check_count('rows', rows, 1); check_path(path); check_generator(generator); check_temperature(temperature)
     check_pool(sampler, pool, crop)
     if sampler is None: sampler = WholeClass(pool) if pool.mean is None else ExactMoments(pool)
     dev = pool.place.device
@@ -319,7 +325,10 @@ def gradient_variance(
     generator=None, # torch.Generator on the batch's device
 ) -> list: # of dicts, one for each bin and loss, and at the end one for each loss over all t
     "Variance of a row's gradient (trace of the covariance) for several losses on the same rows, times and noise, by t"
-    check_losses(losses)
+    check_losses(losses); check_generator(generator)
+    if not isinstance(model, torch.nn.Module): raise ValueError(f'model must be a torch.nn.Module with parameters, got {type(model).__name__}')
+    if not isinstance(batch, Batch): raise ValueError(f'batch must be a Batch, got {type(batch).__name__}: take pool[index], or Batch(z, y)')
+    check_tensor('z', batch.z)
     counts = dict(bins=(bins, 1), batches=(batches, 2), batch_size=(batch_size, 1), chunk=(chunk, 1))
     for name, (n, least) in counts.items(): check_count(name, n, least)
     if len(batch.z) < 2: raise ValueError(f'the batch has {len(batch.z)} row: a variance needs at least 2')
@@ -339,16 +348,14 @@ def _gradients(model, params, losses, rows, bins, chunk, generator):
     dev, first, z = rows.z.device, next(iter(losses.values())), rows.z.to(working_dtype(rows.z))
     t = first.time(len(z), generator, dev)
     eps = torch.randn(z.shape, dtype=z.dtype, generator=generator, device=dev)
-    check_pair(z, eps, t)
+    t = check_pair(z, eps, t)
     seed, targets = torch.randint(2**31, (), generator=generator, device=dev).item(), []
     for loss in losses.values():
         g = torch.Generator(dev).manual_seed(seed)
         sampler_y, y = loss.drop(rows, g)
         targets.append(loss.target(z, eps, t, rows._replace(z=z, y=sampler_y), g)[0])
     targets, z_t = torch.stack(targets, 1), first.path.interpolate(z, eps, t)
-    with torch.no_grad(): shape = model(z_t[:1], t[:1], None if y is None else y[:1]).shape
-    if shape != z_t[:1].shape:
-        raise ValueError(f'the model returned {tuple(shape)} for z_t {tuple(z_t[:1].shape)}: it must return a velocity')
+    with torch.no_grad(): check_velocity(model(z_t[:1], t[:1], None if y is None else y[:1]), z_t[:1])
     which = (t*bins).long().clamp_max(bins - 1)
     for c in torch.arange(len(z), device=dev).split(chunk):
         yield row_gradients(model, params, z_t[c], t[c], None if y is None else y[c], targets[c]), which[c]

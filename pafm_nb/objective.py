@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from .candidate_sets import Candidates, CandidateSet, Noisy, SharedCandidates
-from .paths import (PATHS, LinearPath, check_count, check_generator, check_model, check_number, check_path, check_tensor, check_velocity,
+from .paths import (PATHS, LinearPath, check_count, check_generator, check_model, check_number, check_path, check_velocity,
                            expand, readable)
 from .pools import Batch, check_labels, check_null_text, sent
 from .posterior import (check_candidates, check_device, check_pair, check_points, check_temperature, effective_sample_size,
@@ -131,7 +131,7 @@ def pafm_target(
 # %% ../nbs/03_objective.ipynb #e271918a
 def check_draws_times(time):
     "Refuse what draws no times"
-    if not callable(time): raise ValueError(f'time must be a function time(n, generator, device) such as uniform_time, got {time!r}')
+    if not callable(time) or isinstance(time, type): raise ValueError(f'time must be a function time(n, generator, device) such as uniform_time, got {time!r}')
 
 def uniform_time(
     n:int, # how many
@@ -139,6 +139,7 @@ def uniform_time(
     device=None, # where
 ) -> Tensor: # (n,) float32
     "Times drawn uniformly from [0, 1): the paper's, SiT's and REPA's choice"
+    check_count('n', n, 0); check_generator(generator)
     return torch.rand(n, generator=generator, device=device)
 
 def logit_normal_time(
@@ -240,7 +241,7 @@ class FMLoss:
     ) -> Prepared:
         "Draw times, noise and dropped labels and build the target: all of a step that can be done ahead of the network"
         if not isinstance(batch, Batch): raise ValueError(f'batch must be a Batch, got {type(batch).__name__}: take pool[index], or Batch(z, y)')
-        check_generator(generator); check_tensor('z', batch.z)
+        check_generator(generator); check_points('z', batch.z)
         z = batch.z.to(working_dtype(batch.z))
         t = self.time(len(z), generator, z.device)
         eps = self.noise(z, batch, generator)

@@ -120,6 +120,8 @@ def check_rows(
     rows = {*x.shape[:1], *y.shape[:1]} - {1}
     if x.ndim != y.ndim or x.shape[1:] != y.shape[1:] or len(rows) > 1:
         raise ValueError(f'{first} and {second} must have one shape (B, *D), got {tuple(x.shape)} and {tuple(y.shape)}')
+    for name, one in {second: y, 't': t}.items():
+        if one.device != x.device and one.ndim: raise ValueError(f'{name} is on {one.device} and {first} on {x.device}: move one with .to()')
     if t.numel() not in (1, *rows): raise ValueError(f't must be ({max(rows, default=1)},), one time for each row, got {tuple(t.shape)}')
 
 class Path:

@@ -17,6 +17,7 @@ from .config import TrainConfig, recipe
 from .data import digits, image_grid, to_uint8
 from .evaluation import evaluate
 from .figures import COLORS, label_ends, panels
+from .paths import check_count
 from .sampling import sample_many
 from .training import Trainer
 
@@ -29,7 +30,9 @@ def sample_digits(
     guidance_scale:float=1., # 1: none
 ) -> Tensor: # (n, 1, 8, 8) uint8
     "Digits from a model, the same noises and labels for every model"
-    return to_uint8(sample_many(model, range(n), torch.arange(n) % 10, (1, 8, 8), batch_size=250, progress=False, **SAMPLING | dict(guidance_scale=guidance_scale), null_label=model.null_label))
+    check_count('n', n, 1)
+    settings = SAMPLING | dict(guidance_scale=guidance_scale)
+    return to_uint8(sample_many(model, range(n), torch.arange(n) % 10, (1, 8, 8), batch_size=250, progress=False, **settings))
 
 # %% ../nbs/17_recipes.ipynb #7ee7b195
 def score_digits(
