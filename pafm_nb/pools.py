@@ -59,7 +59,7 @@ def check_null_text(
     "Refuse what no empty caption has"
     if null_text is None or isinstance(null_text, Tensor) and null_text.dtype == torch.int32: return
     check_tensor('null_text', null_text, '(*L)', 'or int32 token ids: encode the empty caption again')
-    if not null_text.isfinite().all(): raise ValueError('null_text is not finite: encode the empty caption again')
+    if not null_text.isfinite().all(): raise ValueError('null_text must be finite: encode the empty caption again')
 
 def check_text(
     text:Tensor|None, # (N, *L) states of captions, or (N, L) int32 token ids
