@@ -116,7 +116,7 @@ def recipe(
 ) -> TrainConfig:
     "The config of a named recipe"
     check_name('recipe', name, RECIPES)
-    if not isinstance(out, (str, Path)): raise ValueError(f'out must be the folder of the run, got {out!r}')
+    if not isinstance(out, (str, Path)) or not str(out): raise ValueError(f'out must be the folder of the run, got {out!r}')
     settings = RECIPES[name] | overrides
     if settings['data'] is None: raise ValueError(f'recipe {name} needs data: the folder of a bank of latents, made with pafm_prepare')
     return TrainConfig(str(out), **settings)

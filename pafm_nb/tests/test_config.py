@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['HEAVY', 'PROGRAM', 'test_bad_config', 'test_what_makes_sense_is_taken', 'test_saved_and_back',
-           'test_data_is_a_name_or_a_folder', 'test_recipes', 'test_mistakes_are_told_before_torch_is_loaded']
+           'test_data_is_a_name_or_a_folder', 'test_recipes', 'test_mistakes_are_told_before_torch_is_loaded',
+           'test_a_run_needs_a_folder']
 
 # %% ../../nbs/95c_test_config.ipynb #b1f9e506
 import json, subprocess, sys
@@ -63,3 +64,7 @@ def test_mistakes_are_told_before_torch_is_loaded(tmp_path, line, said):
     assert said in done.stdout + done.stderr and 'Traceback' not in done.stderr
     ft.test_eq(done.stdout.splitlines()[-1], 'loaded []')
     ft.test_eq(done.returncode, 0 if '--help' in line else 2)
+
+# %% ../../nbs/95c_test_config.ipynb #95c0f01d
+@pytest.mark.parametrize('out', [None, 3, ['x'], ''])
+def test_a_run_needs_a_folder(out): ft.test_fail(lambda: recipe('digits', out), contains='folder of the run')

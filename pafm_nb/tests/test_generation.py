@@ -10,7 +10,7 @@ __all__ = ['SMALL', 'ASK', 'PROGRAM', 'again', 'train', 'run', 'whole', 'images'
            'test_kills_at_the_end', 'test_other_settings_are_refused', 'latent_run', 'test_latents',
            'test_another_vae_in_its_place', 'captions_run', 'test_captions', 'test_bad_arguments',
            'test_vae_that_is_not_there', 'test_bad_folders', 'test_latents_without_a_vae',
-           'test_images_that_are_not_finite_are_named', 'test_a_damaged_piece']
+           'test_images_that_are_not_finite_are_named', 'test_a_damaged_piece', 'test_labels_by_another_name']
 
 # %% ../../nbs/96a_test_generation.ipynb #4c4543b3
 import json, os, shutil, signal, subprocess, sys, time
@@ -320,3 +320,7 @@ def test_a_damaged_piece(run, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='000000 is damaged .* remove it'): generate(run, tmp_path/'images', **ASK | dict(n=10))
     shutil.rmtree(file.parent)
     generate(run, tmp_path/'images', **ASK | dict(n=10))
+
+# %% ../../nbs/96a_test_generation.ipynb #96a01abe
+def test_labels_by_another_name():
+    with pytest.raises(ValueError, match="'x': choose one of balanced, random"): labels_of(range(3), 0, 2, 'x')
