@@ -138,6 +138,8 @@ def image_file(source:str|Path, # a file, or a folder
     if (path/'pieces').is_dir() and not ours: raise ValueError(f'{path} is not finished: run the command that makes it again')
     files = sorted(file for file in path.iterdir() if file.suffix in ('.npz', '.npy') and not file.name.startswith('.')) + [path/'png']*(ours and (path/'png').is_dir())
     if len(files) > 1: raise ValueError(f'{path} holds {", ".join(file.name for file in files)}: name the one to read')
+    image = next((file for file in path.rglob('*') if file.suffix.lower() in SUFFIXES and file.name[0] != '.'), None) if files and not ours else None
+    if image: raise ValueError(f'{path} holds {files[0].name} and images ({image.relative_to(path)}): name that file, or move it out of the folder')
     return files[0] if files else path
 
 def image_set(source, # (N, C, H, W) uint8 tensor; array; path of an .npz with arr_0, of an .npy, or of a folder
@@ -166,5 +168,8 @@ def protocol_of(source, # as given to image_set
     path = Path(source)
     file = (path if path.is_dir() else path.parent)/'protocol.json'
     if not file.is_file(): return {}
-    try: return json.loads(file.read_text())
+    try: made = json.loads(file.read_text())
     except ValueError as error: raise ValueError(f'{file} is not JSON ({error}): repair or remove it') from error
+    if not isinstance(made, dict): raise ValueError(f'{file} is no protocol of images: repair or remove it')
+    ours = f'samples.{made["form"]}' if 'form' in made else path.name
+    return made if path.is_dir() or path.name == ours else {}      # of another file in the folder it says nothing

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Batch', 'check_count', 'read_rows', 'sent', 'check_null_text', 'check_text', 'check_embedding', 'check_views',
-           'check_index', 'TensorPool', 'class_slices', 'random_crops', 'draw']
+           'check_index', 'TensorPool', 'class_slices', 'classes_with_rows', 'random_crops', 'draw']
 
 # %% ../nbs/06_pools.ipynb #5e58e20a
 from typing import Any, NamedTuple
@@ -201,6 +201,12 @@ def class_slices(pool) -> list: # of (start, stop), empty classes left out
     "The stretches of a sorted pool that hold one class each"
     edges = pool.start.tolist()
     return [(s, e) for s, e in zip(edges, edges[1:]) if e > s]
+
+# %% ../nbs/06_pools.ipynb #c1a55e51
+def classes_with_rows(pool) -> Tensor: # (n,) int64, rising
+    "The labels that rows have: `num_classes` is the largest plus one, and need not have rows for all below"
+    return pool.start.diff().nonzero().squeeze(1)
+
 
 # %% ../nbs/06_pools.ipynb #d852b762
 def random_crops(

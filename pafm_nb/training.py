@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .bank import LatentBank
 from .candidates import SAMPLERS
-from .pools import TensorPool, draw
+from .pools import TensorPool, classes_with_rows, draw
 from .checkpoints import FILES, JsonLines, deferred_signals, last_name, newest_checkpoint, only_run, pack_optimizer, save_checkpoint, unpack_optimizer
 from .config import TrainConfig, check_data, saved_config
 from .data import captioned_scenes, captioned_shapes, digits, image_grid
@@ -322,7 +322,8 @@ class Run:
         "Write a checkpoint (process 0, while the others wait)"
         model, scaler = self.accelerator.unwrap_model(self.model), self.accelerator.scaler
         tensors = dict(model=model.state_dict(), ema=self.ema.module.state_dict(), optimizer=pack_optimizer(self.optimizer.optimizer))
-        state = dict(config=self.config.saved(), data=self.data, about=self.pool.about, processes=self.accelerator.num_processes, pieces=self.pieces, scaler=None if scaler is None else scaler.state_dict(),
+        classes = classes_with_rows(self.pool).tolist() if self.pool.labelled else []      # those that can be sampled
+        state = dict(config=self.config.saved(), data=self.data, classes=classes, about=self.pool.about, processes=self.accelerator.num_processes, pieces=self.pieces, scaler=None if scaler is None else scaler.state_dict(),
                      torch=str(torch.__version__), accelerate=accelerate.__version__)
         self.together(lambda: self.main and save_checkpoint(self.out/'checkpoints', self.step, tensors, state, self.config.keep))
 
@@ -385,7 +386,9 @@ class Trainer(Run):
         y:Tensor|None
         null:Any
         if self.config.model in MMDIT_MODELS: y, null = self.states(pool.text[torch.linspace(0, len(pool) - 1, n).long()]), self.states(pool.null_text[None])[0]
-        else: y, null = torch.arange(n) % pool.num_classes if pool.labelled else None, model.null_label
+        else:
+            classes, null = classes_with_rows(pool).cpu(), model.null_label
+            y = classes[torch.arange(n) % len(classes)] if pool.labelled else None
         guidance = dict(guidance_scale=self.config.sample_guidance, null_label=null) if y is not None else {}
         shape = (model.in_channels, model.input_size, model.input_size)
         z = sample_many(model, range(n), y, shape, batch_size=32, progress=False, method='heun', steps=12, **guidance)
