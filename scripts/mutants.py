@@ -94,6 +94,22 @@ MUTANTS = dict(
         ('if scale == 1 or not interval[0] <= t <= interval[1]', 'if scale == 1 or not interval[0] <= t < interval[1]'),
         ('return v_u + scale * (v_c - v_u)', 'return v_c + scale * (v_c - v_u)'), ('generator=generators[rows]', 'generator=generators[:batch_size]'),
         ('for m in training: m.training = True', 'pass'), ('(w * (t - s)).sqrt()', '(w * (t - s))'), ('if not z.isfinite().all()', 'if False')]),
+    generation=('generation', [
+        ('(torch.arange(seeds.start, seeds.stop) - first) % len(labels)', 'torch.arange(seeds.start, seeds.stop) % len(labels)'),
+        ('default_rng([seed, 1])', 'default_rng([seed - seeds[0], 1])'), ("'utf-8-sig'", "'utf-8'"), ("found['vae_sha256'] != bank['vae_sha256']", 'False'),
+        ('torch.as_tensor(numbers) % len(self.text)', 'torch.as_tensor(numbers).clamp_max(len(self.text) - 1)'), ('path=PATHS[run.config.path]()', "path=PATHS['linear']()"),
+        ('if there and parts.missing():', 'if False:'), ('nfe=model.calls/batches', 'nfe=model.calls'), ('if there.get(k) != plan[k]: raise', 'if False: raise'),
+        ("state['checksums']['ema']", "state['checksums']['model']"), ("(dict(batch_size=batch_size) if sampling['method'] == 'dopri5' else {})", '{}'),
+        ('batch_size=min(batch_size, piece)', 'batch_size=batch_size')]),
+    evaluation=('evaluation', [
+        ('/(self.n - 1))', '/self.n)'), ('self.products = x.mean(0), 0, 0', 'self.products = 0*x.mean(0), 0, 0'), ('- 2*root)', '- root)'), ('slack = 1e-5*', 'slack = 1e-2*'), ('slack = 1e-5*', 'slack = 1e-9*'),
+        ('about.get(key, value) != value', 'False'), ('fid=dim + 1', 'fid=dim'), ('size = min(1000, *(len(cloud)//2', 'size = min(1000, *(len(cloud)'), ('max(levels) < 2', 'max(levels) < 1'),
+        ("made.get('n', images.shape[0]) != images.shape[0]", 'False'), ('if path.exists() and not ours(path)', 'if False'), ("max(0., found[key]) if", 'found[key] if'), ('weights_only=True', 'weights_only=False'),
+        ("if n % 1000 == 0 else", 'if n > 1000 else')]),
+    latents=('latents', [
+        ('(mean - shift)*scale', 'mean*scale'), ('/2).exp()*scale', '/2).exp()'), ('logvar.clamp(-30, 20)/2', 'logvar.clamp(-30, 20)'), ("/about['scale'] + about['shift']", "/about['scale']"),
+        ('shift=float(vae.config.shift_factor or 0.)', 'shift=0.'), ('.float()/127.5 - 1', '.float()/255'), ("report['missing_keys'] + report['unexpected_keys']", "report['missing_keys']"),
+        ('or vae.config.latents_std is not None', ''), ('2**(len(vae.config.block_out_channels) - 1)', '2**len(vae.config.block_out_channels)'), ('return vae.eval().requires_grad_(False)', 'return vae.eval()')]),
     sit=('sit', [
         ('if reverse: _reverse_time(state)', 'pass'), ('[:, :c].flatten(0, 1)', '[:, c:].flatten(0, 1)'), ('num_classes=table[0] - 1', 'num_classes=table[0]'),
         ('cos_part*sin - sin_part*cos', 'cos_part*sin + sin_part*cos')]),
