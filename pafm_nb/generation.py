@@ -118,6 +118,7 @@ class Decoder:
             from pafm_nb.latents import load_vae, vae_about
             name = vae or bank['vae']
             self.vae = load_vae(name, device)
+            if (takes := self.vae.config.latent_channels) != run.model.in_channels: raise ValueError(f'{name} decodes latents of {takes} channels, and {run.config.out} makes {run.model.in_channels}: give the VAE of its bank')
             found = vae_about(self.vae, name)
             if not vae and found['vae_sha256'] != bank['vae_sha256']:
                 raise ValueError(f'{name} has the checksum {found["vae_sha256"][:12]}, and the bank of {run.config.out} was made with {bank["vae_sha256"][:12]}: bring that VAE back, or name one with --vae')
@@ -285,7 +286,7 @@ def _plan(run, n, seed, labels, precision, piece, sampling, dtype, texts, decode
 def _versions():
     "This package, and the commit if it is a checkout"
     root = Path(pafm_nb.__file__).resolve().parent.parent
-    said = subprocess.run(['git', '-C', root, 'rev-parse', 'HEAD'], capture_output=True, text=True) if (root/'.git').exists() else None
+    said = subprocess.run(['git', '-C', root, 'rev-parse', 'HEAD'], capture_output=True, text=True) if (root/'.git').exists() and shutil.which('git') else None
     return dict(pafm_nb=pafm_nb.__version__, commit=said.stdout.strip() if said and not said.returncode else None, torch=str(torch.__version__), python=platform.python_version())
 
 

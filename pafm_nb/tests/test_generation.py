@@ -6,8 +6,9 @@
 __all__ = ['SMALL', 'ASK', 'PROGRAM', 'again', 'train', 'run', 'whole', 'images', 'protocol',
            'test_images_are_those_of_their_seeds', 'test_a_later_first_seed', 'test_batches_and_pieces_change_no_image',
            'test_labels', 'test_labels_are_of_the_classes_given', 'test_only_classes_with_rows_are_drawn',
-           'test_random_labels_reach_the_model', 'test_what_is_asked_of_the_model', 'test_bf16', 'test_forms_agree',
-           'test_protocol', 'test_kill_and_two_processes', 'test_nothing_is_drawn_twice', 'test_kills_at_the_end',
+           'test_random_labels_reach_the_model', 'test_what_is_asked_of_the_model',
+           'test_the_path_of_the_run_is_that_of_its_samples', 'test_bf16', 'test_forms_agree', 'test_protocol',
+           'test_kill_and_two_processes', 'test_nothing_is_drawn_twice', 'test_kills_at_the_end',
            'test_other_settings_are_refused', 'latent_run', 'test_latents', 'test_another_vae_in_its_place',
            'captions_run', 'test_captions', 'test_bad_arguments', 'test_vae_that_is_not_there', 'test_bad_folders',
            'test_latents_without_a_vae', 'test_images_that_are_not_finite_are_named', 'test_a_damaged_piece', 'never',
@@ -33,6 +34,7 @@ from ..config import TrainConfig
 from ..data import encode_captions, to_uint8
 from ..generation import Captions, generate, labels_of, open_run
 from ..parts import LAUNCH, Parts, naming, write_json
+from ..paths import LinearPath, VPPath
 from ..sampling import sample, sample_many, seeded_noise
 from ..training import Trainer
 
@@ -156,6 +158,15 @@ def test_what_is_asked_of_the_model(run, tmp_path, monkeypatch):
     assert 'steps' not in p and p['nfe'] > 6
 
 
+def test_the_path_of_the_run_is_that_of_its_samples(tmp_path):
+    train(tmp_path/'run', model_args=SMALL, path='vp')
+    ask = dict(method='euler_maruyama', steps=4)
+    out = generate(tmp_path/'run', tmp_path/'images', n=4, form='npy', progress=False, **ask)
+    z, linear = (sample_many(open_run(tmp_path/'run').model, range(4), torch.arange(4), (1, 8, 8), progress=False, path=path, **ask) for path in (VPPath(), LinearPath()))
+    off = [abs(images(out)[..., 0].astype(int) - to_uint8(x)[:, 0].numpy()) for x in (z, linear)]
+    assert off[0].max() <= 1 and off[1].mean() > 1 and protocol(out)['path'] == 'vp'
+
+
 def test_bf16(run, whole, tmp_path):
     other = generate(run, tmp_path/'other', form='npy', precision='bf16', **ASK)
     off = abs(images(other).astype(int) - images(whole))
@@ -174,12 +185,16 @@ def test_forms_agree(run, whole, tmp_path):
     ft.test_eq((Image.open(whole/'grid.png').size, (png/'grid.png').exists()), ((274, 206), True))
 
 
-def test_protocol(run, whole):
+def test_protocol(run, whole, tmp_path):
     p = protocol(whole)
     ft.test_eq({k: p[k] for k in ('n', 'seeds', 'labels', 'sampler', 'steps', 'nfe', 'rows_per_image', 'step', 'ema_decay', 'batch_size', 'precision', 'state', 'form', 'path', 'model')},
                dict(n=45, seeds=[0, 44], labels='balanced', sampler='heun', steps=3, nfe=5, rows_per_image=10, step=5, ema_decay=.99, batch_size=[4], precision='no', state='float32', form='npy', path='linear', model='SiT-digits'))
     ft.test_eq(p['guidance'] | dict(convention=''), dict(scale=2., interval=[0., 1.], channels='all', convention=''))
     ft.test_eq((p['ema_crc32'], p['torch']), (open_run(run).checksum, torch.__version__))
+    adaptive = ASK | dict(n=4, method='dopri5', rtol=.1, form='npy')
+    generate(run, tmp_path/'adaptive', **adaptive)
+    with pytest.raises(ValueError, match='batch_size=4, not 2'): generate(run, tmp_path/'adaptive', **adaptive | dict(batch_size=2))
+    ft.test_eq(protocol(generate(run, tmp_path/'large', **ASK | dict(n=10, batch_size=512, form='npy')))['batch_size'], [10])
 
 # %% ../../nbs/96a_test_generation.ipynb #fe5260c1
 PROGRAM = '''
@@ -327,7 +342,9 @@ def test_bad_arguments(run, tmp_path, kwargs, says):
 
 def test_vae_that_is_not_there(run, tmp_path):
     pytest.importorskip('diffusers')
+    from pafm_nb.latents import tiny_vae
     test_bad_arguments(run, tmp_path, dict(vae='/nowhere/vae'), 'nowhere')
+    test_bad_arguments(run, tmp_path, dict(vae=tiny_vae(tmp_path/'vae', factor=2)), 'decodes latents of 4 channels, and .* makes 1: give')
 
 
 def test_bad_folders(run, captions_run, tmp_path):
