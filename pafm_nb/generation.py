@@ -120,7 +120,7 @@ class Decoder:
             self.vae = load_vae(name, device)
             if (takes := self.vae.config.latent_channels) != run.model.in_channels: raise ValueError(f'{name} decodes latents of {takes} channels, and {run.config.out} makes {run.model.in_channels}: give the VAE of its bank')
             found = vae_about(self.vae, name)
-            if not vae and found['vae_sha256'] != bank['vae_sha256']:
+            if not vae and bank['vae_sha256'] not in (None, found['vae_sha256']):   # published features say a name and no checksum
                 raise ValueError(f'{name} has the checksum {found["vae_sha256"][:12]}, and the bank of {run.config.out} was made with {bank["vae_sha256"][:12]}: bring that VAE back, or name one with --vae')
             self.scaling = bank or found
             self.about |= dict(vae=name, vae_sha256=found['vae_sha256'], scale=self.scaling['scale'], shift=self.scaling['shift'], vae_dtype='float32')

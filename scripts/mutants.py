@@ -96,7 +96,7 @@ MUTANTS = dict(
         ('for m in training: m.training = True', 'pass'), ('(w * (t - s)).sqrt()', '(w * (t - s))'), ('if not z.isfinite().all()', 'if False')]),
     generation=('generation', [
         ('(torch.arange(seeds.start, seeds.stop) - first) % len(labels)', 'torch.arange(seeds.start, seeds.stop) % len(labels)'),
-        ('default_rng([seed, 1])', 'default_rng([seed - seeds[0], 1])'), ("'utf-8-sig'", "'utf-8'"), ("found['vae_sha256'] != bank['vae_sha256']", 'False'),
+        ('default_rng([seed, 1])', 'default_rng([seed - seeds[0], 1])'), ("'utf-8-sig'", "'utf-8'"), ("bank['vae_sha256'] not in (None, found['vae_sha256'])", 'False'),
         ('torch.as_tensor(numbers) % len(self.text)', 'torch.as_tensor(numbers).clamp_max(len(self.text) - 1)'), ('path=PATHS[run.config.path]()', "path=PATHS['linear']()"),
         ('if there and parts.missing():', 'if False:'), ('nfe=model.calls/batches', 'nfe=model.calls'), ('if there.get(k) != plan[k]: raise', 'if False: raise'),
         ("state['checksums']['ema']", "state['checksums']['model']"), ("(dict(batch_size=batch_size) if sampling['method'] == 'dopri5' else {})", '{}'),

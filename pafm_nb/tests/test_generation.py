@@ -10,8 +10,9 @@ __all__ = ['SMALL', 'ASK', 'PROGRAM', 'again', 'train', 'run', 'whole', 'images'
            'test_the_path_of_the_run_is_that_of_its_samples', 'test_bf16', 'test_forms_agree', 'test_protocol',
            'test_kill_and_two_processes', 'test_nothing_is_drawn_twice', 'test_kills_at_the_end',
            'test_other_settings_are_refused', 'latent_run', 'test_latents', 'test_another_vae_in_its_place',
-           'captions_run', 'test_captions', 'test_bad_arguments', 'test_vae_that_is_not_there', 'test_bad_folders',
-           'test_latents_without_a_vae', 'test_images_that_are_not_finite_are_named', 'test_a_damaged_piece', 'never',
+           'test_published_features_name_a_vae_without_a_checksum', 'captions_run', 'test_captions',
+           'test_bad_arguments', 'test_vae_that_is_not_there', 'test_bad_folders', 'test_latents_without_a_vae',
+           'test_images_that_are_not_finite_are_named', 'test_a_damaged_piece', 'never',
            'test_files_of_others_are_seen_first', 'test_flags_of_the_command', 'test_the_launch_that_is_advised',
            'test_what_the_system_refuses_is_one_line', 'test_what_is_wrong_with_the_program_keeps_its_traceback',
            'test_a_full_disk_is_told_by_the_name_of_the_file']
@@ -302,6 +303,13 @@ def test_another_vae_in_its_place(latent_run, tmp_path):
     finally:
         shutil.rmtree(latent_run/'vae', ignore_errors=True)
         shutil.move(latent_run/'kept', latent_run/'vae')
+
+
+def test_published_features_name_a_vae_without_a_checksum(latent_run):
+    run = open_run(latent_run/'run')
+    known = run.about['latents']
+    decoder = generation.Decoder(run._replace(about=dict(latents=known | dict(vae_sha256=None, scale=.5, shift=.25))))
+    ft.test_eq([decoder.about[k] for k in ('vae', 'vae_sha256', 'scale', 'shift')], [known['vae'], known['vae_sha256'], .5, .25])
 
 
 @pytest.fixture(scope='module')
