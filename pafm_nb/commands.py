@@ -26,7 +26,8 @@ def system_line(
     "What the system refused, of which file, and what helps"
     if e.errno is None or not e.strerror: return str(e)
     full, forbidden = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
-    remedy = ' (make room there)'*(e.errno in full) + ' (give another place, or ask for the right to it)'*(e.errno in forbidden)
+    remedy = ' (make room there)' if e.errno in full else ''
+    if e.errno in forbidden: remedy = ' (give another place, or ask for the right to it)'
     return f'{e.filename or "a file"}: {e.strerror}{remedy}; {resume}'
 
 def run_command(
@@ -244,7 +245,7 @@ def pafm_sample(
     out:str=None, # folder for the images, made if needed
     n:int=50_000, # images
     seed:int=0, # of the first image; image i has seed + i
-    labels:Param('Image i has the next of the classes that have rows, in turn, or one drawn by its seed', str, choices=('balanced', 'random'))='balanced',
+    labels:Param('The classes that have rows in turn, or one drawn by the seed', str, choices=('balanced', 'random'))='balanced',
     method:Param('Solver', str, choices=('euler', 'heun', 'dopri5', 'euler_maruyama'))='euler_maruyama',
     steps:int=250, # steps of the solver; dopri5 chooses its own
     guidance_scale:float=1., # v_u + scale*(v_c - v_u); 1 is none
@@ -269,7 +270,8 @@ def pafm_sample(
         import torch
         from pafm_nb.generation import generate
         from pafm_nb.parts import crew
-        generate(run, out, n, seed, labels, form, batch_size, precision, vae or '', captions or '', method=method, steps=steps, guidance_scale=guidance_scale, guidance_interval=(guidance_low, guidance_high),
+        generate(run, out, n, seed, labels, form, batch_size, precision, vae or '', captions or '', method=method,
+                 steps=steps, guidance_scale=guidance_scale, guidance_interval=(guidance_low, guidance_high),
                  guidance_channels=guidance_channels or None, atol=atol, rtol=rtol, dtype=torch.float64 if double else None)
         if crew().is_main_process: print(f'{n} images are in {out}, and what made them in {out}/protocol.json')
     return run_command(work, 'run the same command again to go on')
@@ -311,7 +313,8 @@ def pafm_evaluate(
     def work():
         check_filled(samples=samples, reference=reference, weights=weights, save_stats=save_stats, out=out, device=device)
         names = metric_names(metrics)
-        if int(os.environ.get('WORLD_SIZE', 1)) > 1: raise ValueError('pafm_evaluate is one process: start it without a launcher')
+        if int(os.environ.get('WORLD_SIZE', 1)) > 1:
+            raise ValueError('pafm_evaluate is one process: start it without a launcher')
         for name, value in dict(samples=samples, reference=reference).items():
             if value is None: raise ValueError(f'which images? give a file or folder with --{name}')
             if not Path(value).exists(): raise FileNotFoundError(f'there is nothing at {value}: give the --{name} as a file or folder')

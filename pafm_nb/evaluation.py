@@ -45,13 +45,17 @@ def check_moments(mu, # (d,) float mean
     "Refuse what is no mean and no covariance"
     mu, sigma, where = np.asarray(mu), np.asarray(sigma), where and f' of {where}'
     if mu.dtype.kind != 'f' or sigma.dtype.kind != 'f' or mu.ndim != 1 or sigma.shape != mu.shape*2 or not len(mu):
-        raise ValueError(f'mean and covariance{where} are {mu.dtype} {mu.shape} and {sigma.dtype} {sigma.shape}: want floats (d,) and (d, d)')
+        raise ValueError(f'mean and covariance{where} are {mu.dtype} {mu.shape} and {sigma.dtype} {sigma.shape}: '
+                         'want floats (d,) and (d, d)')
     mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
-    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()): raise ValueError(f'mean or covariance{where} is not finite: make or fetch it again')
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise ValueError(f'mean or covariance{where} is not finite: make or fetch it again')
     slack = 1e-5*np.abs(sigma).max()                     # rounding of float32 is two orders below
-    if np.abs(sigma - sigma.T).max() > slack: raise ValueError(f'covariance{where} is not symmetric, so it is none: make or fetch it again')
+    if np.abs(sigma - sigma.T).max() > slack:
+        raise ValueError(f'covariance{where} is not symmetric, so it is none: make or fetch it again')
     try: np.linalg.cholesky(sigma + (slack + np.finfo(float).tiny)*np.eye(len(mu)))
-    except np.linalg.LinAlgError: raise ValueError(f'covariance{where} has negative eigenvalues, so it is none: make or fetch it again') from None
+    except np.linalg.LinAlgError:
+        raise ValueError(f'covariance{where} has negative eigenvalues, so it is none: make or fetch it again') from None
     return mu, sigma
 
 def frechet_distance(mu1:np.ndarray, # (d,) mean
@@ -64,7 +68,8 @@ def frechet_distance(mu1:np.ndarray, # (d,) mean
         values, vectors = np.linalg.eigh(sigma)
         return vectors*np.sqrt(values.clip(0))
     (mu1, sigma1), (mu2, sigma2) = check_moments(mu1, sigma1), check_moments(mu2, sigma2)
-    if mu1.shape != mu2.shape: raise ValueError(f'one mean has {len(mu1)} numbers and the other {len(mu2)}: take features of one network')
+    if mu1.shape != mu2.shape:
+        raise ValueError(f'one mean has {len(mu1)} numbers and the other {len(mu2)}: take features of one network')
     root = np.linalg.svd(factor(sigma1).T @ factor(sigma2), compute_uv=False).sum()
     return float(np.square(mu1 - mu2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2*root)
 
@@ -333,7 +338,8 @@ def read_features(net:FeatureExtractorBase, # a torch-fidelity feature extractor
                   progress:bool=False, # show a bar
                  )->Features:
     "Read the images once, with float32 features, and sum them up"
-    moments, whole, digest, levels = {layer: Moments() for layer in summed}, {layer: [] for layer in kept}, hashlib.sha256(str(images.shape).encode()), set()
+    moments, whole = {layer: Moments() for layer in summed}, {layer: [] for layer in kept}
+    digest, levels = hashlib.sha256(str(images.shape).encode()), set()
     exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if device.type == 'cuda' else nullcontext()
     with exact, torch.autocast(device.type, enabled=False), progress_bar(images.shape[0], desc=f'features of {images.name}', unit='image', disable=not progress) as bar:
         for batch in images.read(batch_size):
@@ -345,8 +351,11 @@ def read_features(net:FeatureExtractorBase, # a torch-fidelity feature extractor
                 if layer in whole: whole[layer].append(x.float().cpu())
             bar.update(len(batch))
     remedy = 'pafm_nb.data.to_uint8 makes images of floats in [-1, 1]'
-    if max(levels) < 2: raise ValueError(f'the brightest value in {images.name} is {max(levels)} of 255: were floats in 0..1 cast to bytes? {remedy}')
-    if 1 in levels and levels <= CAST: raise ValueError(f'{images.name} has no values but 0, 1 and 255: were floats in -1..1 cast to bytes? {remedy}')
+    if max(levels) < 2:
+        raise ValueError(f'the brightest value in {images.name} is {max(levels)} of 255: '
+                         f'were floats in 0..1 cast to bytes? {remedy}')
+    if 1 in levels and levels <= CAST:
+        raise ValueError(f'{images.name} has no values but 0, 1 and 255: were floats in -1..1 cast to bytes? {remedy}')
     return Features({layer: sums.result() for layer, sums in moments.items()}, {layer: torch.cat(parts) for layer, parts in whole.items()}, digest.hexdigest()[:16])
 
 # %% ../nbs/16_evaluation.ipynb #c79ff313
@@ -375,7 +384,8 @@ def load_stats(path:str|Path, # .npz with mu and sigma, and mu_s and sigma_s for
         if missing: raise ValueError(f'{path} lacks {", ".join(missing)}: statistics of {layer} are {" and ".join(MOMENTS[layer])}')
         moments[layer] = check_moments(*(arrays[key] for key in MOMENTS[layer]), f'{layer} in {path}')
     about = {key: value.item() for key, value in arrays.items() if value.ndim == 0}
-    if type(about.get('n', 0)) is not int: raise ValueError(f'{path} says it is of n = {about["n"]!r} images: n is a whole number')
+    if type(about.get('n', 0)) is not int:
+        raise ValueError(f'{path} says it is of n = {about["n"]!r} images: n is a whole number')
     return moments, about
 
 # %% ../nbs/16_evaluation.ipynb #535d99fc
@@ -408,7 +418,9 @@ def _is_result(path):
 def _device(name):
     "A device that is there"
     try: return torch.zeros(0, device=name).device
-    except (RuntimeError, AssertionError) as e: raise ValueError(f'device {name} cannot be used ({str(e).splitlines()[0]}): give cpu, or a GPU that is there') from e
+    except (RuntimeError, AssertionError) as e:
+        raise ValueError(f'device {name} cannot be used ({str(e).splitlines()[0]}): '
+                         'give cpu, or a GPU that is there') from e
 
 def _check_images(images, metrics, spec, dim):
     "Refuse images that the extractor does not read, and too few of them"
@@ -465,15 +477,18 @@ def evaluate(samples, # generated images: uint8 (N, C, H, W) tensor, array, or a
     "Compare generated images with real ones in a network's features"
     metrics = check_metrics(metrics, extractor)
     for name, value in dict(batch_size=batch_size, size=1 if size is None else size).items():
-        if type(value) is not int or not 1 <= value <= 2**16: raise ValueError(f'{name} is {value}: give a whole number from 1 to {2**16}')
-    if stats and Path(stats).suffix != '.npz': raise ValueError(f'{stats} does not end in .npz: that is how statistics are known')
+        if type(value) is not int or not 1 <= value <= 2**16:
+            raise ValueError(f'{name} is {value}: give a whole number from 1 to {2**16}')
+    if stats and Path(stats).suffix != '.npz':
+        raise ValueError(f'{stats} does not end in .npz: that is how statistics are known')
     if stats: _check_new(stats, 'statistics', _is_stats)
     here = samples.device if isinstance(samples, Tensor) else torch.device('cpu')
     device = _device(device or ('cuda' if here.type == 'cpu' and torch.cuda.is_available() else here))
     spec, fake = EXTRACTORS[extractor], image_set(samples, 'samples')
     moments, about, real = _reference(reference, metrics, size)
     if stats and moments: raise ValueError(f'{reference} has statistics already: leave out stats, or give images')
-    if size and real and real.shape[2:] != (size, size): raise ValueError(f'size={size} cuts folders of images, and {real.name} is {real.shape[2:]}: leave it out')
+    if size and real and real.shape[2:] != (size, size):
+        raise ValueError(f'size={size} cuts folders of images, and {real.name} is {real.shape[2:]}: leave it out')
     _check_sets(fake, real, metrics, spec, spec.dim or 0)
     with torch.random.fork_rng(devices=[]): net = spec.make(spec.name, list(spec.layers.values()), feature_extractor_weights_path=weights)
     net = net.eval().requires_grad_(False).to(device)

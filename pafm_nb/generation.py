@@ -62,7 +62,8 @@ def labels_of(
     "The classes of some images"
     _check_known('labels', how, LABELS)
     labels = torch.as_tensor(range(classes) if isinstance(classes, int) else classes, dtype=torch.int64)
-    if not len(labels): raise ValueError(f'there is no class to give (classes is {classes}): a run without labels takes none')
+    if not len(labels):
+        raise ValueError(f'there is no class to give (classes is {classes}): a run without labels takes none')
     if how == 'balanced': return labels[(torch.arange(seeds.start, seeds.stop) - first) % len(labels)]
     return labels[[int(np.random.default_rng([seed, 1]).integers(len(labels))) for seed in seeds]]
 
@@ -82,7 +83,9 @@ class Captions:
         self.encoder, made_with = None, run.about.get('text', {})
         if file:
             try: text = Path(file).read_text('utf-8-sig')    # a byte-order mark is no part of a caption
-            except (OSError, UnicodeDecodeError) as e: raise ValueError(f'{file} cannot be read ({e}): give a text file in UTF-8 with one caption a line') from e
+            except (OSError, UnicodeDecodeError) as e:
+                raise ValueError(f'{file} cannot be read ({e}): '
+                                 'give a text file in UTF-8 with one caption a line') from e
             lines = [line.strip() for line in text.split('\n') if line.strip()]
             if not lines: raise ValueError(f'{file} holds no caption: write one a line')
             self.sha256 = hashlib.sha256('\n'.join(lines).encode()).hexdigest()
@@ -118,9 +121,12 @@ class Decoder:
             from pafm_nb.latents import load_vae, vae_about
             name = vae or bank['vae']
             self.vae = load_vae(name, device)
-            if (takes := self.vae.config.latent_channels) != run.model.in_channels: raise ValueError(f'{name} decodes latents of {takes} channels, and {run.config.out} makes {run.model.in_channels}: give the VAE of its bank')
+            if (takes := self.vae.config.latent_channels) != run.model.in_channels:
+                raise ValueError(f'{name} decodes latents of {takes} channels, '
+                                 f'and {run.config.out} makes {run.model.in_channels}: give the VAE of its bank')
             found = vae_about(self.vae, name)
-            if not vae and bank['vae_sha256'] not in (None, found['vae_sha256']):   # published features say a name and no checksum
+            # published features say a name and no checksum
+            if not vae and bank['vae_sha256'] not in (None, found['vae_sha256']):
                 raise ValueError(f'{name} has the checksum {found["vae_sha256"][:12]}, and the bank of {run.config.out} was made with {bank["vae_sha256"][:12]}: bring that VAE back, or name one with --vae')
             self.scaling = bank or found
             self.about |= dict(vae=name, vae_sha256=found['vae_sha256'], scale=self.scaling['scale'], shift=self.scaling['shift'], vae_dtype='float32')
@@ -177,7 +183,8 @@ def write_form(
         if form == 'npy':
             with naming(target), open(part, 'wb') as f: _stream(f, _pieces(parts), shape)
         else:
-            with naming(target), zipfile.ZipFile(part, 'w') as z, z.open('arr_0.npy', 'w', force_zip64=True) as f: _stream(f, _pieces(parts), shape)
+            with naming(target), zipfile.ZipFile(part, 'w') as z, z.open('arr_0.npy', 'w', force_zip64=True) as f:
+                _stream(f, _pieces(parts), shape)
     if crew.is_main_process: part.rename(target)
 
 # %% ../nbs/15a_generation.ipynb #043ce00d
@@ -206,7 +213,8 @@ def generate(
     texts = Captions(run, captions, me.device) if run.config.model in MMDIT_MODELS else None
     if captions and not texts: raise ValueError(f'{run.config.model} takes no captions: leave out {captions}')
     if (sampling['guidance_channels'] or 0) > run.model.in_channels: raise ValueError(f'guidance_channels is {sampling["guidance_channels"]} and {run.config.model} has {run.model.in_channels}: give at most that')
-    if sampling['guidance_scale'] != 1 and not texts and not run.classes: raise ValueError(f'{run.config.out} has no labels, so there is nothing to guide by: leave guidance_scale at 1')
+    if sampling['guidance_scale'] != 1 and not texts and not run.classes:
+        raise ValueError(f'{run.config.out} has no labels, so there is nothing to guide by: leave guidance_scale at 1')
     decoder = Decoder(run, vae, me.device)
     plan = _plan(run, n, seed, labels, precision, piece, sampling, dtype, texts, decoder) | (dict(batch_size=batch_size) if sampling['method'] == 'dopri5' else {})
     if _finished(out, form, plan): return Path(out)
@@ -226,7 +234,8 @@ def generate(
             batches = -(-len(seeds)//batch_size)
             try: images = decoder(z, batch_size)
             except ValueError as e: raise ValueError(f'seeds {seeds[0]} to {seeds[-1]} cannot be decoded: {e}') from e
-            parts.write(i, dict(images=images), dict(batch_size=min(batch_size, piece), nfe=model.calls/batches, rows=model.rows))
+            note = dict(batch_size=min(batch_size, piece), nfe=model.calls/batches, rows=model.rows)
+            parts.write(i, dict(images=images), note)
             bar.update(len(seeds))
     me.wait_for_everyone()
     write_form(parts, out, form, n, me)
@@ -240,10 +249,14 @@ def _check(n, seed, labels, form, batch_size, precision, piece, sampling):
     except TypeError as e: raise ValueError(f'generate does not know a setting ({e}): it takes those of sample') from e
     for name, value in dict(n=n, batch_size=batch_size, piece=piece, steps=sampling['steps']).items():
         most = 2**32 if name == 'n' else 2**16
-        if type(value) is not int or not 1 <= value <= most: raise ValueError(f'{name} is {value}: give a whole number from 1 to {most}')
+        if type(value) is not int or not 1 <= value <= most:
+            raise ValueError(f'{name} is {value}: give a whole number from 1 to {most}')
     if type(seed) is not int: raise ValueError(f'seed is {seed}: give a whole number')
-    if not 0 <= seed <= 2**32 - n: raise ValueError(f'seeds {seed} to {seed + n - 1} are not all in 0 .. {2**32 - 1}: give another first seed')
-    _check_known('labels', labels, LABELS); _check_known('form', form, FORMS); _check_known('precision', precision, ('no', 'bf16'))
+    if not 0 <= seed <= 2**32 - n:
+        raise ValueError(f'seeds {seed} to {seed + n - 1} are not all in 0 .. {2**32 - 1}: give another first seed')
+    _check_known('labels', labels, LABELS)
+    _check_known('form', form, FORMS)
+    _check_known('precision', precision, ('no', 'bf16'))
 
 
 def _check_out(out):
@@ -251,14 +264,16 @@ def _check_out(out):
     out = Path(out)
     check_writable(out)
     if (out/'protocol.json').exists() or (out/'pieces/plan.json').exists(): return
-    foreign = sorted(str(p.relative_to(out)) for p in (*out.glob('*'), *out.glob('pieces/*')) if p.name[0] != '.' and p != out/'pieces')
+    there = [p for p in (*out.glob('*'), *out.glob('pieces/*')) if p.name[0] != '.' and p != out/'pieces']
+    foreign = sorted(str(p.relative_to(out)) for p in there)
     if foreign: raise ValueError(f'{out} holds {foreign[0]} and no images of ours: give a folder of their own')
 
 
 def _check_free(out, parts):
     "Refuse files of others where ours will be: ours are not there before all pieces are"
     there = [name for name in (*FORMS.values(), 'grid.png') if (Path(out)/name).exists()]
-    if there and parts.missing(): raise ValueError(f'{out} holds {there[0]}, which is not of these images: move it away, or give another folder')
+    if there and parts.missing():
+        raise ValueError(f'{out} holds {there[0]}, which is not of these images: move it away, or give another folder')
 
 
 def _finished(out, form, plan):
@@ -267,17 +282,21 @@ def _finished(out, form, plan):
     if not there: return False
     for k in plan:
         if there.get(k) != plan[k]: raise ValueError(f'{out} holds images made with {k}={there.get(k)!r}, not {plan[k]!r}: give the same value, or another folder')
-    if there.get('form') != form: raise ValueError(f'{out} holds these images as {there.get("form")}, not {form}: read that, or give another folder')
-    if not (Path(out)/FORMS[form]).exists(): raise ValueError(f'{out} has lost its {FORMS[form]}: remove the folder, or give another one')
+    if there.get('form') != form:
+        raise ValueError(f'{out} holds these images as {there.get("form")}, not {form}: '
+                         'read that, or give another folder')
+    if not (Path(out)/FORMS[form]).exists():
+        raise ValueError(f'{out} has lost its {FORMS[form]}: remove the folder, or give another one')
     shutil.rmtree(Path(out)/'pieces', ignore_errors=True)
     return True
 
 # %% ../nbs/15a_generation.ipynb #33cecba0
 def _plan(run, n, seed, labels, precision, piece, sampling, dtype, texts, decoder):
     s, given = sampling, labels if run.classes else 'none'
-    if run.classes and run.classes != list(range(run.classes[-1] + 1)): given += f', of the {len(run.classes)} classes that have rows'
+    if run.classes and len(run.classes) <= run.classes[-1]: given += f', of the {len(run.classes)} classes that have rows'
     adaptive = dict(atol=s['atol'], rtol=s['rtol']) if s['method'] == 'dopri5' else dict(steps=s['steps'])
-    return dict(n=n, seeds=[seed, seed + n - 1], labels='captions' if texts else given, captions_sha256=texts and texts.sha256,
+    return dict(n=n, seeds=[seed, seed + n - 1], labels='captions' if texts else given,
+                captions_sha256=texts and texts.sha256,
                 model=run.config.model, path=run.config.path, step=run.step, ema_decay=run.config.ema_decay, ema_crc32=run.checksum, sampler=s['method'], **adaptive,
                 guidance=dict(scale=s['guidance_scale'], interval=list(s['guidance_interval']), channels=s['guidance_channels'] or 'all', convention='v_u + scale*(v_c - v_u) in steps that begin in the interval; t = 1 is noise'),
                 precision=precision, state=str(dtype or torch.float32).removeprefix('torch.'), piece=piece, decoder=decoder.about)
@@ -286,7 +305,8 @@ def _plan(run, n, seed, labels, precision, piece, sampling, dtype, texts, decode
 def _versions():
     "This package, and the commit if it is a checkout"
     root = Path(pafm_nb.__file__).resolve().parent.parent
-    said = subprocess.run(['git', '-C', root, 'rev-parse', 'HEAD'], capture_output=True, text=True) if (root/'.git').exists() and shutil.which('git') else None
+    asked = ['git', '-C', root, 'rev-parse', 'HEAD'] if (root/'.git').exists() and shutil.which('git') else None
+    said = subprocess.run(asked, capture_output=True, text=True) if asked else None
     return dict(pafm_nb=pafm_nb.__version__, commit=said.stdout.strip() if said and not said.returncode else None, torch=str(torch.__version__), python=platform.python_version())
 
 

@@ -138,8 +138,11 @@ def image_file(source:str|Path, # a file, or a folder
     if (path/'pieces').is_dir() and not ours: raise ValueError(f'{path} is not finished: run the command that makes it again')
     files = sorted(file for file in path.iterdir() if file.suffix in ('.npz', '.npy') and not file.name.startswith('.')) + [path/'png']*(ours and (path/'png').is_dir())
     if len(files) > 1: raise ValueError(f'{path} holds {", ".join(file.name for file in files)}: name the one to read')
-    image = next((file for file in path.rglob('*') if file.suffix.lower() in SUFFIXES and file.name[0] != '.'), None) if files and not ours else None
-    if image: raise ValueError(f'{path} holds {files[0].name} and images ({image.relative_to(path)}): name that file, or move it out of the folder')
+    beside = path.rglob('*') if files and not ours else ()
+    image = next((file for file in beside if file.suffix.lower() in SUFFIXES and file.name[0] != '.'), None)
+    if image:
+        raise ValueError(f'{path} holds {files[0].name} and images ({image.relative_to(path)}): '
+                         'name that file, or move it out of the folder')
     return files[0] if files else path
 
 def image_set(source, # (N, C, H, W) uint8 tensor; array; path of an .npz with arr_0, of an .npy, or of a folder

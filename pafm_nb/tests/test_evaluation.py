@@ -140,9 +140,13 @@ def test_rounding_is_no_reason_to_refuse():
 
 EYE = np.eye(3)
 @pytest.mark.parametrize('mu, sigma, message', [
-    (EYE[0], -EYE, 'negative eigenvalues'), (EYE[0], np.array([[1., 2, 0], [2, 1, 0], [0, 0, 1]]), 'negative eigenvalues'), (EYE[0], EYE - 1e-3*np.diag([0, 0, 1001.]), 'negative eigenvalues'),
-    (EYE[0], EYE + np.diag([.1, .1], 1), 'not symmetric'), (EYE[0], EYE*np.nan, 'not finite'), (EYE[0] + np.inf, EYE, 'not finite'), (EYE[0], EYE[0], 'want floats'), (EYE[0], EYE[:2], 'want floats'),
-    (EYE, EYE, 'want floats'), (EYE[0].astype(int), EYE, 'want floats'), (EYE[0], EYE + 0j, 'want floats'), (None, EYE, 'want floats'), (np.zeros(0), np.zeros((0, 0)), 'want floats'),
+    (EYE[0], -EYE, 'negative eigenvalues'),
+    (EYE[0], np.array([[1., 2, 0], [2, 1, 0], [0, 0, 1]]), 'negative eigenvalues'),
+    (EYE[0], EYE - 1e-3*np.diag([0, 0, 1001.]), 'negative eigenvalues'),
+    (EYE[0], EYE + np.diag([.1, .1], 1), 'not symmetric'), (EYE[0], EYE*np.nan, 'not finite'),
+    (EYE[0] + np.inf, EYE, 'not finite'), (EYE[0], EYE[0], 'want floats'), (EYE[0], EYE[:2], 'want floats'),
+    (EYE, EYE, 'want floats'), (EYE[0].astype(int), EYE, 'want floats'), (EYE[0], EYE + 0j, 'want floats'),
+    (None, EYE, 'want floats'), (np.zeros(0), np.zeros((0, 0)), 'want floats'),
     (np.zeros(2), np.eye(2), 'one mean has 3 numbers and the other 2')])
 def test_what_is_no_covariance_has_no_distance(mu, sigma, message):
     refused(message, frechet_distance, EYE[0], EYE, mu, sigma)
@@ -216,10 +220,12 @@ def test_wrong_files_are_named(tmp_path):
     np.savez(tmp_path/'objects.npz', np.array([Payload()], dtype=object)); check('Python objects', 'objects.npz')
     np.savez(tmp_path/'flat.npz', x[..., 0]); check('give images', 'flat.npz')
     np.save(tmp_path/'objects.npy', np.array([Payload()], dtype=object)); check('objects.npy', 'objects.npy')
-    np.savez(tmp_path/'signed.npz', np.where(x > 99, 255, x > 50).astype(np.uint8)); check('no values but 0, 1 and 255: were floats in -1..1 cast', 'signed.npz')
+    np.savez(tmp_path/'signed.npz', np.where(x > 99, 255, x > 50).astype(np.uint8))
+    check('no values but 0, 1 and 255: were floats in -1..1 cast', 'signed.npz')
     np.savez(tmp_path/'deep.npz', x.astype(np.uint16)*257); check('holds uint16: images must be uint8', 'deep.npz')
     np.savez(tmp_path/'rgba.npz', x.repeat(4, -1)); check('with 1 or 3 channels', 'rgba.npz')
-    np.savez(tmp_path/'stats.npz', mu=np.zeros(64), sigma=np.eye(64)); check('holds mu, sigma: images are in arr_0', 'stats.npz')
+    np.savez(tmp_path/'stats.npz', mu=np.zeros(64), sigma=np.eye(64))
+    check('holds mu, sigma: images are in arr_0', 'stats.npz')
     (tmp_path/'text.csv').write_text('1,2'); check('neither .npz nor .npy', 'text.csv')
     (tmp_path/'empty').mkdir(); check('holds no image file', 'empty')
     (tmp_path/'empty/a.png').write_bytes(b'no image'); check('a.png', 'empty')
@@ -308,7 +314,9 @@ def test_places_are_looked_at_before_images(tmp_path, monkeypatch):
                            ('mine.json/x.npz', 'cannot be written'), ('new.json', 'does not end in .npz')):
             refused(says, ask, stats=tmp_path/name)
         for kwargs, says in ((dict(batch_size=0), 'batch_size is 0'), (dict(batch_size=10**12), 'batch_size is 1000000000000'), (dict(batch_size=2.5), 'batch_size is 2.5'), (dict(size=-1), 'size is -1'),
-                             (dict(size=16), r'size=16 cuts folders of images, and real.npz is \(8, 8\)'), (dict(device='gpu'), 'device gpu cannot be used'), (dict(metrics='fed'), 'unknown metrics')):
+                             (dict(size=16), r'size=16 cuts folders of images, and real.npz is \(8, 8\)'),
+                             (dict(device='gpu'), 'device gpu cannot be used'),
+                             (dict(metrics='fed'), 'unknown metrics')):
             refused(says, evaluate_files, tmp_path/'samples.npz', tmp_path/'real.npz', **dict(extractor='digits', metrics='fid') | kwargs)
     assert {file: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
     first = ask(out=tmp_path/'found.json', stats=tmp_path/'stats.npz')[0]
@@ -469,7 +477,9 @@ def test_killed_and_run_again(tmp_path):
 # %% ../../nbs/97_test_evaluation.ipynb #dcf4ec4f
 @pytest.mark.parametrize('line, said', [
     ('--help', 'usage: pafm_evaluate'), ('', '--samples'), ('--samples . --reference nowhere.npz', 'there is nothing at nowhere.npz'),
-    ('--samples . --reference . --extractor vgg', 'invalid choice'), ('--samples . --reference . --out no/where.json', 'no/where.json'), ('--samples . --reference . --metrics fid,fed', "['fed']"),
+    ('--samples . --reference . --extractor vgg', 'invalid choice'),
+    ('--samples . --reference . --out no/where.json', 'no/where.json'),
+    ('--samples . --reference . --metrics fid,fed', "['fed']"),
     ('--samples . --reference . --out .', 'is a folder')])
 def test_mistakes_are_told_before_torch_is_loaded(tmp_path, line, said):
     (tmp_path/'pafm_evaluate.py').write_text("import sys\nfrom pafm_nb.commands import pafm_evaluate\ntry: pafm_evaluate()\nfinally: print('torch' in sys.modules)")
@@ -477,10 +487,15 @@ def test_mistakes_are_told_before_torch_is_loaded(tmp_path, line, said):
     assert said in done.stdout + done.stderr and 'Traceback' not in done.stderr
     assert done.stdout.splitlines()[-1] == 'False' and done.returncode == (0 if line == '--help' else 2)
 
-@pytest.mark.parametrize('flags, says', [(dict(out=''), '--out is empty'), (dict(weights=''), '--weights is empty'), (dict(save_stats=''), '--save_stats is empty'), (dict(device=''), '--device is empty'),
-                                         (dict(samples=''), '--samples is empty'), (dict(samples=None), 'give a file or folder with --samples'), (dict(save_stats='.'), 'is a folder'), (dict(metrics=''), "unknown metrics ['']")])
+@pytest.mark.parametrize('flags, says', [(dict(out=''), '--out is empty'), (dict(weights=''), '--weights is empty'),
+    (dict(save_stats=''), '--save_stats is empty'), (dict(device=''), '--device is empty'),
+                                         (dict(samples=''), '--samples is empty'),
+                                         (dict(samples=None), 'give a file or folder with --samples'),
+                                         (dict(save_stats='.'), 'is a folder'),
+                                         (dict(metrics=''), "unknown metrics ['']")])
 def test_flags_that_say_nothing(capsys, flags, says):
-    with pytest.raises(SystemExit) as stop: commands.pafm_evaluate.__wrapped__(**dict(samples='.', reference='.') | flags)
+    with pytest.raises(SystemExit) as stop:
+        commands.pafm_evaluate.__wrapped__(**dict(samples='.', reference='.') | flags)
     said = capsys.readouterr().err
     assert stop.value.code == 2 and says in said and said.count('\n') == 1
 

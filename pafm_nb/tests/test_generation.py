@@ -194,7 +194,8 @@ def test_protocol(run, whole, tmp_path):
     ft.test_eq((p['ema_crc32'], p['torch']), (open_run(run).checksum, torch.__version__))
     adaptive = ASK | dict(n=4, method='dopri5', rtol=.1, form='npy')
     generate(run, tmp_path/'adaptive', **adaptive)
-    with pytest.raises(ValueError, match='batch_size=4, not 2'): generate(run, tmp_path/'adaptive', **adaptive | dict(batch_size=2))
+    with pytest.raises(ValueError, match='batch_size=4, not 2'):
+        generate(run, tmp_path/'adaptive', **adaptive | dict(batch_size=2))
     ft.test_eq(protocol(generate(run, tmp_path/'large', **ASK | dict(n=10, batch_size=512, form='npy')))['batch_size'], [10])
 
 # %% ../../nbs/96a_test_generation.ipynb #fe5260c1
@@ -338,9 +339,12 @@ def test_captions(captions_run, tmp_path):
 
 # %% ../../nbs/96a_test_generation.ipynb #94042eb3
 @pytest.mark.parametrize('kwargs, says', [
-    (dict(n=0), 'n is 0'), (dict(n=2.5), 'n is 2.5'), (dict(n=True), 'n is True'), (dict(batch_size=0), 'batch_size is 0'), (dict(batch_size=10**12), 'batch_size is 1000000000000'),
-    (dict(n=10**12), 'n is 1000000000000'), (dict(steps=10**9), 'steps is 1000000000'), (dict(seed=1.5), 'seed is 1.5'), (dict(guidance_scale=float('nan')), 'guidance_scale is nan'),
-    (dict(guidance_interval=(float('nan'), 1.)), 'low <= high'), (dict(out_of='x'), 'out_of'), (dict(piece=0), 'piece is 0'), (dict(seed=-1), 'seeds -1 to'), (dict(seed=2**32 - 1), 'seeds 4294967295 to'),
+    (dict(n=0), 'n is 0'), (dict(n=2.5), 'n is 2.5'), (dict(n=True), 'n is True'),
+    (dict(batch_size=0), 'batch_size is 0'), (dict(batch_size=10**12), 'batch_size is 1000000000000'),
+    (dict(n=10**12), 'n is 1000000000000'), (dict(steps=10**9), 'steps is 1000000000'),
+    (dict(seed=1.5), 'seed is 1.5'), (dict(guidance_scale=float('nan')), 'guidance_scale is nan'),
+    (dict(guidance_interval=(float('nan'), 1.)), 'low <= high'), (dict(out_of='x'), 'out_of'),
+    (dict(piece=0), 'piece is 0'), (dict(seed=-1), 'seeds -1 to'), (dict(seed=2**32 - 1), 'seeds 4294967295 to'),
     (dict(labels='uniform'), "'uniform': choose one of balanced, random"), (dict(form='jpg'), 'npy, npz, png'), (dict(precision='fp16'), "'fp16': choose"), (dict(method='rk4'), 'rk4'), (dict(steps=0), 'steps is 0'),
     (dict(guidance_interval=(.7, .2)), 'low <= high'), (dict(guidance_channels=0), 'guidance_channels is 0'), (dict(guidance_channels=2), 'guidance_channels is 2'), (dict(temperature=2), 'temperature'), (dict(captions='x.txt'), 'takes no captions')])
 def test_bad_arguments(run, tmp_path, kwargs, says):
@@ -422,12 +426,16 @@ def test_files_of_others_are_seen_first(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('flags, says', [
-    (dict(), 'which folder? give it with --run'), (dict(run=''), '--run is empty'), (dict(run='{run}', out=''), '--out is empty'), (dict(run='{run}', out='x', vae=''), '--vae is empty'),
-    (dict(run='{run}', out='x', captions=''), '--captions is empty'), (dict(run='{run}'), 'give it with --out'), (dict(run='nowhere', out='x'), 'there is no folder nowhere'),
-    (dict(run='.', out='x'), 'holds no checkpoint'), (dict(run='{run}', out='x', seed=-1), 'seeds -1 to'), (dict(run='{run}', out='x', guidance_low=.7, guidance_high=.2), 'low <= high')])
+    (dict(), 'which folder? give it with --run'), (dict(run=''), '--run is empty'),
+    (dict(run='{run}', out=''), '--out is empty'), (dict(run='{run}', out='x', vae=''), '--vae is empty'),
+    (dict(run='{run}', out='x', captions=''), '--captions is empty'), (dict(run='{run}'), 'give it with --out'),
+    (dict(run='nowhere', out='x'), 'there is no folder nowhere'),
+    (dict(run='.', out='x'), 'holds no checkpoint'), (dict(run='{run}', out='x', seed=-1), 'seeds -1 to'),
+    (dict(run='{run}', out='x', guidance_low=.7, guidance_high=.2), 'low <= high')])
 def test_flags_of_the_command(run, tmp_path, monkeypatch, capsys, flags, says):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stop: pafm_sample.__wrapped__(**{k: v.format(run=run) if isinstance(v, str) else v for k, v in flags.items()})
+    with pytest.raises(SystemExit) as stop:
+        pafm_sample.__wrapped__(**{k: v.format(run=run) if isinstance(v, str) else v for k, v in flags.items()})
     said = capsys.readouterr().err
     assert stop.value.code == 2 and said.startswith('error: ') and says in said and said.count('\n') == 1 and not list(tmp_path.iterdir())
 
@@ -445,7 +453,8 @@ def test_the_launch_that_is_advised():
     (OSError(errno.ENOSPC, 'No space left on device', 'out/samples.npz'), 'out/samples.npz: No space left on device (make room there); again'),
     (PermissionError(errno.EACCES, 'Permission denied', 'out/x'), 'out/x: Permission denied (give another place, or ask for the right to it); again'),
     (FileNotFoundError(errno.ENOENT, 'No such file or directory', 'bank/x'), 'bank/x: No such file or directory; again'),
-    (OSError('x is on no hub'), 'x is on no hub'), (FileNotFoundError('there is no x'), 'there is no x'), (ValueError('n is 0'), 'n is 0')])
+    (OSError('x is on no hub'), 'x is on no hub'), (FileNotFoundError('there is no x'), 'there is no x'),
+    (ValueError('n is 0'), 'n is 0')])
 def test_what_the_system_refuses_is_one_line(capsys, error, says):
     def work(): raise error
     with pytest.raises(SystemExit) as stop: run_command(work, 'again')
@@ -466,7 +475,8 @@ def test_a_full_disk_is_told_by_the_name_of_the_file(run, tmp_path, monkeypatch,
     def full(f, *args, **kwargs): raise OSError('100 requested and 7 written')       # numpy's words for it
     with monkeypatch.context() as m:
         m.setattr(np, 'save', full)
-        with pytest.raises(SystemExit) as stop: pafm_sample.__wrapped__(str(run), str(tmp_path/'images'), n=5, method='euler', steps=2)
+        with pytest.raises(SystemExit) as stop:
+            pafm_sample.__wrapped__(str(run), str(tmp_path/'images'), n=5, method='euler', steps=2)
         ft.test_eq((stop.value.code, [p.name for p in (tmp_path/'images/pieces').iterdir()]), (2, ['plan.json']))
         said = capsys.readouterr().err.strip().splitlines()[-1]
         assert said.startswith('error: ') and said.endswith('images.npy: 100 requested and 7 written; run the same command again to go on')

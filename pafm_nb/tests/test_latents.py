@@ -74,9 +74,12 @@ def test_half_precision_keeps_rows_in_float32(folder, images):
 
 # %% ../../nbs/96b_test_latents.ipynb #9b6e0009
 @pytest.mark.parametrize('spoil, says', [
-    (lambda f: (f/WEIGHTS).unlink(), 'has no diffusion_pytorch_model.safetensors'), (lambda f: (f/'config.json').unlink(), 'holds no VAE'),
-    (lambda f: (f/'config.json').write_text('{'), 'config.json is damaged'), (lambda f: (f/'config.json').write_text('{"_class_name": "UNet2DModel"}'), 'holds a UNet2DModel, not an AutoencoderKL'),
-    (lambda f: (f/WEIGHTS).rename(f/'diffusion_pytorch_model.bin'), 'is a pickle'), (lambda f: (f/WEIGHTS).write_bytes((f/WEIGHTS).read_bytes()[:-9]), 'cannot be read'),
+    (lambda f: (f/WEIGHTS).unlink(), 'has no diffusion_pytorch_model.safetensors'),
+    (lambda f: (f/'config.json').unlink(), 'holds no VAE'),
+    (lambda f: (f/'config.json').write_text('{'), 'config.json is damaged'),
+    (lambda f: (f/'config.json').write_text('{"_class_name": "UNet2DModel"}'), 'holds a UNet2DModel, not an AutoencoderKL'),
+    (lambda f: (f/WEIGHTS).rename(f/'diffusion_pytorch_model.bin'), 'is a pickle'),
+    (lambda f: (f/WEIGHTS).write_bytes((f/WEIGHTS).read_bytes()[:-9]), 'cannot be read'),
     (lambda f: save_file(dict(list(load_file(f/WEIGHTS).items())[1:]), f/WEIGHTS), 'do not fit its config.json: 1 differ'),
     (lambda f: save_file(load_file(f/WEIGHTS) | dict(more=torch.zeros(1)), f/WEIGHTS), 'do not fit its config.json: 1 differ, more first')])
 def test_what_is_no_whole_vae_is_named(folder, tmp_path, spoil, says):
@@ -95,10 +98,12 @@ def test_channels_that_are_scaled_apart_are_refused(vae, folder, tmp_path):
         (copy/'config.json').write_text(json.dumps(config | {key: [.1]*4}))
         with pytest.raises(ValueError, match='scales each channel by itself'): vae_about(load_vae(copy), copy)
 
-@pytest.mark.parametrize('change, says', [(lambda x: x.float(), 'uint8'), (lambda x: x[:, :1], 'takes'), (lambda x: x[0], 'takes'), (lambda x: x[..., :-1], 'no multiples of 4')])
+@pytest.mark.parametrize('change, says', [(lambda x: x.float(), 'uint8'), (lambda x: x[:, :1], 'takes'),
+    (lambda x: x[0], 'takes'), (lambda x: x[..., :-1], 'no multiples of 4')])
 def test_images_that_do_not_fit(vae, images, change, says):
     with pytest.raises(ValueError, match=says): encode(vae, change(images))
 
-@pytest.mark.parametrize('z, says', [(torch.zeros(2, 3, 4, 4), 'decodes'), (torch.zeros(4, 4, 4), 'decodes'), (torch.zeros(0, 4, 4, 4), 'no latent')])
+@pytest.mark.parametrize('z, says', [(torch.zeros(2, 3, 4, 4), 'decodes'), (torch.zeros(4, 4, 4), 'decodes'),
+    (torch.zeros(0, 4, 4, 4), 'no latent')])
 def test_latents_that_do_not_fit(vae, folder, z, says):
     with pytest.raises(ValueError, match=says): decode(vae, z, vae_about(vae, folder))
