@@ -7,7 +7,8 @@ __all__ = ['EYE', 'images', 'fd', 'features', 'refused', 'Payload', 'test_shippe
            'test_training_is_a_function_of_the_seed', 'test_same_images_in_any_order_are_at_zero',
            'test_distance_is_symmetric', 'test_distance_grows_with_noise', 'test_frechet_distance_is_the_formula',
            'test_kernel_distance_is_the_formula', 'test_score_and_precision_are_the_formulas',
-           'test_frechet_distance_of_singular_covariances', 'test_rounding_is_no_reason_to_refuse',
+           'test_frechet_distance_of_singular_covariances', 'test_moments_far_from_the_origin',
+           'test_numbers_as_people_write_them', 'test_rounding_is_no_reason_to_refuse',
            'test_what_is_no_covariance_has_no_distance', 'test_batches_change_nothing', 'AsDataset',
            'test_agrees_with_calculate_metrics', 'forms', 'test_every_form_of_images_gives_the_same_numbers',
            'test_real_images_are_cut_to_size', 'test_damaged_archives_are_named', 'test_wrong_files_are_named',
@@ -38,7 +39,7 @@ from torch_fidelity import FeatureExtractorInceptionV3
 
 from .. import commands, evaluation
 from ..data import digits, to_uint8
-from ..evaluation import EXTRACTORS, digits_classifier, evaluate, evaluate_files, frechet_distance, inception_weights, load_stats, read_features, train_digits_classifier
+from ..evaluation import EXTRACTORS, Moments, digits_classifier, evaluate, evaluate_files, frechet_distance, inception_weights, load_stats, protocol_line, read_features, results, train_digits_classifier
 from ..image_sets import image_set, protocol_of
 
 def images(split): return to_uint8(digits(split).z)
@@ -129,6 +130,19 @@ def test_frechet_distance_of_singular_covariances():
     expected = np.square(a.mean(0) - b.mean(0)).sum() + sum(np.square(x).sum()/19 for x in centred) - 2*root
     assert_close(frechet_distance(*moments[0], *moments[1]), expected, rtol=1e-9, atol=0)
     assert abs(frechet_distance(*moments[0], *moments[0])) < 1e-9
+
+def test_moments_far_from_the_origin():
+    x = torch.randn(300, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    moments = Moments()
+    for part in (x + 1e8).split(70): moments.add(part)
+    mu, sigma = moments.result()
+    assert_close(sigma, np.cov(x.numpy().T), rtol=1e-6, atol=1e-7)
+    assert_close(mu, x.mean(0).numpy() + 1e8, rtol=1e-15, atol=0)
+
+def test_numbers_as_people_write_them():
+    assert results(dict(fd_digits=-1e-9, kd_digits=-.01, kd_digits_std=.1)) == {'FD-digits': 0., 'KD-digits': (-.01, .1)}
+    for n, name in ((50_000, 'FID-50K'), (1500, 'FID-1500'), (360, 'FID-360')):
+        assert protocol_line(dict(fid=2.5, n_samples=n)).startswith(f'{name} 2.5 (')
 
 def test_rounding_is_no_reason_to_refuse():
     "A singular covariance that was kept in float32 is still one, and the distance is right to its precision"
