@@ -524,6 +524,7 @@ def prepare_neighbors(
     check_count('k', k, 1)
     if not 0 < recall <= 1: raise ValueError(f'recall must lie in (0, 1], got {recall}: .95 finds 19 of 20 neighbours')
     bank, name = bank if isinstance(bank, LatentBank) else LatentBank.open(bank), 'neighbors_in_all' if across else 'neighbors'
+    if k > len(bank): raise ValueError(f'k={k} and {bank.folder} has {len(bank)} rows: give at most that')
     if bank.meta['prepared'].get(name, dict(k=0))['k'] >= k: return bank
     def work(piece, _):
         return in_pool(class_neighbors(piece.x, k) if piece.lists is None else list_neighbors(piece.x, piece.lists, piece.i, k), piece.first)

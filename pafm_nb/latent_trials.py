@@ -49,7 +49,7 @@ def latent_banks(
     for split in ('train', 'held_out'): write_mnist(root/split, split)
     if not (root/'vae'/'config.json').exists(): train_vae(pictures(root, 'train')[0], root/'vae', **kwargs)
     banks = {n: prepare_imagenet(root/'train', root/'vae', root/f'crops{n}', size=32, crops=n, limit=limit, dtype=torch.float32, progress=False) for n in CROPS}
-    banks[1] = prepare_neighbors(banks[1], 16, progress=False)
+    for across in (False, True): banks[1] = prepare_neighbors(banks[1], 16, progress=False, across=across)
     return banks
 
 # %% ../nbs/22a_latent_trials.ipynb #212e7133

@@ -123,7 +123,7 @@ class Parts:
         return json.loads(file.read_text()) if file.exists() else None
 
 # %% ../nbs/10b_parts.ipynb #3944dc8e
-LAUNCH = 'on CPUs launch with ACCELERATE_USE_CPU=true torchrun --nproc_per_node N'
+LAUNCH = 'on CPUs launch with ACCELERATE_USE_CPU=true torchrun --nproc_per_node N -- $(which COMMAND), -- so that torchrun leaves the flags alone'
 
 def check_launch():
     "Refuse a launch that asked for several processes and started one"

@@ -362,6 +362,7 @@ def test_prepared(tmp_path):
 def test_neighbours_in_the_whole_bank(tmp_path):
     bank = prepare_neighbors(make(tmp_path/'bank'), 6, progress=False, across=True)
     assert torch.equal(bank.neighbors_in_all.long(), class_neighbors(bank.by_class, 6)) and bank.neighbors is None
+    ft.test_fail(lambda: prepare_neighbors(bank, 121, progress=False), contains='has 120 rows: give at most that')
 
 def test_prepared_anew(tmp_path, monkeypatch):
     first = prepare_neighbors(make(tmp_path/'bank'), 6, progress=False)
