@@ -431,7 +431,7 @@ class Cells(PoolSampler):
         super().__init__(pool, log_prior)
         self.k, self.ragged, device = k, True, pool.place.device
         prepared = getattr(pool, 'cells', None)
-        cell = prepared.long() if prepared is not None and prepared.bincount().max() <= k else pool_cells(pool, k)
+        cell = prepared.long().cpu() if prepared is not None and prepared.bincount().max() <= k else pool_cells(pool, k)
         order, sizes = cell.argsort(stable=True), cell.bincount()
         self.members = torch.full((len(sizes) + 1, k), -1, dtype=torch.int64)     # the last cell is empty
         self.members[cell[order], torch.arange(len(cell)) - (sizes.cumsum(0) - sizes)[cell[order]]] = order
