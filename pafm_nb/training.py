@@ -100,7 +100,9 @@ def check_fit(
 ):
     "Refuse data that the model cannot take"
     row = tuple(pool.by_class.shape[1:])
-    if config.crop is not None: row = (*row[:-2], config.crop, config.crop)
+    if config.crop is not None:
+        if config.crop > min(row[-2:]): raise ValueError(f'crop={config.crop} does not fit a row of {config.data}, {row}: choose at most {min(row[-2:])}')
+        row = (*row[:-2], config.crop, config.crop)
     wanted = (model.in_channels, model.input_size, model.input_size)
     if row != wanted: raise ValueError(f'{config.model} takes {wanted} and a row of {config.data} is {row}: choose another model, or model_args')
     if config.model in SIT_MODELS and pool.num_classes > model.null_label:

@@ -96,7 +96,8 @@ MUTANTS = dict(
         ('for m in training: m.training = True', 'pass'), ('(w * (t - s)).sqrt()', '(w * (t - s))'), ('if not z.isfinite().all()', 'if False')]),
     sit=('sit', [
         ('if reverse: _reverse_time(state)', 'pass'), ('[:, :c].flatten(0, 1)', '[:, c:].flatten(0, 1)'), ('num_classes=table[0] - 1', 'num_classes=table[0]'),
-        ('cos_part*sin - sin_part*cos', 'cos_part*sin + sin_part*cos')]),
+        ('cos_part*sin - sin_part*cos', 'cos_part*sin + sin_part*cos'), (".replace('_orig_mod.', '')", ''), ("if k != 'n_averaged'}", '}'),
+        ('if len(bare) < len(state)', 'if False and len(state)')]),
     mmdit=('mmdit', [
         ('    check_weights(model, state)\n', ''), (".get('context_length', 77)", ".get('context_length', 76)")]),
     bank=('bank', [
@@ -104,7 +105,20 @@ MUTANTS = dict(
         ('if found != entry:', 'if False:'), ('self.write_header(rows)\n        self.sync()', 'self.sync()'),
         ('if bad.any(): raise ValueError(f\'{name} {first', 'if False: raise ValueError(f\'{name} {first'), ("if spec != self.spec: raise", 'if False: raise'),
         ('return in_pool(class_neighbors', 'return (class_neighbors'), ('if not resume:', 'if False:')]),
+    latents=('images', [
+        ('(mean - shift)*scale', 'mean*scale - shift'), ("shift=float(vae.config.shift_factor or 0.)", 'shift=0.'), ('(logvar.clamp(-30, 20)/2).exp()*scale', '(logvar.clamp(-30, 20)/2).exp()'),
+        ("/about['scale'] + about['shift']", "/about['scale']"), ('2**(len(vae.config.block_out_channels) - 1)', '2**len(vae.config.block_out_channels)'),
+        ('if len(found) == 1 and', 'if found and'), ('variant=variant or None', 'variant=None'), ('weights_file(vae_folder(name)).read_bytes()', "(vae_folder(name)/'config.json').read_bytes()"),
+        ("if wrong := report['missing_keys'] + report['unexpected_keys']", 'if wrong := []'), ("if kind != 'AutoencoderKL'", 'if False'), ('for part in z.split(batch_size)', 'for part in z.split(batch_size)[:1]')]),
+    hub=('mmdit', [
+        ('model_class=type(self).__name__', "model_class='SiT'"), ("module=type(self).__module__.rpartition('.')[2]", "module='sit'"), (' | kwargs)', ')'),
+        ('import {{ model_class }}', 'import Model')]),
+    config=('config', [
+        ('not 0 <= getattr(self, name) <= 1', 'not 0 < getattr(self, name) <= 1'), ('if not str(self.out)', 'if False'), ('batch_size=2**20, k=2**16', 'k=2**16'), ('not abs(self.sample_guidance) < float', 'abs(self.sample_guidance) > float'),
+        ('self.batch_size % (self.micro_batches or 1)', '0'), ("if k != 'out'}", '}'), ('if foreign :=', 'if False and'), ('settings = RECIPES[name] | overrides', 'settings = overrides | RECIPES[name]'),
+        ('not (config.data and Path', 'not (Path')]),
     stream=('stream', [
+        ('torch.cuda.current_device() if device.index is None else device.index', 'device.index'), ('if device.index is None else device.index', ''), ('self.thread.submit(torch.cuda.set_device, number)', 'self.thread.submit(int, number)'),
         ('[seed, piece, step]', '[seed, 0, step]'), ('[seed, epoch, 0, 1]', '[seed, 0, 0, 1]'), ('if self.key == key', 'if self.key != key'),
         ('            torch.set_num_threads(threads) ', '            pass ')]),
     checkpoints=('checkpoints', [
@@ -114,9 +128,12 @@ MUTANTS = dict(
     training=('training', [
         ('        self.ema.update_parameters(', '        if self.step % 2 == 0: self.ema.update_parameters('),
         ('self.model.parameters(), self.config.grad_clip)', 'self.model.parameters(), 1e9)'),
-        ('lr=config.lr,', 'lr=2*config.lr,'), ('temperature=config.temperature', 'temperature=1.'), ("load_state_dict(tensors['ema'])", "load_state_dict(tensors['model'])"),
+        ('lr=config.lr,', 'lr=2*config.lr,'), ('temperature=config.temperature', 'temperature=1.'), ("unwrapped(tensors['ema'])", "unwrapped(tensors['model'])"),
         ("unpack_optimizer(optimizer, given['optimizer'])", 'pass'), ('self.accelerator.backward(out.loss/len(mine))', 'self.accelerator.backward(out.loss)'),
-        ('dist.broadcast(given[name], 0, group=group)', 'pass'), ('newest > said[0][2])', 'newest < said[0][2])')]))
+        ('dist.broadcast(given[name], 0, group=group)', 'pass'), ('or last > first_newest)', 'or last < first_newest)'),
+        ('dynamo_plugin=TorchDynamoPlugin(backend=\'no\'), ', ''), ('GradientAccumulationPlugin(num_steps=1)', 'None'), ('check_launch(); check_environment(config)', 'check_launch()'),
+        ('and left > .01', 'and left > .5'), ("wanted.append('neighbors_in_all')", 'pass'), ('config.k + (config.candidates', 'config.k + 0*(config.candidates'), ("have <= k if part == 'cells' else", ''),
+        ("load_state_dict(unwrapped(given['model']))", "load_state_dict(given['model'])")]))
 REASONS = {}  # (module, changed to): why no test can notice
 
 def run(package, module, tests, old, new):

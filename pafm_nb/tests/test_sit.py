@@ -360,11 +360,13 @@ def test_bad_weights():
 # %% ../../nbs/94_test_sit.ipynb #f260a120
 def check_shared(model, inputs, folder):
     "`model` survives `save_pretrained` and `from_pretrained`."
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, model_card_kwargs=dict(data='Two moons.'))
     again = type(model).from_pretrained(folder)
     assert again.state_dict().keys() == model.state_dict().keys() and all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values()))
     assert torch.equal(again(*inputs), model.eval()(*inputs)) and not again.training
-    assert f'import {type(model).__name__}\n' in (folder/'README.md').read_text()
+    card = (folder/'README.md').read_text()
+    assert f'from {type(model).__module__} import {type(model).__name__}\n' in card and 'Two moons.' in card and card.count('Not said.') == 3
+    assert 'data at t = 0' in card and 'flow-matching' in card
 
 
 def test_shared(tmp_path):

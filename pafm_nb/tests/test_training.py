@@ -288,7 +288,8 @@ def test_unwritable_out(tmp_path):
 
 @pytest.mark.parametrize('change, said', [(dict(data='cifar'), 'folder of a bank'), (dict(model='SiT-Ti/2', model_args={}), 'takes (4, 32, 32)'), (dict(model_args=dict(num_classes=3)), '10 classes'),
                                           (dict(model='MMDiT-captions', model_args=dict(in_channels=1, input_size=8)), 'needs captions'), (dict(data='captions', model='MMDiT-captions', model_args=dict(context_size=16)), 'takes text of (8, 16)'),
-                                          (dict(sampler_args=dict(extra=1)), 'WholeClass does not take'), (dict(precision='fp16'), 'nothing on a CPU')])
+                                          (dict(sampler_args=dict(extra=1)), 'WholeClass does not take'), (dict(precision='fp16'), 'nothing on a CPU'),
+                                          (dict(crop=10, candidates='RandomCrops', model_args=dict(input_size=10)), 'crop=10 does not fit')])
 def test_what_does_not_fit_is_refused_before_a_folder_is_made(tmp_path, change, said):
     ft.test_fail(lambda: Trainer(TrainConfig(str(tmp_path/'run'), **(TINY | change)), progress=False), contains=said)
     assert not (tmp_path/'run').exists()
@@ -524,7 +525,7 @@ def test_a_bank_is_not_searched_at_the_start(tmp_path, monkeypatch, changes, par
     run = lambda out, **more: Trainer(TrainConfig(str(tmp_path/out), **(TINY | changes | dict(data=str(bank)) | more)), progress=False)
     prepare = dict(neighbors=lambda k, across: prepare_neighbors(bank, k, progress=False, across=across), cells=lambda k, across: prepare_cells(bank, k, progress=False))
     for part, k, across in parts:
-        if part == 'neighbors': prepare[part](k - 1, across)
+        prepare[part](k - 1 if part == 'neighbors' else k + 1, across)      # too few, or cells that are too large
         says = f'make them once with pafm_prepare {part} --bank {bank} --k {k}' + ' --across'*across
         with pytest.raises(ValueError, match=f'{says}$'): run('run')
         prepare[part](k, across)
