@@ -356,9 +356,13 @@ def test_a_checkpoint_of_a_compiled_model_goes_on(tmp_path):
 
 @pytest.mark.parametrize('decay, steps, left', [(.9999, 400, '96%'), (.99, 459, '1%'), (1., 2, '100%'), (.99, 461, ''), (.9999, 400_000, ''), (.5, 1, '')])
 def test_an_average_longer_than_the_run_is_told(decay, steps, left):
-    with warnings.catch_warnings(record=True) as said: check_average(TrainConfig('x', ema_decay=decay, steps=steps))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        check_average(TrainConfig('x', ema_decay=decay, steps=steps))
     ft.test_eq([str(w.message).split(' ')[0] for w in said], [left]*bool(left))
-    if decay == .9999 and left: check_average(TrainConfig('x', ema_decay=float(str(said[0].message).split('=')[-1]), steps=steps))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        if decay == .9999 and left: check_average(TrainConfig('x', ema_decay=float(str(said[0].message).split('=')[-1]), steps=steps))      # what it advises
 
 def test_two_runs_in_one_folder(tmp_path):
     tried = []
