@@ -22,13 +22,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .bank import LatentBank
 from .candidates import SAMPLERS
 from .pools import TensorPool, draw
-from .checkpoints import FILES, JsonLines, deferred_signals, last_name, newest_checkpoint, only_run, pack_optimizer, save_checkpoint, unpack_optimizer
+from .checkpoints import FILES, JsonLines, deferred_signals, last_name, newest_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from .config import TrainConfig, check_data, saved_config
 from .data import captioned_scenes, captioned_shapes, digits, image_grid
 from .latents import PRECISIONS
 from .mmdit import MMDIT_MODELS, MODELS
 from .objective import FMLoss, LossOutput, PAFMLoss, Prepared, logit_normal_time, shifted_time, uniform_time
-from .parts import check_found, check_launch, check_writable, write_json
+from .parts import check_found, check_launch, check_writable, one_writer, write_json
 from .paths import PATHS
 from .progress import progress_bar
 from .sampling import sample_many
@@ -341,7 +341,7 @@ class Trainer(Run):
     ) -> 'Trainer': # itself, with .ema.module trained
         "Train to the last step, saving as the config says; KeyboardInterrupt after a clean save if it was told to stop"
         with deferred_signals() as stop, ExitStack() as held:
-            self.together(lambda: self.main and held.enter_context(only_run(self.out)))
+            self.together(lambda: self.main and held.enter_context(one_writer(self.out)))
             self._steps(callback, stop)
         self.accelerator.wait_for_everyone()
         if self.step < self.config.steps: raise KeyboardInterrupt(f'stopped after step {self.step}, which is saved in {self.out}')

@@ -399,7 +399,8 @@ def test_killed_machines_without_a_shared_disk_go_on(tmp_path, pair):
 # %% ../../nbs/95_test_training.ipynb #ce273bd6
 ERRORS = """import json, os, shutil, sys
 from pafm_nb.bank import LatentBank
-from pafm_nb.checkpoints import checkpoints_in, only_run
+from pafm_nb.checkpoints import checkpoints_in
+from pafm_nb.parts import one_writer
 from pafm_nb.config import TrainConfig
 from pafm_nb.data import digits
 from pafm_nb.training import Trainer
@@ -432,7 +433,7 @@ tried('older', lambda: start('older'))
 tried('lost', lambda: start('lost'))
 trainer = start('busy')
 if rank == 0:
-    with only_run('busy'): tried('busy', trainer.fit)
+    with one_writer('busy'): tried('busy', trainer.fit)
 else: tried('busy', trainer.fit)
 class Full(Trainer):
     def train_step(self):
