@@ -19,7 +19,7 @@ from statistics import median
 from unittest.mock import patch
 import numpy as np, torch
 from PIL import Image
-from .bank import DTYPES, LatentBank, coarse_lists, list_neighbors, meta_of, write_json
+from .bank import DTYPES, LatentBank, NpyRows, coarse_lists, list_neighbors, meta_of, write_json
 from .candidate_sets import Candidates, SharedCandidates
 from .candidates import SAMPLERS, InBatch, WholeClass, balanced_cells, class_neighbors
 from .data import digits
@@ -219,11 +219,12 @@ def sparse_bank(
     folder.mkdir(parents=True)
     counts = [rows//classes + (c < rows % classes) for c in range(classes)]
     files = dict(endpoints=('float16', shape), labels=('int64', ()), norms=('float32', ()), order=('int64', ()), place=('int64', ()))
-    entries = {}
+    entries, content = {}, dict(labels=np.repeat(np.arange(classes), counts), order=np.arange(rows), place=np.arange(rows))
     for name, (dtype, row) in files.items():
-        array = np.lib.format.open_memmap(folder/f'{name}.npy', 'w+', DTYPES[dtype][1], (rows, *row))
-        if name in ('order', 'place'): array[:] = np.arange(rows)
-        if name == 'labels': array[:] = np.repeat(np.arange(classes), counts)
+        file = NpyRows(folder/f'{name}.npy', dtype, row)
+        if name in content: file.append(torch.from_numpy(content[name]))
+        else: file.file.truncate(file.start + rows*int(np.prod(row))*np.dtype(DTYPES[dtype][1]).itemsize)
+        file.close(rows)
         entries[name] = dict(dtype=dtype, shape=[rows, *row], bytes=(folder/f'{name}.npy').stat().st_size, sha256='')
     write_json(folder/'meta.json', meta_of(counts, True, entries))
     return folder

@@ -21,7 +21,7 @@ from .data import WORDS, captioned_shapes, decode_captions, image_grid, to_uint8
 from .images import MAX_BYTES, center_crop, read_image
 from .encoding import ahead, finished, print_summary, publish, settings
 from .latents import PRECISIONS, encode, load_vae, vae_about, vae_factor
-from .parts import Parts, crew, write_json
+from .parts import Parts, crew, one_launch, whole_file, write_json
 from .pools import check_count
 from .progress import progress_bar
 
@@ -365,9 +365,7 @@ def json_lines(
     values, # an iterable, each JSON-able
 ):
     "A line of JSON for each value; never half a file"
-    part = Path(f'{path}.part')
-    with open(part, 'w') as f: f.writelines(json.dumps(value) + '\n' for value in values)
-    part.replace(path)
+    with whole_file(path) as f: f.writelines(json.dumps(value) + '\n' for value in values)
 
 def write_notes(
     parts:Parts, # complete, its notes as prepare_cc12m writes them
@@ -393,10 +391,14 @@ def read_captions(
 ) -> list: # of strings
     "What the pictures should show; reads the file up to the last of them"
     rows = [int(i) for i in rows]
-    with open(bank.folder/NOTES[0]) as f: found = {i: line for i, line in enumerate(islice(f, max(rows) + 1)) if i in set(rows)}
-    return [json.loads(found[i])['caption'] for i in rows]
+    file, wanted = bank.folder/NOTES[0], set(rows)
+    try:
+        with open(file) as f: found = {i: line for i, line in enumerate(islice(f, max(rows) + 1)) if i in wanted}
+        return [json.loads(found[i])['caption'] for i in rows]
+    except (ValueError, LookupError, TypeError, RecursionError) as e: raise ValueError(f'{file} is damaged ({e!r}): copy it from where the bank was made, or write the bank again') from e
 
 # %% ../nbs/11e_captions.ipynb #c34d2e59
+@one_launch
 def prepare_cc12m(
     shards, # a pattern as 'cc12m-{00000..01242}.tar', a folder, or a list, of img2dataset's shards
     vae, # a folder, or owner/name on the hub

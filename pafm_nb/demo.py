@@ -7,7 +7,7 @@ __all__ = ['BLUR', 'MOONS', 'moons', 'stray', 'PlaneNetwork', 'train_moons', 'co
            'moons_verdict', 'digits_verdict', 'demo']
 
 # %% ../nbs/17a_demo.ipynb #d17a0005
-import json, time
+import time
 from pathlib import Path
 from typing import Any
 import matplotlib.pyplot as plt, numpy as np, torch
@@ -22,7 +22,7 @@ from .posterior import exact_velocity
 from .progress import progress_bar
 from .recipes import compare
 from .sampling import sample
-from .parts import check_writable
+from .parts import check_writable, read_json
 
 # %% ../nbs/17a_demo.ipynb #d17a0008
 BLUR = .1
@@ -79,7 +79,7 @@ def compare_moons(
     out.mkdir(parents=True, exist_ok=True)
     protocol, every = dict(MOONS, blur=BLUR, seeds=list(seeds), steps=steps, device='cpu', torch=str(torch.__version__)), max(1, steps//30)
     file = out/'moons.json'
-    if file.exists() and (found := json.loads(file.read_text()))['protocol'] == protocol: return found
+    if file.exists() and (found := read_json(file, 'remove it', lambda f: f['protocol']))['protocol'] == protocol: return found
     pool, g = TensorPool(moons(MOONS['points'])), torch.Generator().manual_seed(0)
     n = MOONS['probes']
     z, eps, t = pool.z[torch.randint(len(pool), (n,), generator=g)], torch.randn(n, 2, generator=g), (torch.arange(n) + .5)/n

@@ -8,7 +8,7 @@ __all__ = ['ROWS', 'NOT_COMPARED', 'SD_VAE', 'CLIP_L', 'threads', 'ahead', 'make
            'prepare_imagenet', 'find_features', 'read_moments', 'prepare_repa']
 
 # %% ../nbs/11d_encoding.ipynb #f2be7462
-import hashlib, json, os, re, shutil, time
+import hashlib, json, os, re, time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .bank import LatentBank
 from .images import Images, open_images, read_image, views
 from .latents import PRECISIONS, encode, load_vae, vae_about, vae_factor
-from .parts import Parts, check_writable, crew, write_json
+from .parts import Parts, check_writable, crew, discard, one_launch, read_json, read_sealed, remove_parts, write_json
 from .pools import check_count
 from .progress import progress_bar
 
@@ -85,7 +85,7 @@ def piece_blocks(
     "The rows of all pieces, in order; a piece goes as soon as the bank has its rows for good"
     ends, state = np.cumsum(counts), Path(out)/'.arrived/state.json'
     for p, (n, end) in enumerate(zip(counts, ends)):
-        saved = json.loads(state.read_text())['rows'] if state.exists() else 0
+        saved = read_sealed(state, f'remove {out}, and run the same command again')['rows'] if state.exists() else 0
         for before in range(p):
             if ends[before] <= saved and parts.path(before).exists(): parts.remove(before)
         if end <= start: continue
@@ -126,13 +126,15 @@ def publish(
     block_of, # arrays of some rows -> a block
     **kwargs # of LatentBank.create
 ) -> LatentBank:
-    "Lay the pieces out as a bank, with the notes beside it"
+    "Lay the pieces out as a bank, compare it with its checksums, put the notes beside it; the pieces go last"
     out = Path(out)
     if parts.sealed() is None: parts.seal(write_notes())
     if not (out/'meta.json').exists(): LatentBank.create(out, lambda start: piece_blocks(parts, parts.sealed(), out, block_of, start), **kwargs)
+    elif (out/'.arrived').exists(): discard(out/'.arrived')  # a kill came between the bank and the end of its writer
+    LatentBank.open(out).verify()
     for name in names:
         if (out/f'.{name}').exists(): (out/f'.{name}').replace(out/name)
-    shutil.rmtree(parts.folder)
+    remove_parts(parts.folder)
     return LatentBank.open(out)
 
 # %% ../nbs/11d_encoding.ipynb #09bf71f9
@@ -156,7 +158,7 @@ def summary(
     "What a bank holds, in numbers"
     files = bank.meta['files']
     digest = hashlib.sha256(''.join(files[name]['sha256'] for name in sorted(files) if not name.startswith(('neighbors', 'cells'))).encode()).hexdigest()
-    return dict(rows=len(bank), classes=int((bank.start.diff() > 0).sum()), skipped=len(json.loads((bank.folder/'skipped.json').read_text())), bytes=sum(f['bytes'] for f in files.values()), sha256=digest)
+    return dict(rows=len(bank), classes=int((bank.start.diff() > 0).sum()), skipped=len(read_json(bank.folder/'skipped.json', 'write the bank again', kind=list)), bytes=sum(f['bytes'] for f in files.values()), sha256=digest)
 
 def print_summary(
     bank:LatentBank, # finished
@@ -187,6 +189,7 @@ def _find(path, index, state):
     return images if state.is_main_process else Images.load(index, path)
 
 # %% ../nbs/11d_encoding.ipynb #22d795bd
+@one_launch
 def prepare_imagenet(
     images, # path of a folder, a zip or a tar: see open_images
     vae, # folder of a VAE, or its name on the hub
@@ -271,8 +274,8 @@ def find_features(
     if (folder/'vae-sd/dataset.json').exists(): folder = folder/'vae-sd'
     if layout not in (None, 'repa', 'uvit'): raise ValueError(f"layout must be 'repa' or 'uvit', got {layout!r}")
     if (folder/'dataset.json').exists() and layout != 'uvit':
-        try: rows = sorted(((str(name), int(label)) for name, label in json.loads((folder/'dataset.json').read_text())['labels']), key=lambda row: (row[1], row[0]))
-        except (ValueError, KeyError, TypeError) as e: raise ValueError(f'{folder}/dataset.json is damaged ({e!r}): "labels" should be a list of [file, label]') from e
+        listed = lambda value: sorted(((str(name), int(label)) for name, label in value['labels']), key=lambda row: (row[1], row[0]))
+        rows = listed(read_json(folder/'dataset.json', '"labels" should be a list of [file, label]', listed))
         if not rows or min(label for _, label in rows) < 0: raise ValueError(f'{folder}/dataset.json has no labels, or labels below 0')
         if outside := [name for name, _ in rows if name.startswith('/') or '..' in name.split('/')]: raise ValueError(f'{folder}/dataset.json names files outside the folder: {outside[0]}')
         if layout is None and not all('mean-std' in name for name, _ in rows): raise ValueError(f'the files in {folder} do not say whether they hold std or logvar: if they are mean and std, give layout repa')
@@ -302,6 +305,7 @@ def read_moments(
     return mean, second if layout == 'repa' else np.exp(second.clip(-30, 20)/2)
 
 # %% ../nbs/11d_encoding.ipynb #c0f03d15
+@one_launch
 def prepare_repa(
     folder, # of REPA's or U-ViT's features
     out, # folder of the bank

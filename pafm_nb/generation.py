@@ -6,7 +6,7 @@
 __all__ = ['LABELS', 'FORMS', 'Run', 'open_run', 'labels_of', 'Captions', 'Decoder', 'write_form', 'generate']
 
 # %% ../nbs/15a_generation.ipynb #eed685e7
-import hashlib, json, platform, re, shutil, subprocess, zipfile
+import hashlib, json, platform, re, subprocess, zipfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ import pafm_nb
 from .config import TrainConfig
 from .data import encode_captions, image_grid, to_uint8
 from .mmdit import MMDIT_MODELS
-from .parts import Parts, crew, write_json
+from .parts import Parts, crew, one_launch, read_json, remove_parts, whole_file, write_json
 from .paths import PATHS
 from .progress import progress_bar
 from .sampling import Counted, check_sampling, sample_many
@@ -147,23 +147,24 @@ def write_form(
 ):
     "Put the pieces together in one of three forms"
     target = Path(out)/FORMS[form]
-    part = target.with_name(f'.{target.name}.part')
     if target.exists(): return                           # a kill came later
     if form == 'png':
+        part = target.with_name(f'.{target.name}.part')
         part.mkdir(exist_ok=True)
         size = len(next(_pieces(parts)))
         for i in range(crew.process_index, parts.total, crew.num_processes):
             for j, image in enumerate(parts.read(i)[0]['images'], i*size): Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(part/f'{j:06d}.png')
         crew.wait_for_everyone()
+        if crew.is_main_process: part.rename(target)
     elif crew.is_main_process:
         shape = (n, *next(_pieces(parts)).shape[1:])
         if form == 'npy':
-            with open(part, 'wb') as f: _stream(f, _pieces(parts), shape)
+            with whole_file(target, 'wb') as f: _stream(f, _pieces(parts), shape)
         else:
-            with zipfile.ZipFile(part, 'w') as z, z.open('arr_0.npy', 'w', force_zip64=True) as f: _stream(f, _pieces(parts), shape)
-    if crew.is_main_process: part.rename(target)
+            with whole_file(target, 'wb') as whole, zipfile.ZipFile(whole, 'w') as z, z.open('arr_0.npy', 'w', force_zip64=True) as f: _stream(f, _pieces(parts), shape)
 
 # %% ../nbs/15a_generation.ipynb #043ce00d
+@one_launch
 def generate(
     run, # folder of a training run
     out, # folder for the images, made if needed
@@ -229,7 +230,7 @@ def _check(n, seed, labels, form, batch_size, precision, piece, sampling):
 
 def _check_out(out):
     "Refuse a folder of something else"
-    there = {p.name for p in Path(out).iterdir()} if Path(out).is_dir() else set()
+    there = {p.name for p in Path(out).iterdir() if not p.name.startswith('.')} if Path(out).is_dir() else set()
     if there and not there & {'pieces', 'protocol.json'}: raise ValueError(f'{out} holds {sorted(there)[0]} and no images of ours: give a folder of their own')
 
 
@@ -237,11 +238,11 @@ def _finished(out, form, plan):
     "Are the images there? An error if others are"
     file = Path(out)/'protocol.json'
     if not file.exists(): return False
-    there, plan = json.loads(file.read_text()), json.loads(json.dumps(plan))
+    there, plan = read_json(file, f'remove {out}, and draw the images again', lambda made: made['form']), json.loads(json.dumps(plan))
     for k in plan:
         if there.get(k) != plan[k]: raise ValueError(f'{out} holds images made with {k}={there.get(k)!r}, not {plan[k]!r}: give the same value, or another folder')
     if there['form'] != form: raise ValueError(f'{out} holds these images as {there["form"]}, not {form}: read that, or give another folder')
-    shutil.rmtree(Path(out)/'pieces', ignore_errors=True)
+    remove_parts(Path(out)/'pieces')
     return True
 
 # %% ../nbs/15a_generation.ipynb #33cecba0
@@ -273,4 +274,4 @@ def _finish(out, parts, plan, form, n, run, device):
     made = dict(form=form, nfe=nfe[0] if len(nfe) == 1 else dict(least=nfe[0], mean=sum(note['nfe'] for note in notes)/len(notes), most=nfe[-1]), rows_per_image=sum(note['rows'] for note in notes)/n,
                 batch_size=sorted({note['batch_size'] for note in notes}), run=run.config.out, data=run.config.data, device=torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type, **_versions())
     write_json(out/'protocol.json', made | plan | dict(batch_size=plan.get('batch_size', made['batch_size'])))
-    shutil.rmtree(parts.folder)
+    remove_parts(parts.folder)

@@ -7,7 +7,7 @@ __all__ = ['BROKEN', 'ImageSet', 'array_images', 'npz_keys', 'npz_images', 'fold
            'protocol_of']
 
 # %% ../nbs/15b_image_sets.ipynb #cd15cf6c
-import json, math, os, zipfile, zlib
+import math, os, zipfile, zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from .images import FORMATS, SUFFIXES, center_crop, read_image
+from .parts import read_json
 
 # %% ../nbs/15b_image_sets.ipynb #d1098321
 class ImageSet(NamedTuple):
@@ -166,5 +167,4 @@ def protocol_of(source, # as given to image_set
     path = Path(source)
     file = (path if path.is_dir() else path.parent)/'protocol.json'
     if not file.is_file(): return {}
-    try: return json.loads(file.read_text())
-    except ValueError as error: raise ValueError(f'{file} is not JSON ({error}): repair or remove it') from error
+    return read_json(file, 'repair or remove it')

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np, torch
 from PIL import Image
 from torch import Tensor
+from .parts import whole_file
 
 # %% ../nbs/11b_images.ipynb #6ec49109
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'PPM', 'TIFF')
@@ -237,18 +238,18 @@ class Images:
         file, # .npz to keep the index in
     ):
         "Keep the index, for other processes and another day"
-        part = Path(f'{file}.{os.getpid()}.part')
         text = json.dumps(dict(path=str(self.path), kind=self.kind, stamp=_stamp(self.path), names=self.names, skipped=self.skipped))
-        with open(part, 'wb') as f: np.savez(f, text=np.frombuffer(text.encode(), np.uint8), where=self.where)
-        part.replace(file)
+        with whole_file(file, 'wb') as f: np.savez(f, text=np.frombuffer(text.encode(), np.uint8), where=self.where)
 
     @classmethod
     def load(cls,
         file, # of save
         path, # of the folder or archive
-    ) -> 'Images|None': # None if the archive is another one by now
+    ) -> 'Images|None': # None if it is damaged, or of another archive by now
         "The index that was kept"
-        with np.load(file, allow_pickle=False) as z: text, where = json.loads(z['text'].tobytes()), z['where']
+        try:
+            with np.load(file, allow_pickle=False) as z: text, where = json.loads(z['text'].tobytes()), z['where']
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error): return None
         return cls(path, text['kind'], text['names'], where, text['skipped']) if (text['path'], text['stamp']) == (str(path), _stamp(path)) else None
 
 # %% ../nbs/11b_images.ipynb #95624e73

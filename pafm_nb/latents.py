@@ -6,11 +6,12 @@
 __all__ = ['WEIGHTS', 'PRECISIONS', 'tiny_vae', 'vae_folder', 'load_vae', 'vae_about', 'vae_factor', 'encode', 'decode']
 
 # %% ../nbs/11c_vae.ipynb #c85d0097
-import hashlib, json
+import hashlib
 from pathlib import Path
 import torch
 from torch import Tensor, nn
 from .data import to_uint8
+from .parts import read_json
 
 # %% ../nbs/11c_vae.ipynb #a964dd91
 WEIGHTS = 'diffusion_pytorch_model.safetensors'
@@ -41,9 +42,8 @@ def vae_folder(
     folder = Path(name)
     if folder.is_dir():
         if not (folder/'config.json').exists() and (folder/'vae'/'config.json').exists(): folder = folder/'vae'
-        try: kind = json.loads((folder/'config.json').read_text()).get('_class_name')
+        try: kind = read_json(folder/'config.json', 'copy the VAE again').get('_class_name')
         except FileNotFoundError: raise FileNotFoundError(f'{folder} holds no VAE (no config.json): give a folder that save_pretrained of diffusers wrote') from None
-        except (ValueError, AttributeError) as e: raise ValueError(f'{folder}/config.json is damaged ({e}): copy the VAE again') from e
         if kind != 'AutoencoderKL': raise ValueError(f'{folder} holds a {kind or "model of another library"}, not an AutoencoderKL: give the folder of a VAE')
         if not (folder/WEIGHTS).exists():
             if pickled := sorted(folder.glob('*.bin')) + sorted(folder.glob('*.ckpt')):

@@ -7,7 +7,7 @@ __all__ = ['SAMPLING', 'OBJECTIVES', 'sample_digits', 'score_digits', 'measured_
            'plot_curves']
 
 # %% ../nbs/17_recipes.ipynb #10125cb0
-import json, time
+import time
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from .config import TrainConfig, recipe
 from .data import digits, image_grid, to_uint8
 from .evaluation import evaluate
 from .figures import COLORS, label_ends, panels
+from .parts import read_json
 from .sampling import sample_many
 from .training import Trainer
 
@@ -54,7 +55,7 @@ def measured_run(
     "Train, scoring the averaged model at every checkpoint; the scores are kept beside the run"
     trainer = Trainer(config, progress)
     file = trainer.out/'curve.json'
-    curve = json.loads(file.read_text()) if file.exists() else {}
+    curve = read_json(file, 'remove it', lambda c: [int(k) + float(v) for k, v in c.items()]) if file.exists() else {}
     def score(trainer):
         curve[str(trainer.step)] = score_digits(sample_digits(trainer.ema.module))['fd_digits']
         write_json(file, curve)

@@ -18,7 +18,7 @@ from .candidates import local_spread
 from .checkpoints import read_log
 from .config import TrainConfig, recipe
 from .data import digits
-from .parts import check_writable, write_json
+from .parts import check_writable, read_json, write_json
 from .paths import LinearPath
 from .pools import TensorPool
 from .posterior import exact_velocity
@@ -40,7 +40,7 @@ def run_trials(
     file = Path(file)
     check_writable(file.parent)
     here = machine()
-    found:dict = json.loads(file.read_text()) if file.exists() else dict(command=command, machine=here, trials={})
+    found:dict = read_json(file, 'mend or remove it', lambda f: ([t['settings'] for t in f['trials'].values()], [f['machine'][k] for k in ('cpu', 'cores', 'torch')])) if file.exists() else dict(command=command, machine=here, trials={})
     done = found['trials']
     elsewhere = {} if all(here[k] == found['machine'][k] for k in ('cpu', 'cores', 'torch')) else dict(machine=here)
     for name, settings in trials.items():
