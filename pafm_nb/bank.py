@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import faiss, numpy as np, torch
 from torch import Tensor
 from .candidates import balanced_cells, caption_embedding, class_neighbors, in_pool
-from .parts import Parts, checksum, discard, one_writer, read_json, read_sealed, sealed, unsealed, whole_file, write_json
+from .parts import Parts, checksum, discard, one_writer, read_json, read_sealed, sealed, unsealed, write_array, write_json
 from .pools import TensorPool, check_count, check_embedding, check_text, check_views, class_slices, read_rows
 from .progress import progress_bar
 
@@ -270,8 +270,7 @@ class BankWriter:
             for name in large: self.sort(name, *columns[name], torch.from_numpy(order))
         rest = dict(labels=small['labels'][order], norms=small['norms'][order], order=order, place=place)
         if self.null_text is not None: rest['null_text'] = self.null_text.contiguous().numpy()
-        for name, x in rest.items():
-            with whole_file(self.folder/f'{name}.npy', 'wb') as f: np.save(f, x)
+        for name, x in rest.items(): write_array(self.folder/f'{name}.npy', x)
         columns |= dict(order=('int64', ()), place=('int64', ()))
         files = {name: file_entry(self.folder/f'{name}.npy', dtype, (self.rows, *shape)) for name, (dtype, shape) in columns.items()}
         if self.null_text is not None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .bank import LatentBank
 from .images import Images, open_images, read_image, views
 from .latents import PRECISIONS, encode, load_vae, vae_about, vae_factor
-from .parts import Parts, check_writable, crew, discard, one_launch, read_json, read_sealed, remove_parts, write_json
+from .parts import Parts, check_writable, crew, discard, one_launch, one_writer, read_json, read_sealed, remove_parts, write_json
 from .pools import check_count
 from .progress import progress_bar
 
@@ -130,8 +130,9 @@ def publish(
     out = Path(out)
     if parts.sealed() is None: parts.seal(write_notes())
     if not (out/'meta.json').exists(): LatentBank.create(out, lambda start: piece_blocks(parts, parts.sealed(), out, block_of, start), **kwargs)
-    elif (out/'.arrived').exists(): discard(out/'.arrived')  # a kill came between the bank and the end of its writer
-    LatentBank.open(out).verify()
+    with one_writer(out):
+        if (out/'.arrived').exists(): discard(out/'.arrived')  # a kill came between the bank and the end of its writer
+        LatentBank.open(out).verify()
     for name in names:
         if (out/f'.{name}').exists(): (out/f'.{name}').replace(out/name)
     remove_parts(parts.folder)

@@ -141,7 +141,7 @@ def test_stopped_between_shards_and_while_joined(made, banks, tmp_path, monkeypa
     with monkeypatch.context() as m:
         m.setattr(captions, 'encode_shard', lambda path, *args: killed() if len(encoded) == 2 else counted(path, *args))
         with pytest.raises(Killed): bank_of(made, tmp_path/'bank')
-    for where, name in ((encoding, 'piece_blocks'), (encoding.shutil, 'rmtree')):
+    for where, name in ((encoding, 'piece_blocks'), (encoding, 'remove_parts')):
         with monkeypatch.context() as m:
             m.setattr(where, name, killed)
             with pytest.raises(Killed): bank_of(made, tmp_path/'bank')

@@ -30,6 +30,7 @@ from ..data import encode_captions, to_uint8
 from ..generation import generate, labels_of, open_run
 from ..sampling import sample, sample_many, seeded_noise
 from ..training import Trainer
+from ..parts import Parts
 
 # %% ../../nbs/96a_test_generation.ipynb #0898cac1
 SMALL = dict(depth=1, hidden_size=32, num_heads=2)
@@ -165,8 +166,10 @@ def test_kill_and_two_processes(run, whole, tmp_path):
     one.send_signal(signal.SIGKILL); one.wait()
     there = sorted(p.name for p in (out/'pieces').glob('0*'))
     assert '000001' in there and len(there) < 5
-    mark = np.load(out/'pieces/000001/images.npy', mmap_mode='r+')
-    mark[:] = 7; mark.flush()
+    plan = json.loads((out/'pieces/plan.json').read_text())
+    parts = Parts(out/'pieces', plan, plan.pop('pieces'))
+    drawn, note = parts.read(1)
+    parts.remove(1); parts.write(1, dict(images=np.full_like(drawn['images'], 7)), note)
     two = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', *args, '0'], env=env, capture_output=True, text=True, timeout=240)
     assert (out/'protocol.json').exists(), two.stderr[-3000:]
     wanted = images(whole).copy()
@@ -183,14 +186,14 @@ def test_nothing_is_drawn_twice(run, whole, monkeypatch):
     ft.test_eq((whole/'samples.npy').stat().st_mtime_ns, before)
 
 
-@pytest.mark.parametrize('when', ['write_form', '_finish', 'image_grid', 'rmtree'])
+@pytest.mark.parametrize('when', ['write_form', '_finish', 'image_grid', 'remove_parts'])
 @pytest.mark.parametrize('form', ['npy', 'png'])
 def test_kills_at_the_end(run, whole, tmp_path, monkeypatch, when, form):
     class Killed(BaseException): pass
     def kill(*args, **kwargs): raise Killed
     ask = ASK | dict(n=10, form=form)
     with monkeypatch.context() as m:
-        m.setattr(*((generation.shutil, 'rmtree') if when == 'rmtree' else (generation, when)), kill)
+        m.setattr(generation, when, kill)
         if (form, when) != ('png', 'image_grid'):
             with pytest.raises(Killed): generate(run, tmp_path/'images', **ask)
     out = generate(run, tmp_path/'images', **ask)
