@@ -204,8 +204,20 @@ def _cells(
     from pafm_nb.bank import prepare_cells
     print(prepare_cells(bank, k, seed))
 
+# %% ../nbs/18_commands.ipynb #ef978085
+def _verify(
+    bank:str='', # folder of the bank
+):
+    "Read a bank and compare every file with its checksum"
+    check_given({}, bank=bank)
+    check_there(bank)
+    from pafm_nb.bank import LatentBank
+    (there := LatentBank.open(bank)).verify()
+    files = there.meta['files'].values()
+    print(f'{bank}: {len(there):,} rows, {len(files)} files of {sum(f["bytes"] for f in files):,} bytes, all as they were written')
+
 # %% ../nbs/18_commands.ipynb #f7dcc457
-PREPARE = dict(imagenet=_imagenet, cc12m=_cc12m, repa=_repa, neighbors=_neighbors, cells=_cells)
+PREPARE = dict(imagenet=_imagenet, cc12m=_cc12m, repa=_repa, neighbors=_neighbors, cells=_cells, verify=_verify)
 
 def prepare_parser() -> argparse.ArgumentParser:
     "The flags of `pafm_prepare`: those of one function for each thing to prepare"

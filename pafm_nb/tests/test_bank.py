@@ -9,17 +9,18 @@ __all__ = ['IMPORTS', 'FILES', 'random_rows', 'blocks_of', 'make', 'same_tensors
            'test_views_tokens_and_image_embeddings', 'test_stored_types', 'test_blocks_do_not_show', 'killed',
            'test_killed_while_writing', 'test_stopped_while_sorting', 'test_captions_go_on_after_a_stop', 'unfinished',
            'go_on', 'flip', 'test_a_damaged_unfinished_bank', 'test_an_unfinished_bank_lacks_a_file',
-           'test_a_bit_that_flips_while_rows_arrive', 'test_every_byte_of_meta_counts', 'spoiled', 'test_bad_rows',
-           'test_bad_captions', 'test_bad_calls', 'test_damaged_files', 'test_damaged_meta', 'test_second_writer',
-           'test_left_locks', 'test_another_process_is_told', 'test_a_folder_of_which_nothing_came_goes', 'pieces',
-           'test_a_damaged_piece', 'test_damaged_plans_and_seals', 'test_the_type_in_a_file_of_ours',
-           'test_pieces_of_others', 'Killed', 'killed_at', 'test_killed_in_the_last_clean_up',
-           'test_a_bank_is_verified_when_it_is_made', 'test_a_flipped_bit_in_a_piece_makes_no_bank',
-           'test_one_launch_in_a_folder', 'test_opening_a_large_bank', 'test_larger_than_memory', 'Rows',
-           'test_workers_share_a_bank', 'test_resident_on_a_gpu', 'test_prepared', 'test_neighbours_in_the_whole_bank',
-           'test_prepared_anew', 'test_killed_while_preparing', 'test_stopped_in_a_large_class', 'room',
-           'test_no_room_while_preparing', 'test_no_room_while_writing', 'test_no_room_for_small_files',
-           'test_small_classes', 'test_equal_rows', 'test_cells_are_a_partition_of_classes', 'test_recall']
+           'test_a_bit_that_flips_while_rows_arrive', 'test_every_byte_of_meta_counts', 'test_verified_on_request',
+           'spoiled', 'test_bad_rows', 'test_bad_captions', 'test_bad_calls', 'test_damaged_files', 'test_damaged_meta',
+           'test_second_writer', 'test_left_locks', 'test_another_process_is_told',
+           'test_a_folder_of_which_nothing_came_goes', 'pieces', 'test_a_damaged_piece', 'test_damaged_plans_and_seals',
+           'test_the_type_in_a_file_of_ours', 'test_pieces_of_others', 'Killed', 'killed_at',
+           'test_killed_in_the_last_clean_up', 'test_a_bank_is_verified_when_it_is_made',
+           'test_a_flipped_bit_in_a_piece_makes_no_bank', 'test_one_launch_in_a_folder', 'test_opening_a_large_bank',
+           'test_larger_than_memory', 'Rows', 'test_workers_share_a_bank', 'test_resident_on_a_gpu', 'test_prepared',
+           'test_neighbours_in_the_whole_bank', 'test_prepared_anew', 'test_killed_while_preparing',
+           'test_stopped_in_a_large_class', 'room', 'test_no_room_while_preparing', 'test_no_room_while_writing',
+           'test_no_room_for_small_files', 'test_small_classes', 'test_equal_rows',
+           'test_cells_are_a_partition_of_classes', 'test_recall']
 
 # %% ../../nbs/89_test_bank.ipynb #a363aa7f
 import json, os, pickle, resource, signal, subprocess, sys
@@ -256,6 +257,15 @@ def test_every_byte_of_meta_counts(tmp_path):
     path = tmp_path/'bank/meta.json'
     path.write_text(path.read_text().replace('.18215', '.18315'))
     ft.test_fail(lambda: LatentBank.open(bank.folder), exc=ValueError, contains='meta.json is damaged (it does not match its checksum)')
+
+def test_verified_on_request(tmp_path, capsys):
+    "`pafm_prepare verify` says how much was read, or which file differs"
+    from pafm_nb.commands import PREPARE
+    bank = make(tmp_path/'bank')
+    PREPARE['verify'](str(bank.folder))
+    ft.test_eq(capsys.readouterr().out, f'{bank.folder}: 120 rows, 5 files of {sum(f["bytes"] for f in bank.meta["files"].values()):,} bytes, all as they were written\n')
+    flip(bank.folder/'place.npy')
+    ft.test_fail(lambda: PREPARE['verify'](str(bank.folder)), exc=ValueError, contains='place.npy does not match its checksum')
 
 # %% ../../nbs/89_test_bank.ipynb #642f3a22
 def spoiled(row, value, **change):
