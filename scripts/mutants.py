@@ -103,13 +103,18 @@ MUTANTS = dict(
         ('if size != bytes: raise', 'if False: raise'), ("order = small['labels'].argsort(kind='stable')", "order = small['labels'].argsort(kind='stable')[::-1].copy()"),
         ('if found != entry:', 'if False:'), ('self.write_header(rows)\n        self.sync()', 'self.sync()'),
         ('if bad.any(): raise ValueError(f\'{name} {first', 'if False: raise ValueError(f\'{name} {first'), ("if spec != self.spec: raise", 'if False: raise'),
-        ('return in_pool(class_neighbors', 'return (class_neighbors'), ('if not resume:', 'if False:')]),
+        ('return in_pool(class_neighbors', 'return (class_neighbors'), ('if not resume:', 'if False:'), ('if rows and found < size', 'if False'), ('for f in self.files.values(): f.check()', 'pass'),
+        ('            self.files = {}                              # half', '            pass # half'), ("if 'checksum' in meta: unsealed(meta)", 'pass')]),
+    parts=('bank', [
+        ("if sealed(inner)['checksum'] != state.get('checksum')", 'if False'), ("if checksum(path) != file['crc32']", 'if False'), ('if there and not file.exists()', 'if False'),
+        ('fcntl.LOCK_EX |', 'fcntl.LOCK_SH |'), ('            (folder/name).unlink(missing_ok=True)', '            pass'), ('if said[0] is not None: raise', 'if False: raise'),
+        ('    Path(folder).rename(gone)\n    shutil.rmtree(gone)', '    shutil.rmtree(folder)'), ('    finally: part.unlink(missing_ok=True)', '    finally: pass')]),
     stream=('stream', [
         ('[seed, piece, step]', '[seed, 0, step]'), ('[seed, epoch, 0, 1]', '[seed, 0, 0, 1]'), ('if self.key == key', 'if self.key != key'),
         ('            torch.set_num_threads(threads) ', '            pass ')]),
     checkpoints=('checkpoints', [
-        ('if sealed(inner) != state', 'if False'), ('[:-keep]', '[:-keep-1]'), ('if zlib.crc32(data) != checksum', 'if False'), ('in reversed(found)', 'in found'),
-        ("r['step'] <= step", "r['step'] < step"), ('fcntl.LOCK_EX |', 'fcntl.LOCK_SH |'), ('(signal.SIGINT, signal.SIGTERM)', '(signal.SIGINT,)'),
+        ('is not None and p.is_dir())', 'is not None)'), ('_step_of(p) <= step and ', ''), (' and not p.is_symlink()]', ']'), ('not in (None, state.get(', 'in (state.get('), ('[:-keep]', '[:-keep-1]'), ('if zlib.crc32(data) != checksum', 'if False'), ('in reversed(found)', 'in found'),
+        ("r['step'] <= step", "r['step'] < step"), ('(signal.SIGINT, signal.SIGTERM)', '(signal.SIGINT,)'),
         ('for job in on_disk: job.result()', 'pass')]),
     training=('training', [
         ('        self.ema.update_parameters(', '        if self.step % 2 == 0: self.ema.update_parameters('),
