@@ -343,7 +343,9 @@ class LatentBank(TensorPool):
             if meta['format'] != 'pafm_nb bank 1': raise ValueError(f'format {meta["format"]!r} is not known')
             if sum(meta['counts']) != meta['files']['endpoints']['shape'][0]: raise ValueError('its class counts do not add up')
             if missing := {'labels', 'norms', 'order', 'place'} - meta['files'].keys(): raise ValueError(f'it does not mention {sorted(missing)}')
-            meta['labelled'], meta['prepared'], [(DTYPES[entry['dtype']], entry['shape'], entry['bytes'], entry['sha256']) for entry in meta['files'].values()]
+            numbers = [n + 0 for n in (*meta['counts'], meta.get('views', 1), *(n for e in meta['files'].values() for n in (e['bytes'], *e['shape'])))]
+            meta['labelled'], meta['prepared'].items(), meta.get('about', {}).items(), [(DTYPES[e['dtype']], e['sha256']) for e in meta['files'].values()]
+            if min(numbers) < 0: raise ValueError('a number in it is negative')
         meta = read_json(folder/'meta.json', 'copy it again from where the bank was made, or write the bank again', check)
         return cls(folder, {k: v for k, v in meta.items() if k != 'checksum'}).to(device)
 

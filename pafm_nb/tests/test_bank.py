@@ -19,8 +19,8 @@ __all__ = ['IMPORTS', 'FILES', 'random_rows', 'blocks_of', 'make', 'same_tensors
            'test_larger_than_memory', 'Rows', 'test_workers_share_a_bank', 'test_resident_on_a_gpu', 'test_prepared',
            'test_neighbours_in_the_whole_bank', 'test_prepared_anew', 'test_killed_while_preparing',
            'test_stopped_in_a_large_class', 'room', 'test_no_room_while_preparing', 'test_no_room_while_writing',
-           'test_no_room_for_small_files', 'test_small_classes', 'test_equal_rows',
-           'test_cells_are_a_partition_of_classes', 'test_recall']
+           'test_no_room_for_small_files', 'test_killed_while_the_result_is_put_into_place', 'test_small_classes',
+           'test_equal_rows', 'test_cells_are_a_partition_of_classes', 'test_recall']
 
 # %% ../../nbs/89_test_bank.ipynb #a363aa7f
 import json, os, pickle, resource, signal, subprocess, sys
@@ -331,8 +331,9 @@ def test_damaged_files(tmp_path, name):
 def test_damaged_meta(tmp_path):
     bank, path = make(tmp_path/'bank'), tmp_path/'bank/meta.json'
     whole = path.read_text()
-    changed = (dict(counts=[3]), dict(files={}), dict(files=bank.meta['files'] | dict(norms={})), dict(format='pafm_nb bank 9'))
-    for text in ('', whole[:40], whole[:-3], '[]', '{}', *(json.dumps(bank.meta | change) for change in changed)):
+    changed = (dict(counts=[3]), dict(files={}), dict(files=bank.meta['files'] | dict(norms={})), dict(format='pafm_nb bank 9'), dict(counts='ab'), dict(counts=[121, -1]), dict(views='2'), dict(about=[1]), dict(prepared=3),
+               dict(files=bank.meta['files'] | dict(norms=bank.meta['files']['norms'] | dict(bytes='9'))), dict(files=[3]))
+    for text in ('', whole[:40], whole[:-3], '[]', '{}', '7', '['*100_000, *(json.dumps(bank.meta | change) for change in changed)):
         path.write_text(text)
         ft.test_fail(lambda: LatentBank.open(tmp_path/'bank'), exc=ValueError, contains='meta.json is damaged')
     path.write_text(whole)
@@ -647,6 +648,20 @@ def test_no_room_for_small_files(tmp_path, write):
     "What cannot be written leaves nothing half-written"
     with room(100), pytest.raises(OSError): write(tmp_path/'x.json')
     assert not [p for p in tmp_path.iterdir() if p.name != 'plan.json']
+
+@pytest.mark.parametrize('prepare', [prepare_neighbors, prepare_cells])
+def test_killed_while_the_result_is_put_into_place(tmp_path, prepare):
+    "Killed at any removal or renaming after its pieces are there, the bank is whole and the same call ends as an undisturbed one"
+    done = prepare(make(tmp_path/'whole', 30, classes=1), 4, progress=False)
+    n, lived = 0, False
+    while not lived:
+        n, bank = n + 1, make(tmp_path/f'{n}', 30, classes=1)
+        with killed_at(n, lambda: any(bank.folder.glob('.*/000000'))):
+            try: lived = prepare(bank, 4, progress=False) is not None
+            except Killed: pass
+        LatentBank.open(bank.folder).verify()
+        assert prepare(bank.folder, 4, progress=False).meta == done.meta, n
+    assert n > 5
 
 # %% ../../nbs/89_test_bank.ipynb #db962042
 @pytest.mark.parametrize('prepare', [prepare_neighbors, prepare_cells])
