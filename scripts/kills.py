@@ -40,7 +40,8 @@ DYING = """import os, signal, sys
 from pathlib import Path
 n, last, seen = int(sys.argv.pop(1)), Path(sys.argv.pop(1)), []
 def count(event, args):
-    if event in ('os.rename', 'os.remove', 'os.rmdir') and last.exists(): seen.append(event)
+    if event not in ('os.rename', 'os.remove', 'os.rmdir') or not last.exists(): return
+    seen.append(event)
     if len(seen) == n: os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(count)
 from pafm_nb import commands
