@@ -13,15 +13,19 @@ from pathlib import Path
 # %% ../nbs/10b_parts.ipynb #dc09a86c
 def check_writable(
     folder, # there, or to be made
+    ours=None, # names, one of which is there if the folder is ours; None: any folder will do
 ):
-    "Refuse a folder that cannot be written, or made; nothing is made yet"
+    "Refuse a folder that cannot be written, made, or that holds something else; nothing is made yet"
     folder = Path(folder).absolute()
     try:
         there = next(p for p in (folder, *folder.parents) if p.exists())
         probe = there/f'.probe_{os.getpid()}'
         probe.write_text('')
         probe.unlink()
+        foreign = sorted(p.name for p in folder.iterdir() if not p.name.startswith('.')) if ours and there == folder else []
     except OSError as e: raise ValueError(f'{folder} cannot be written ({e.strerror}): give another folder') from e
+    if foreign and not any((folder/name).exists() for name in ours):
+        raise ValueError(f'{folder} is not empty ({foreign[0]}): give a new folder')
 
 def write_json(
     path, # where

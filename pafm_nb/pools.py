@@ -84,12 +84,15 @@ def check_embedding(
     x:Tensor|None, # (N, E) a direction for each row
     n:int, # rows there are
     first:int=0, # number of the first row
+    dtype:torch.dtype=torch.float32, # to store in
 ):
-    "Refuse embeddings that are not one finite vector a row"
+    "Refuse embeddings that are not one finite vector a row, in the type that is stored"
     if x is None: return
     if x.ndim != 2 or len(x) != n or not x.is_floating_point(): raise ValueError(f'{name} must be ({n}, E) floating point, got {tuple(x.shape)} {x.dtype}')
-    bad = ~x.isfinite().all(1)
-    if bad.any(): raise ValueError(f'{name} is not finite in row {first + bad.nonzero()[0].item()} ({bad.sum().item()} rows in all): leave them out or encode them again')
+    whys = ('is not finite', 'leave them out or encode them again'), (f'goes beyond {dtype}', 'store torch.bfloat16 or torch.float32')
+    for stored, (why, remedy) in zip((x, x.to(dtype)), whys):
+        bad = ~stored.isfinite().all(1)
+        if bad.any(): raise ValueError(f'{name} {why} in row {first + bad.nonzero()[0].item()} ({bad.sum().item()} rows in all): {remedy}')
 
 def check_views(
     y:Tensor|None, # (N,) labels
