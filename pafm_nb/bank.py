@@ -153,10 +153,11 @@ def check_block(
     if std is not None and (std < 0).any(): raise ValueError(f'std must not be negative, got {std.min().item():g}: is it a log-variance?')
     if y is None: return
     if y.shape != (len(z),) or y.dtype != torch.int64: raise ValueError(f'labels must be ({len(z)},) int64, got {tuple(y.shape)} {y.dtype}')
-    bad = (y < 0) if num_classes is None else (y < 0) | (y >= num_classes)
+    most = TensorPool.MOST_CLASSES if num_classes is None else num_classes
+    bad = (y < 0) | (y >= most)
     if bad.any():
         i = int(bad.nonzero()[0])
-        raise ValueError(f'row {first + i} has label {y[i].item()}: labels count from 0' + ('' if num_classes is None else f' to {num_classes - 1}'))
+        raise ValueError(f'row {first + i} has label {y[i].item()}: labels count from 0 to {most - 1}')
 
 # %% ../nbs/10_bank.ipynb #6bf2be2e
 def file_entry(

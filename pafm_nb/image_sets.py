@@ -125,7 +125,7 @@ def folder_images(folder:str|Path, # image files at any depth, or a zip or tar o
     def read(n):
         decode = lambda i: _decoded(images, i, channels, size)
         for k, batch in enumerate(_ahead(len(images), n, decode, threads or min(8, os.cpu_count() or 1))):
-            for name, x in zip(images.names[k*n:], batch):
+            for name, x in zip(images.names[k*n:(k + 1)*n], batch):
                 if x.shape[1:] != (height, width): raise ValueError(f'{images.path}/{name} decodes to {tuple(x.shape)}: turn it as its EXIF data say, or remove it')
             yield torch.stack(batch)
     return ImageSet(str(folder), (len(images), channels, height, width), read)
