@@ -93,7 +93,7 @@ def shard_index(
     found:dict = {}
     with open(path, 'rb') as file:
         try:
-            for m in tar_members(file.fileno(), 0, os.fstat(file.fileno()).st_size, path):
+            for m in tar_members(file.fileno(), 0, os.fstat(file.fileno()).st_size, Path(path).name):
                 name = '/'.join(part for part in m.name.split('/') if part not in ('', '.'))
                 key, _, ending = name.rpartition('.')
                 ending, files = ending.lower(), found.get(key, {})

@@ -126,6 +126,11 @@ def test_a_damaged_npz_is_named(tmp_path):
     for at in (len(data)//2, len(data) - 300):
         (tmp_path/'x.npz').write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1:])
         refused('arr_0 of .*x.npz cannot be read', lambda: all_of(npz_images(tmp_path/'x.npz')))
+    np.savez_compressed(tmp_path/'x.npz', pixels(999)//64)
+    data = (tmp_path/'x.npz').read_bytes()
+    at = data.rindex(b'PK\1\2') + 16                                     # the checksum, which is compared behind the last byte
+    (tmp_path/'x.npz').write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1:])
+    for n in (7, 999): refused('arr_0 of .*x.npz cannot be read .Bad CRC', lambda: all_of(npz_images(tmp_path/'x.npz'), n))
     for array, said in ((np.asfortranarray(pixels()), 'Fortran'), (np.array([1, None]), 'Python objects')):
         np.savez(tmp_path/'x.npz', array); refused(said, npz_images, tmp_path/'x.npz')
 

@@ -184,6 +184,9 @@ def test_zip_that_lies_about_sizes(tmp_path):
     images = open_images(path)
     for i, said in ((images.names.index('a/bomb.jpg'), 'more than the 1,000 bytes'), (images.names.index('a/bad.jpg'), 'a/bad.jpg cannot be read')):
         with pytest.raises(ValueError, match=said): images.read(i)
+    data = write_zip(path, {'a/x.jpg': b'abc'*100}, zipfile.ZIP_STORED).read_bytes()
+    path.write_bytes(data.replace(b'abcabc', b'abcabd', 1))
+    with pytest.raises(ValueError, match='its checksum is wrong'): open_images(path).read(0)
 
 def test_folder_with_odd_things(tmp_path):
     folder = write_folder(tmp_path/'f', FILES | {'a/deep/er/z.jpg': FILES['a/y.JPEG'], '.git/x.jpg': b'x', 'a/notes.md': b'x'})
@@ -297,12 +300,13 @@ def raw_png(mode, depth, clear, pixels):
 @pytest.mark.parametrize('mode, depth', [('L', 1), ('L', 2), ('L', 4), ('L', 8), ('L', 16), ('RGB', 8), ('RGB', 16)])
 def test_a_clear_color_is_white(mode, depth):
     most, n = 2**depth - 1, len(mode)
-    clear, other = (most//3,)*n, (0,)*(n - 1) + (most,)
+    value, read_as = (0x1234, 0x12) if depth == 16 else (most//3, most//3*255//most)
+    clear, other = (value,)*n, (0,)*(n - 1) + (most,)
     image = read_image(raw_png(mode, depth, clear, [clear, other, clear]))
     seen = [image.getpixel((i, 0)) for i in range(3)]
     assert seen == [(255, 255, 255), (0, 0, 255) if n == 3 else (255, 255, 255), (255, 255, 255)]
     kept = read_image(raw_png(mode, depth, other, [clear, other]))
-    assert kept.getpixel((0, 0)) == (255//3*(depth > 1),)*3 and kept.getpixel((1, 0)) == (255, 255, 255)
+    assert kept.getpixel((0, 0)) == (read_as,)*3 and kept.getpixel((1, 0)) == (255, 255, 255)
 
 @pytest.mark.parametrize('mode', ['1', 'L', 'LA', 'I;16', 'P', 'RGB', 'RGBA', 'CMYK'])
 @pytest.mark.parametrize('turn', [1, 3, 6, 8])
