@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .images import SUFFIXES, center_crop, image_head, open_images, read_image
+from .images import AROUND, NO_IMAGE, center_crop, image_head, open_images, read_image
 
 # %% ../nbs/15b_image_sets.ipynb #d1098321
 class ImageSet(NamedTuple):
@@ -83,7 +83,6 @@ def npz_images(path:str|Path, # .npz with arr_0 (N, H, W, C) uint8
                 for i in range(0, full[0], n):
                     part = min(n, full[0] - i), *full[1:]
                     yield np.frombuffer(bytearray(f.read(math.prod(part))), np.uint8).reshape(part)
-                f.read(1)
         except BROKEN as error: raise damaged(error) from error
     return ImageSet(path.name, shape, lambda n: _tensors(batches(n), last))
 
@@ -105,7 +104,7 @@ def _ahead(count, n, decode, threads):
 
 def _heads(images):
     "Width, height and greyness of all images; a ValueError names those that cannot be read"
-    lost = [s for s in images.skipped if s['name'].lower().endswith(SUFFIXES)]
+    lost = [s for s in images.skipped if s['reason'] not in (NO_IMAGE, AROUND)]
     if lost: raise ValueError(f'{lost[0]["name"]} in {images.path} cannot be read: {lost[0]["reason"]} ({len(lost)} such images); mend it or take it away')
     return [image_head(images.open(i), f'{images.path}/{name}') for i, name in enumerate(images.names)]
 

@@ -141,7 +141,7 @@ MUTANTS = dict(
         ('yield x.permute(0, 3, 1, 2) if last else x', 'yield x'),
         ('if fortran or dtype.hasobject: raise', 'if dtype.hasobject: raise'),
         ('part = min(n, full[0] - i), *full[1:]', 'part = n, *full[1:]'),
-        ('                f.read(1)\n', ''),
+        ('except BROKEN as error: raise damaged(error) from error\n    return', 'except KeyError as error: raise damaged(error) from error\n    return'),
         ('open_images(folder, labelled=False)', 'open_images(folder)'),
         ('    if lost: raise', '    if False: raise'),
         ('if head[:2] != first)', 'if head[:2] == first)'),

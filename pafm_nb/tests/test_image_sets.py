@@ -80,9 +80,13 @@ def test_links_are_followed_and_hidden_names_are_not(tmp_path):
 
 def test_an_image_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
     folder, scan = write(tmp_path/'x', {'a/0.png': png(pixels(1)[0])}), os.scandir
-    (folder/'gone.jpg').symlink_to('/no/where')
-    refused('gone.jpg in .* cannot be read: neither a file nor a folder .1 such', image_set, folder)
-    (folder/'gone.jpg').unlink(); (folder/'a/1.png').write_bytes(b'x')
+    for name in ('gone.jpg', 'half_of_all'):
+        (folder/name).symlink_to('/no/where')
+        refused(f'{name} in .* cannot be read: neither a file nor a folder .1 such', image_set, folder)
+        (folder/name).unlink()
+    (folder/'around').symlink_to(folder)
+    assert image_set(folder).shape[0] == 1
+    (folder/'a/1.png').write_bytes(b'x')
     refused('a/1.png is no image that can be read', image_set, folder)
     with zipfile.ZipFile(tmp_path/'x.zip', 'w') as z:
         for name in ('a/0.png', 'a\\1.png'): z.writestr(name, png(pixels(1)[0]))

@@ -8,10 +8,11 @@ __all__ = ['FILES', 'PAIR', 'picture', 'saved', 'write_folder', 'write_tar', 'wr
            'test_classes_are_found_by_one_rule', 'test_tars_within_a_tar_are_folders',
            'test_all_images_without_classes', 'test_hostile_tar', 'test_second_name_is_listed', 'test_hostile_zip',
            'test_zip_that_lies_about_sizes', 'test_folder_with_odd_things',
-           'test_links_are_followed_and_not_in_circles', 'test_what_may_not_be_read_is_named',
-           'test_faults_of_an_image_and_of_the_system', 'test_the_beginning_tells_what_an_archive_is',
-           'test_what_is_no_set_of_images', 'test_archives_cut_anywhere', 'test_archive_that_changes_under_its_reader',
-           'exif', 'test_modes_keep_the_color', 'test_transparency_is_white', 'raw_png', 'test_a_clear_color_is_white',
+           'test_links_are_followed_and_not_in_circles', 'test_a_class_that_is_a_link_to_nothing_is_missed',
+           'test_what_may_not_be_read_is_named', 'test_faults_of_an_image_and_of_the_system',
+           'test_the_beginning_tells_what_an_archive_is', 'test_what_is_no_set_of_images', 'test_archives_cut_anywhere',
+           'test_archive_that_changes_under_its_reader', 'exif', 'test_modes_keep_the_color',
+           'test_transparency_is_white', 'raw_png', 'test_a_clear_color_is_white',
            'test_the_head_says_what_an_image_will_be', 'test_damaged_heads_are_named', 'test_orientation',
            'test_damaged_notes_of_the_camera_are_no_damage', 'png', 'test_broken_images_are_named',
            'test_random_damage_raises_nothing_else', 'adm', 'test_center_crop_is_adms', 'test_too_narrow_is_named',
@@ -206,6 +207,20 @@ def test_links_are_followed_and_not_in_circles(tmp_path):
     (tmp_path/'twice').mkdir()
     for name in ('x', 'y'): (tmp_path/'twice'/name).symlink_to(far/'deep')
     assert open_images(tmp_path/'twice').names == ['x/1.jpg', 'y/1.jpg']
+
+def test_a_class_that_is_a_link_to_nothing_is_missed(tmp_path):
+    folder = write_folder(tmp_path/'f', FILES)
+    (folder/'dog').symlink_to('/no/where')
+    link, mode = zipfile.ZipInfo('dog'), 0o120777 << 16
+    link.create_system, link.external_attr = 3, mode
+    with zipfile.ZipFile(write_zip(tmp_path/'z.zip', FILES), 'a') as z: z.writestr(link, '/no/where')
+    with tarfile.open(write_tar(tmp_path/'t.tar', FILES), 'a') as tar:
+        member = tarfile.TarInfo('dog'); member.type, member.linkname = tarfile.SYMTYPE, '/no/where'; tar.addfile(member)
+    encrypted = bytearray(write_zip(tmp_path/'e.zip', FILES | {'dog/1.jpg': b'x'}).read_bytes())
+    encrypted[encrypted.rindex(b'PK\1\2') + 8] |= 1
+    (tmp_path/'e.zip').write_bytes(encrypted)
+    for path in (folder, tmp_path/'z.zip', tmp_path/'t.tar', tmp_path/'e.zip'):
+        with pytest.raises(ValueError, match='1 of 5 classes .* have no image, dog first'): open_images(path)
 
 def test_what_may_not_be_read_is_named(tmp_path, monkeypatch):
     folder, tar, scan, opening = write_folder(tmp_path/'f', FILES), write_tar(tmp_path/'t.tar', FILES), os.scandir, os.open
