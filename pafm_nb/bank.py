@@ -245,7 +245,8 @@ class BankWriter:
         check_views(torch.zeros(len(z), dtype=torch.int64) if y is None else y, self.views, self.rows)
         tokens = text is not None and text.dtype == torch.int32
         if text is not None and embedding is None and not tokens: embedding = caption_embedding(text.detach().cpu().to(self.dtype), self.null_text)
-        for name, x in dict(embedding=embedding, image_embedding=image_embedding).items(): check_embedding(name, x, len(z), self.rows, self.dtype)
+        for name, x in dict(embedding=embedding, image_embedding=image_embedding).items():
+            check_embedding(name, x, len(z), self.rows, self.dtype)
         shape = lambda x: None if x is None else list(x.shape[1:])
         spec = dict(dtype=str(self.dtype).removeprefix('torch.'), shape=shape(z), moments=std is not None, labelled=y is not None, views=self.views, text=shape(text), tokens=tokens, embedding=shape(embedding),
                     image_embedding=shape(image_embedding), null_text=None if self.null_text is None else hashlib.sha256(self.null_text.contiguous().numpy().tobytes()).hexdigest())

@@ -58,7 +58,9 @@ def open_shards(
     "The files of a data set; all must be there"
     found = []
     for name in [shards] if isinstance(shards, (str, Path)) else shards:
-        if Path(name).is_dir(): found += sorted(path for path in Path(name).iterdir() if path.suffix.lower() == '.tar' and not is_hidden(path.name))
+        if Path(name).is_dir():
+            files = [path for path in Path(name).iterdir() if path.suffix.lower() == '.tar']
+            found += sorted(path for path in files if not is_hidden(path.name))
         else:
             try: found += [Path(path) for path in islice(_extra('braceexpand').braceexpand(str(name)), 1_000_000)]
             except ValueError as e: raise ValueError(f'{name} is no pattern ({e}): write one as cc12m-{{00000..01242}}.tar') from e
@@ -69,7 +71,8 @@ def open_shards(
     for path in found:
         try:
             with open(path, 'rb') as file: state = os.fstat(file.fileno())
-        except OSError as e: raise ValueError(f'{path} cannot be read ({e.strerror}): give the right to read it, or leave it out') from e
+        except OSError as e:
+            raise ValueError(f'{path} cannot be read ({e.strerror}): give the right to read it, or leave it out') from e
         if (twin := first.setdefault((state.st_dev, state.st_ino), path)) is not path: raise ValueError(f'{path} is given twice{"" if twin == path else f", as {twin} too"}: every shard counts once')
     return found
 
@@ -100,8 +103,10 @@ def shard_index(
                 if m.isdir() or not key or is_hidden(name) or ending not in (*MOST_BYTES, *UNREAD): continue
                 if m.name.startswith('/') or '..' in m.name.split('/'): skip(m.name, 'its name leads out of the shard')
                 elif ending in files: skip(key, f'its {ending} is there twice: the first is taken')
-                elif not m.isreg() or m.issparse(): files[ending] = f'its {ending} is a link, a device or a file with holes'
-                elif m.size > MOST_BYTES.get(ending, m.size): files[ending] = f'its {ending} has {m.size:,} bytes, more than {MOST_BYTES[ending]:,}'
+                elif not m.isreg() or m.issparse():
+                    files[ending] = f'its {ending} is a link, a device or a file with holes'
+                elif m.size > MOST_BYTES.get(ending, m.size):
+                    files[ending] = f'its {ending} has {m.size:,} bytes, more than {MOST_BYTES[ending]:,}'
                 else: files[ending] = m.offset_data, m.size
                 if files: found[key] = files
         except ValueError as e: skip('', f'the shard is cut or damaged, and what comes after is lost: {e}')
@@ -134,7 +139,8 @@ def shard_samples(
             for ending in others: skip(key, f'its {ending} is a second picture: the {image} is taken')
             try:
                 if image is None: raise ValueError('it has no image')
-                if image in UNREAD: raise ValueError(f'its picture is a {image}, which is not read: make it a jpg or png')
+                if image in UNREAD:
+                    raise ValueError(f'its picture is a {image}, which is not read: make it a jpg or png')
                 data = _read_entry(file, files, image)
                 if 'txt' not in files: raise ValueError('it has no caption')
                 sample = Sample(key, data, read_caption(_read_entry(file, files, 'txt')))

@@ -184,8 +184,9 @@ def say_empty(
     "Warn of classes without an image: a model has an embedding for each, which nothing trains"
     there = np.bincount(labels, minlength=classes or 0)
     if n := (there == 0).sum():
-        warnings.warn(f'{n:,} of {len(there):,} classes have no image, label {there.argmin()} first: a model has all {len(there):,}, so number labels without gaps '
-                      'where that matters; training, sampling and evaluation take those that have images')
+        warnings.warn(f'{n:,} of {len(there):,} classes have no image, label {there.argmin()} first: a model has '
+                      f'all {len(there):,}, so number labels without gaps where that '
+                      'matters; training, sampling and evaluation take those that have images')
 
 def _find(path, index, state):
     "One process looks for the images, the others read what it found"
@@ -274,14 +275,19 @@ CLIP_L = dict(kind='states', clip='openai/clip-vit-large-patch14', clip_sha256=N
 # %% ../nbs/11d_encoding.ipynb #a91672ca
 def _labels(file):
     "File and label of each row, by label"
-    try: rows = sorted(((name, label) for name, label in json.loads(file.read_text())['labels']), key=lambda row: (row[1], row[0]))
-    except (OSError, ValueError, KeyError, TypeError) as e: raise ValueError(f'{file} is damaged ({e!r}): "labels" should be a list of [file, label]') from e
+    try:
+        rows = sorted(((name, label) for name, label in json.loads(file.read_text())['labels']),
+                      key=lambda row: (row[1], row[0]))
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise ValueError(f'{file} is damaged ({e!r}): "labels" should be a list of [file, label]') from e
     if not rows: raise ValueError(f'{file} has no labels: write them again')
     for name, label in rows:
         if type(name) is not str or type(label) is not int or not 0 <= label < TensorPool.MOST_CLASSES:
-            raise ValueError(f'{file} gives {name!r} the label {label!r}: labels are whole numbers from 0, below {TensorPool.MOST_CLASSES:,}; number the classes that there are')
+            raise ValueError(f'{file} gives {name!r} the label {label!r}: labels are whole numbers from 0, below '
+                             f'{TensorPool.MOST_CLASSES:,}; number the classes that there are')
     names = sorted(name for name, _ in rows)
-    if twice := next((a for a, b in zip(names, names[1:]) if a == b), None): raise ValueError(f'{file} names {twice} twice: a file has one label')
+    if twice := next((a for a, b in zip(names, names[1:]) if a == b), None):
+        raise ValueError(f'{file} names {twice} twice: a file has one label')
     return rows
 
 def find_features(
@@ -391,7 +397,8 @@ def prepare_repa(
     missing = len(parts.missing())
     make_pieces(parts, state, rows, per_piece, read, pack, progress)
     if state.is_main_process:
-        publish(out, parts, notes, ('skipped.json',), lambda x: ((x['mean'], x['std']), x.get('label'), x.get('text')), dtype=dtype, num_classes=classes, null_text=null_text, about=about)
+        publish(out, parts, notes, ('skipped.json',), lambda x: ((x['mean'], x['std']), x.get('label'), x.get('text')),
+                dtype=dtype, num_classes=classes, null_text=null_text, about=about)
         if progress: print_summary(bank := LatentBank.open(out), min(missing*per_piece, len(rows))*len(bank)//len(rows), time.monotonic() - began)
     state.wait_for_everyone()
     return LatentBank.open(out)

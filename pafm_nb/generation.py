@@ -68,8 +68,9 @@ class Captions:
     ):
         self.encoder, made_with = None, run.about.get('text', {})
         if file:
-            try: lines = [line.strip() for line in Path(file).read_text(encoding='utf-8-sig').splitlines() if line.strip()]
+            try: lines = Path(file).read_text(encoding='utf-8-sig').splitlines()
             except (OSError, UnicodeDecodeError) as e: raise ValueError(f'{file} cannot be read ({e}): give a text file with one caption a line') from e
+            lines = [line.strip() for line in lines if line.strip()]
             if not lines: raise ValueError(f'{file} holds no caption: write one a line')
             self.sha256 = hashlib.sha256('\n'.join(lines).encode()).hexdigest()
         if not file:

@@ -105,7 +105,9 @@ def _ahead(count, n, decode, threads):
 def _heads(images):
     "Width, height and greyness of all images; a ValueError names those that cannot be read"
     lost = [s for s in images.skipped if s['reason'] not in (NO_IMAGE, AROUND)]
-    if lost: raise ValueError(f'{lost[0]["name"]} in {images.path} cannot be read: {lost[0]["reason"]} ({len(lost)} such images); mend it or take it away')
+    if lost:
+        raise ValueError(f'{lost[0]["name"]} in {images.path} cannot be read: {lost[0]["reason"]} '
+                         f'({len(lost)} such images); mend it or take it away')
     return [image_head(images.open(i), f'{images.path}/{name}') for i, name in enumerate(images.names)]
 
 def folder_images(folder:str|Path, # image files at any depth, or a zip or tar of them
@@ -118,14 +120,17 @@ def folder_images(folder:str|Path, # image files at any depth, or a zip or tar o
     (first, most), *others = Counter(head[:2] for head in heads).most_common()
     if size is None and others:
         i = next(i for i, head in enumerate(heads) if head[:2] != first)
-        raise ValueError(f'{images.path}/{images.names[i]} is {heads[i][0]}x{heads[i][1]}, and {most:,} of {len(heads):,} images are {first[0]}x{first[1]}: '
-                         'make them alike, or give a size to which real images are cut')
+        raise ValueError(f'{images.path}/{images.names[i]} is {heads[i][0]}x{heads[i][1]}, and {most:,} of '
+                         f'{len(heads):,} images are {first[0]}x{first[1]}: make them alike, '
+                         'or give a size to which real images are cut')
     channels, (width, height) = 1 if all(grey for *_, grey in heads) else 3, first if size is None else (size, size)
     def read(n):
         decode = lambda i: _decoded(images, i, channels, size)
         for k, batch in enumerate(_ahead(len(images), n, decode, threads or min(8, os.cpu_count() or 1))):
             for name, x in zip(images.names[k*n:(k + 1)*n], batch):
-                if x.shape[1:] != (height, width): raise ValueError(f'{images.path}/{name} decodes to {tuple(x.shape)}: turn it as its EXIF data say, or remove it')
+                if x.shape[1:] != (height, width):
+                    raise ValueError(f'{images.path}/{name} decodes to {tuple(x.shape)}: turn it as its EXIF data say, '
+                                     'or remove it')
             yield torch.stack(batch)
     return ImageSet(str(folder), (len(images), channels, height, width), read)
 
@@ -142,7 +147,7 @@ def image_file(source:str|Path, # a file, or a folder
     if len(files) > 1: raise ValueError(f'{path} holds {", ".join(file.name for file in files)}: name the one to read')
     return files[0] if files else path
 
-def image_set(source, # (N, C, H, W) uint8 tensor; array; path of an .npz with arr_0, of an .npy, of a folder, or of a zip or tar
+def image_set(source, # (N, C, H, W) uint8 tensor; array; path of an .npz (arr_0), .npy, folder, zip or tar
                 name:str='images', # of a tensor or array, for messages
                 size:int|None=None, # centre crop of image files
                )->ImageSet:
@@ -157,7 +162,8 @@ def image_set(source, # (N, C, H, W) uint8 tensor; array; path of an .npz with a
     path = image_file(source)
     if path.is_dir() or path.suffix.lower() in ('.zip', '.tar'): return folder_images(path, size)
     if path.suffix == '.npz': return npz_images(path)
-    if path.suffix != '.npy': raise ValueError(f'{path} is neither .npz nor .npy, nor a folder, .zip or .tar of images: give one of these')
+    if path.suffix != '.npy':
+        raise ValueError(f'{path} is neither .npz nor .npy, nor a folder, .zip or .tar of images: give one of these')
     try: return array_images(np.load(path, mmap_mode='r', allow_pickle=False), str(path))
     except BROKEN as error: raise ValueError(str(error) if str(path) in str(error) else f'{path} cannot be read ({error}): save it again with np.save') from error
 

@@ -22,7 +22,8 @@ FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'PPM', 'TIFF')
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')  # torchvision's
 MAX_PIXELS, MAX_BYTES = 89_478_485, 2**27  # of an image; the first is Pillow's limit
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
+         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270,
+         7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
 
 def _turn(image):
     "How the camera was held; a damaged note of the camera is no damage of the image"
@@ -37,7 +38,8 @@ def _rgb(image, depth):
     if image.mode.startswith('I'):
         deep = np.asarray(image)
         grey = (deep.clip(0, 65535) >> 8).astype(np.uint8)
-        return Image.fromarray(grey if clear is None else np.where(deep == clear, 255, grey).astype(np.uint8)).convert('RGB')
+        if clear is not None: grey[deep == clear] = 255
+        return Image.fromarray(grey).convert('RGB')
     if clear is not None or image.mode in ('LA', 'PA', 'La', 'RGBa', 'RGBA'):
         if image.mode == 'RGB' and depth == 16: image.info['transparency'] = tuple(x >> 8 for x in clear)
         if image.mode == 'L' and depth < 8: image.info['transparency'] = clear*255//(2**depth - 1)
@@ -50,7 +52,8 @@ def _opened(file, name):
     "An image of which the head has been read; whatever a decoder of damaged data raises names the image"
     try:
         with Image.open(file, formats=FORMATS) as image:
-            if image.width*image.height > MAX_PIXELS: raise ValueError(f'{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}')
+            if image.width*image.height > MAX_PIXELS:
+                raise ValueError(f'{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}')
             yield image
         return
     except Image.UnidentifiedImageError: reason = f'none of {", ".join(FORMATS)}'
@@ -118,7 +121,8 @@ def views(
     return torch.stack([x, x.flip(3)], 1).flatten(0, 1) if flip else x
 
 # %% ../nbs/11b_images.ipynb #e45987a3
-HIDDEN = ('__macosx', '@eadir', '#recycle', '$recycle.bin', 'system volume information', 'lost+found', 'thumbs.db', 'ehthumbs.db', 'desktop.ini')
+HIDDEN = ('__macosx', '@eadir', '#recycle', '$recycle.bin', 'system volume information', 'lost+found', 'thumbs.db',
+          'ehthumbs.db', 'desktop.ini')
 
 def is_hidden(
     name:str, # of a file or a folder, or a path
@@ -195,7 +199,8 @@ def _walk_folder(path, finder):
             elif e.is_file(): finder.take(name, 0)
             else: finder.skip(name, 'neither a file nor a folder', link=e.is_symlink())
     try: walk(path, '', {((top := os.stat(path)).st_dev, top.st_ino)})
-    except OSError as e: raise ValueError(f'{e.filename} cannot be read ({e.strerror}): give the right to read it, or take it away') from e
+    except OSError as e:
+        raise ValueError(f'{e.filename} cannot be read ({e.strerror}): give the right to it, or take it away') from e
 
 # %% ../nbs/11b_images.ipynb #ecfd3d52
 def tar_members(
@@ -214,12 +219,15 @@ def tar_members(
     except tarfile.TarError as e:
         packed = os.pread(fd, 6, start)
         if packed.startswith((b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'\x28\xb5\x2f\xfd')):
-            raise ValueError(f'{name} is a compressed tar, in which nothing can be found without reading all before it: uncompress it') from None
+            raise ValueError(f'{name} is a compressed tar, in which nothing can be found without reading '
+                             'all before it: uncompress it') from None
         raise ValueError(f'{name} is damaged or no tar ({e}): {again}') from None
     rest = _Window(fd, start + tar.offset, size - tar.offset)
-    if not (end := rest.read(512)) or end.strip(b'\0'): raise ValueError(f'{name} stops at byte {tar.offset:,} without the mark of its end: {again}')
+    if not (end := rest.read(512)) or end.strip(b'\0'):
+        raise ValueError(f'{name} stops at byte {tar.offset:,} without the mark of its end: {again}')
     if any(chunk.strip(b'\0') for chunk in iter(lambda: rest.read(2**20), b'')):
-        raise ValueError(f'{name} goes on after its end at byte {tar.offset:,}: if tars were put one after another, make one of them (tar --concatenate)')
+        raise ValueError(f'{name} goes on after its end at byte {tar.offset:,}: if tars were put one after another, '
+                         'make one of them (tar --concatenate)')
 
 def _walk_tar(fd, start, size, name, finder, below=''):
     for m in tar_members(fd, start, size, name):
@@ -236,16 +244,19 @@ def _walk_tar(fd, start, size, name, finder, below=''):
 def _walk_zip(path, finder):
     try:
         with zipfile.ZipFile(path) as z: members = z.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as e: raise ValueError(f'{path} is damaged ({e}): copy it again') from None
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as e:
+        raise ValueError(f'{path} is damaged ({e}): copy it again') from None
     for m in members:
         if m.is_dir(): finder.enter(m.filename)
         elif m.flag_bits & 1: finder.skip(m.filename, 'encrypted')
-        elif not stat.S_ISREG(mode := m.external_attr >> 16) and stat.S_IFMT(mode): finder.skip(m.filename, 'a link or a device', link=stat.S_ISLNK(mode))
+        elif not stat.S_ISREG(mode := m.external_attr >> 16) and stat.S_IFMT(mode):
+            finder.skip(m.filename, 'a link or a device', link=stat.S_ISLNK(mode))
         elif m.compress_type not in (0, 8): finder.skip(m.filename, f'compressed by method {m.compress_type}: use deflate')
         else: finder.take(m.filename, max(m.file_size, m.compress_size), m.header_offset, m.compress_size, m.file_size, m.CRC, m.compress_type)
 
 # %% ../nbs/11b_images.ipynb #910a2f02
-NOT_THE_IMAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV)  # faults
+NOT_THE_IMAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT,
+                  errno.EHOSTDOWN, errno.ENODEV)
 
 def _stamp(path): return [(s := os.stat(path)).st_size, s.st_mtime_ns]
 
@@ -260,13 +271,16 @@ class Images:
         around:str='', # 'train/' where it is left out of all names
         labelled:bool=True, # False: no classes, names are whole paths
     ):
-        self.path, self.kind, self.names, self.where, self.skipped, self.fd, self.around = Path(path), kind, names, where, skipped, None, around
-        self.classes, self.labels = np.unique([name.split('/', 1)[0] if labelled else '' for name in names], return_inverse=True)
+        self.path, self.kind, self.names, self.where = Path(path), kind, names, where
+        self.skipped, self.around, self.fd = skipped, around, None
+        self.classes, self.labels = np.unique([name.split('/', 1)[0] if labelled else '' for name in names],
+                                              return_inverse=True)
         self.classes = self.classes.tolist()
 
     def __len__(self): return len(self.names)
     def __repr__(self):
-        return (f'Images({self.path}: {len(self):,} in {len(self.classes):,} classes' + f' below {self.around}'*bool(self.around) + f', {self.kind}'
+        return (f'Images({self.path}: {len(self):,} in {len(self.classes):,} classes'
+                + f' below {self.around}'*bool(self.around) + f', {self.kind}'
                 + f', {len(self.skipped):,} skipped'*bool(self.skipped) + ')')
 
     def open(self,
@@ -316,7 +330,8 @@ class Images:
     ):
         "Keep the index, for other processes and another day"
         part = Path(f'{file}.{os.getpid()}.part')
-        text = json.dumps(dict(path=str(self.path), kind=self.kind, stamp=_stamp(self.path), names=self.names, skipped=self.skipped, around=self.around))
+        text = json.dumps(dict(path=str(self.path), kind=self.kind, stamp=_stamp(self.path), names=self.names,
+                               skipped=self.skipped, around=self.around))
         with open(part, 'wb') as f: np.savez(f, text=np.frombuffer(text.encode(), np.uint8), where=self.where)
         part.replace(file)
 
@@ -327,7 +342,8 @@ class Images:
     ) -> 'Images|None': # None if the archive is another one by now
         "The index that was kept"
         with np.load(file, allow_pickle=False) as z: text, where = json.loads(z['text'].tobytes()), z['where']
-        return cls(path, text['kind'], text['names'], where, text['skipped'], text['around']) if (text['path'], text['stamp']) == (str(path), _stamp(path)) else None
+        if (text['path'], text['stamp']) != (str(path), _stamp(path)): return None
+        return cls(path, text['kind'], text['names'], where, text['skipped'], text['around'])
 
 # %% ../nbs/11b_images.ipynb #95624e73
 SPLITS = ('train', 'training', 'val', 'valid', 'validation', 'test', 'testing', 'dev', 'eval')
@@ -344,12 +360,15 @@ def _class_level(path, finder):
     classes, name = below(level), lambda folder: '/'.join(folder)
     for c in classes:
         if len(parts := below(c)) > 1 and (not images[c] or len(classes) == 1):
-            raise ValueError(f'in {path} the folder {name(c)} holds {images[c] or "no"} images and {len(parts)} folders with images ({name(parts[0])} first), so it is '
-                             f'a class or holds classes: give (or pack) {name(c)} alone if these are the classes, or put its images into itself')
+            raise ValueError(f'in {path} the folder {name(c)} holds {images[c] or "no"} images and {len(parts)} '
+                             f'folders with images ({name(parts[0])} first), so it is a class or holds classes: give (or pack) '
+                             f'{name(c)} alone if these are the classes, or put its images into itself')
     if len(splits := [name(c) for c in classes if c[-1].lower() in SPLITS]) > 1:
-        raise ValueError(f'{path} holds {" and ".join(splits)}, which are parts of a data set and no classes: give (or pack) one of them alone')
+        raise ValueError(f'{path} holds {" and ".join(splits)}, which are parts of a data set and no classes: give '
+                         '(or pack) one of them alone')
     if classes and (empty := sorted(inside[level] - full)):
-        raise ValueError(f'{len(empty)} of {len(inside[level])} classes in {path} have no image, {name(empty[0])} first: add images or take them away')
+        raise ValueError(f'{len(empty)} of {len(inside[level])} classes in {path} have no image, {name(empty[0])} '
+                         'first: add images or take them away')
     return level
 
 def _found(path):
@@ -361,7 +380,7 @@ def _found(path):
     try: fd = os.open(path, os.O_RDONLY)
     except OSError as e: raise ValueError(f'{path} cannot be read ({e.strerror}): give the right to read it') from e
     try:
-        zipped = os.pread(fd, 4, 0) in (b'PK\3\4', b'PK\5\6', b'PK\7\10')   # a tar may hold a zip, and then ends like one
+        zipped = os.pread(fd, 4, 0) in (b'PK\3\4', b'PK\5\6', b'PK\7\10')   # a tar that holds a zip may end like one
         _walk_zip(path, finder) if zipped else _walk_tar(fd, 0, os.fstat(fd).st_size, path, finder)
     finally: os.close(fd)
     return 'zip' if zipped else 'tar', finder
@@ -379,8 +398,9 @@ def open_images(
     for parts, *_ in finder.found:
         if len(parts) == len(level) + 1 and labelled: finder.skip('/'.join(parts), 'it lies in no class folder')
     if not found:
-        said = f': {finder.skipped[0]["name"]}, for one, is left out ({finder.skipped[0]["reason"]})' if finder.skipped else ''
-        raise ValueError(f'{path} holds no image' + ('s in class folders, CLASS/name.jpg' if labelled else f' file ({", ".join(SUFFIXES)})') + said)
+        missing = 'images in class folders, CLASS/name.jpg' if labelled else f'image file ({", ".join(SUFFIXES)})'
+        said = ''.join(f': {s["name"]}, for one, is left out ({s["reason"]})' for s in finder.skipped[:1])
+        raise ValueError(f'{path} holds no {missing}{said}')
     names = ['/'.join(parts[len(level):]) for parts, *_ in found]
     where = np.array([where for _, *where in found], np.int64)
     return Images(path, kind, names, where, finder.skipped, ''.join(f'{part}/' for part in level), labelled)

@@ -22,10 +22,10 @@ def check_writable(
         probe = there/f'.probe_{os.getpid()}'
         probe.write_text('')
         probe.unlink()
-        foreign = sorted(p.name for p in folder.iterdir() if not p.name.startswith('.')) if ours and there == folder else []
+        names = sorted(p.name for p in folder.iterdir() if not p.name.startswith('.')) if there == folder else []
     except OSError as e: raise ValueError(f'{folder} cannot be written ({e.strerror}): give another folder') from e
-    if foreign and not any((folder/name).exists() for name in ours):
-        raise ValueError(f'{folder} is not empty ({foreign[0]}): give a new folder')
+    if ours and names and not any((folder/name).exists() for name in ours):
+        raise ValueError(f'{folder} is not empty ({names[0]}): give a new folder')
 
 def write_json(
     path, # where

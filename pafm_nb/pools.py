@@ -89,10 +89,13 @@ def check_embedding(
     "Refuse embeddings that are not one finite vector a row, in the type that is stored"
     if x is None: return
     if x.ndim != 2 or len(x) != n or not x.is_floating_point(): raise ValueError(f'{name} must be ({n}, E) floating point, got {tuple(x.shape)} {x.dtype}')
-    whys = ('is not finite', 'leave them out or encode them again'), (f'goes beyond {dtype}', 'store torch.bfloat16 or torch.float32')
+    whys = (('is not finite', 'leave them out or encode them again'),
+            (f'goes beyond {dtype}', 'store torch.bfloat16 or torch.float32'))
     for stored, (why, remedy) in zip((x, x.to(dtype)), whys):
         bad = ~stored.isfinite().all(1)
-        if bad.any(): raise ValueError(f'{name} {why} in row {first + bad.nonzero()[0].item()} ({bad.sum().item()} rows in all): {remedy}')
+        if bad.any():
+            row = first + bad.nonzero()[0].item()
+            raise ValueError(f'{name} {why} in row {row} ({bad.sum().item()} rows in all): {remedy}')
 
 def check_views(
     y:Tensor|None, # (N,) labels

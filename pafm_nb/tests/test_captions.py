@@ -125,23 +125,36 @@ def samples_of(path):
 
 def test_files_with_one_name_are_a_sample_wherever_they_are(tmp_path):
     pair = lambda key, caption, ending='jpg': [(f'{key}.{ending}', jpg()), (f'{key}.txt', caption.encode())]
-    first, *rest = [e for i, entries in enumerate((pair('photo v2.0', 'a'), pair('photo v2.1', 'b', 'PNG'), pair('./x/00000', 'c', 'jpeg'), pair('d', 'd', 'tiff'))) for e in entries]
+    photos = pair('photo v2.0', 'a') + pair('photo v2.1', 'b', 'PNG')
+    first, *rest = photos + pair('./x/00000', 'c', 'jpeg') + pair('d', 'd', 'tiff')
     for entries in ([first, *rest], [*rest[::2], first, *rest[1::2]], sorted([first, *rest])):
-        write_tar(tmp_path/'0.tar', entries + [('._photo v2.0.jpg', b'x'), ('__MACOSX/._d.txt', b'x'), ('x/00000.json', b'{}'), ('jpg', b'x')])
+        write_tar(tmp_path/'0.tar', entries + [('._photo v2.0.jpg', b'x'), ('__MACOSX/._d.txt', b'x'),
+                                               ('x/00000.json', b'{}'), ('jpg', b'x')])
         found, skipped = samples_of(tmp_path/'0.tar')
-        assert sorted(found) == [('d', 'd'), ('photo v2.0', 'a'), ('photo v2.1', 'b'), ('x/00000', 'c')] and skipped == []
+        assert sorted(found) == [('d', 'd'), ('photo v2.0', 'a'), ('photo v2.1', 'b'),
+                                 ('x/00000', 'c')] and skipped == []
 
 def test_names_of_img2dataset_are_read_as_webdataset_reads_them(made):
     from webdataset.tariterators import group_by_keys
     for path in open_shards(made/'shards'):
-        with tarfile.open(path) as tar: peers = list(group_by_keys([dict(fname=m.name, data=tar.extractfile(m).read(), __url__='') for m in tar]))
-        assert [tuple(s) for s in shard_samples(path, pytest.fail)] == [(p['__key__'], p['jpg'], p['txt'].decode()) for p in peers]
+        with tarfile.open(path) as tar:
+            peers = list(group_by_keys([dict(fname=m.name, data=tar.extractfile(m).read(), __url__='') for m in tar]))
+        assert [tuple(s) for s in shard_samples(path, pytest.fail)] == [(p['__key__'], p['jpg'], p['txt'].decode())
+                                                                        for p in peers]
 
-ONE_REASON = {'thumb': ([('thumb.small.jpg', b'x')], 'thumb.small', 'it has no caption'), 'moves': ([('moves.gif', b'x'), ('moves.txt', b'a')], 'moves', 'its picture is a gif, which is not read: make it a jpg or png'),
-              'heic': ([('e.HEIC', b'x')], 'e', 'its picture is a heic, which is not read: make it a jpg or png'), 'blind': ([('f.txt', b'a')], 'f', 'it has no image'),
-              'second': ([('a.png', b'x')], 'a', 'its png is a second picture: the jpg is taken'), 'twice': ([('a.JPG', b'x')], 'a', 'its jpg is there twice: the first is taken'),
-              'long': ([('g.jpg', b'x'), ('g.txt', b'a'*2**15)], 'g', 'its txt has 32,768 bytes, more than 16,384'), 'bom': ([('h.jpg', b'x'), ('h.txt', b'\xef\xbb\xbf \n')], 'h', 'its caption is empty'),
-              'utf-16': ([('i.jpg', b'x'), ('i.txt', 'a'.encode('utf-16'))], 'i', 'its caption is not UTF-8 (invalid start byte at byte 0)'), 'out': ([('/j.jpg', b'x')], '/j.jpg', 'its name leads out of the shard')}
+ONE_REASON = {
+    'thumb': ([('thumb.small.jpg', b'x')], 'thumb.small', 'it has no caption'),
+    'moves': ([('moves.gif', b'x'), ('moves.txt', b'a')], 'moves',
+              'its picture is a gif, which is not read: make it a jpg or png'),
+    'heic': ([('e.HEIC', b'x')], 'e', 'its picture is a heic, which is not read: make it a jpg or png'),
+    'blind': ([('f.txt', b'a')], 'f', 'it has no image'),
+    'second': ([('a.png', b'x')], 'a', 'its png is a second picture: the jpg is taken'),
+    'twice': ([('a.JPG', b'x')], 'a', 'its jpg is there twice: the first is taken'),
+    'long': ([('g.jpg', b'x'), ('g.txt', b'a'*2**15)], 'g', 'its txt has 32,768 bytes, more than 16,384'),
+    'mark': ([('h.jpg', b'x'), ('h.txt', b'\xef\xbb\xbf \n')], 'h', 'its caption is empty'),
+    'utf-16': ([('i.jpg', b'x'), ('i.txt', 'a'.encode('utf-16'))], 'i',
+               'its caption is not UTF-8 (invalid start byte at byte 0)'),
+    'out': ([('/j.jpg', b'x')], '/j.jpg', 'its name leads out of the shard')}
 
 @pytest.mark.parametrize('kind', ONE_REASON)
 def test_each_picture_is_a_row_or_has_one_true_reason(tmp_path, kind):
@@ -154,11 +167,14 @@ def test_links_and_cut_entries_have_their_reason(tmp_path):
         for name, kind in (('soft', tarfile.SYMTYPE), ('hard', tarfile.LNKTYPE), ('device', tarfile.CHRTYPE)):
             member = tarfile.TarInfo(f'{name}.jpg'); member.type, member.linkname = kind, 'x'; tar.addfile(member)
         member = tarfile.TarInfo('folder.jpg'); member.type = tarfile.DIRTYPE; tar.addfile(member)
-    assert samples_of(tmp_path/'0.tar') == ([], [(name, 'its jpg is a link, a device or a file with holes') for name in ('soft', 'hard', 'device')])
+    assert samples_of(tmp_path/'0.tar') == ([],
+                                            [(name, 'its jpg is a link, a device or a file with holes')
+                                             for name in ('soft', 'hard', 'device')])
     write_tar(tmp_path/'1.tar', [('a.txt', b'a'), ('a.jpg', bytes(9000))])
     os.truncate(tmp_path/'1.tar', 5000)
     found, skipped = samples_of(tmp_path/'1.tar')
-    assert found == [] and [key for key, _ in skipped] == ['', 'a'] and 'cut or damaged' in skipped[0][1] and skipped[1][1] == 'its jpg is cut'
+    assert found == [] and [key for key, _ in skipped] == ['', 'a']
+    assert 'cut or damaged' in skipped[0][1] and skipped[1][1] == 'its jpg is cut'
 
 def test_captions_of_a_file_lose_their_mark(tmp_path):
     (tmp_path/'c.txt').write_bytes('\ufeffa red circle\r\n\na blue square\n'.encode())
@@ -231,11 +247,13 @@ def test_shards_are_all_there_and_once(made, tmp_path):
 
 def test_shards_that_are_no_data(made, tmp_path, monkeypatch):
     shards = shutil.copytree(made/'shards', tmp_path/'s')
-    (shards/'._00000.tar').write_bytes(b'x'); (shards/'00001.tar').rename(shards/'00001.TAR'); (shards/'00000_stats.json').write_text('{}')
+    (shards/'._00000.tar').write_bytes(b'x')
+    (shards/'00001.tar').rename(shards/'00001.TAR'); (shards/'00000_stats.json').write_text('{}')
     ft.test_eq([p.name for p in open_shards(shards)], ['00000.tar', '00001.TAR', '00002.tar'])
     def denied(*args): raise PermissionError(13, 'Permission denied')
     monkeypatch.setattr('builtins.open', denied)
-    with pytest.raises(ValueError, match='00000.tar cannot be read .Permission denied.: give the right'): open_shards(shards)
+    with pytest.raises(ValueError, match='00000.tar cannot be read .Permission denied.: give the right'):
+        open_shards(shards)
 
 def test_a_folder_of_something_else_is_refused_before_work(made, tmp_path, monkeypatch):
     (tmp_path/'mine.txt').write_text('mine')

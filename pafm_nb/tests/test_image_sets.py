@@ -18,7 +18,8 @@ from ..image_sets import array_images, folder_images, image_file, image_set, npz
 from ..images import center_crop, read_image
 
 # %% ../../nbs/80a_test_image_sets.ipynb #8a390121
-def pixels(n=7, size=(4, 6), channels=3): return np.random.default_rng(0).integers(0, 256, (n, *size, channels), np.uint8)
+def pixels(n=7, size=(4, 6), channels=3):
+    return np.random.default_rng(0).integers(0, 256, (n, *size, channels), np.uint8)
 
 def png(x, **kwargs):
     Image.fromarray(x.squeeze()).save(f := io.BytesIO(), 'PNG', **kwargs)
@@ -48,12 +49,15 @@ def refused(said, call, *args, **kwargs):
 def test_every_form_is_the_same_set(tmp_path, channels, n):
     x = pixels(channels=channels)
     first = torch.from_numpy(x).permute(0, 3, 1, 2)
-    np.savez(tmp_path/'x.npz', x); np.savez_compressed(tmp_path/'y.npz', x); np.save(tmp_path/'x.npy', x); np.save(tmp_path/'y.npy', first.numpy())
+    np.savez(tmp_path/'x.npz', x)
+    np.savez_compressed(tmp_path/'y.npz', x); np.save(tmp_path/'x.npy', x); np.save(tmp_path/'y.npy', first.numpy())
     packed = forms(tmp_path, {f'{i % 2}/{i}.png': png(x[i]) for i in range(7)})
     arrays = first, x, first.numpy(), *(tmp_path/f'{name}.{end}' for name in 'xy' for end in ('npz', 'npy'))
-    for source, expected in [(source, first) for source in arrays] + [(source, first[[0, 2, 4, 6, 1, 3, 5]]) for source in packed]:
+    for source, expected in [(source, first) for source in arrays] + [(source, first[[0, 2, 4, 6, 1, 3, 5]])
+                                                                      for source in packed]:
         images = image_set(source)
-        assert images.shape == (7, channels, 4, 6) and [len(b) for b in images.read(n)] == [min(n, 7 - i) for i in range(0, 7, n)]
+        assert images.shape == (7, channels, 4, 6)
+        assert [len(batch) for batch in images.read(n)] == [min(n, 7 - i) for i in range(0, 7, n)]
         assert torch.equal(all_of(images, n), expected)
 
 def test_real_images_are_cut_as_for_a_bank(tmp_path):
@@ -73,7 +77,9 @@ def test_a_set_is_grey_if_all_its_files_are(tmp_path):
 def test_links_are_followed_and_hidden_names_are_not(tmp_path):
     x = pixels(4)
     write(tmp_path/'far', {f'{i}.png': png(x[i]) for i in (2, 3)})
-    folder = write(tmp_path/'x', {f'here/{i}.png': png(x[i]) for i in (0, 1)} | {'@eaDir/0.png': b'x', '__MACOSX/here/._0.png': b'x', 'here/._0.png': b'x', '.trash/0.png': b'x', 'Thumbs.db': b'x', 'read me.txt': b'x'})
+    folder = write(tmp_path/'x', {f'here/{i}.png': png(x[i]) for i in (0, 1)}
+                   | {'@eaDir/0.png': b'x', '__MACOSX/here/._0.png': b'x', 'here/._0.png': b'x', '.trash/0.png': b'x',
+                      'Thumbs.db': b'x', 'read me.txt': b'x'})
     (folder/'there').symlink_to(tmp_path/'far')
     images = image_set(folder)
     assert images.shape[0] == 4 and torch.equal(all_of(images), torch.from_numpy(x).permute(0, 3, 1, 2))
@@ -108,7 +114,7 @@ def test_turned_images_have_the_size_they_are_turned_to(tmp_path):
     x = pixels(2)
     folder = write(tmp_path/'x', {'0.png': png(x[0]), '1.png': png(np.rot90(x[1]).copy(), exif=turned)})
     assert torch.equal(all_of(image_set(folder)), torch.from_numpy(x).permute(0, 3, 1, 2))
-    note = turned.tobytes().removeprefix(b'Exif\0\0')                    # behind the pixels, where the head does not reach
+    note = turned.tobytes().removeprefix(b'Exif\0\0')      # behind the pixels, where the head does not reach
     late = b''.join((struct.pack('>I', len(note)), b'eXIf', note, struct.pack('>I', zlib.crc32(b'eXIf' + note))))
     write(folder, {f'{i}.png': png(x[0]) for i in range(2, 9)} | {'5.png': png(x[0])[:-12] + late + png(x[0])[-12:]})
     refused('/5.png decodes to .3, 6, 4.: turn it', all_of, image_set(folder), 2)
@@ -116,13 +122,21 @@ def test_turned_images_have_the_size_they_are_turned_to(tmp_path):
 # %% ../../nbs/80a_test_image_sets.ipynb #4831d996
 def test_what_is_no_set(tmp_path):
     x = pixels()
-    for array, said in ((x/255, 'holds float64'), (x[..., :2], 'give images'), (x[:0], 'give images'), (x[0], 'give images'), (x > 9, 'holds bool')): refused(said, array_images, array)
-    for tensor, said in ((torch.zeros(2, 3, 4, 4), 'must be uint8'), (torch.zeros(2, 2, 4, 4, dtype=torch.uint8), '1 or 3'), (torch.zeros(0, 3, 4, 4, dtype=torch.uint8), '1 or 3')): refused(said, image_set, tensor)
+    for array, said in ((x/255, 'holds float64'), (x[..., :2], 'give images'), (x[:0], 'give images'),
+                        (x[0], 'give images'), (x > 9, 'holds bool')):
+        refused(said, array_images, array)
+    for tensor, said in ((torch.zeros(2, 3, 4, 4), 'must be uint8'),
+                         (torch.zeros(2, 2, 4, 4, dtype=torch.uint8),
+                          '1 or 3'), (torch.zeros(0, 3, 4, 4, dtype=torch.uint8), '1 or 3')):
+        refused(said, image_set, tensor)
     refused('there is nothing at', image_set, tmp_path/'nowhere'); refused('must be a tensor', image_set, 3)
     refused('neither .npz nor .npy', image_set, write(tmp_path, {'x.csv': b'1'})/'x.csv')
     (tmp_path/'empty').mkdir(); refused('holds no image file', folder_images, tmp_path/'empty')
-    np.savez(tmp_path/'other.npz', images=x); refused('holds images: images are in arr_0', npz_images, tmp_path/'other.npz')
-    (tmp_path/'x.npz').write_bytes(b'x'); refused('is no .npz', npz_keys, tmp_path/'x.npz'); (tmp_path/'x.npy').write_bytes(b'x'); refused('x.npy', image_set, tmp_path/'x.npy')
+    np.savez(tmp_path/'other.npz', images=x)
+    refused('holds images: images are in arr_0', npz_images, tmp_path/'other.npz')
+    (tmp_path/'x.npz').write_bytes(b'x')
+    refused('is no .npz', npz_keys, tmp_path/'x.npz')
+    (tmp_path/'x.npy').write_bytes(b'x'); refused('x.npy', image_set, tmp_path/'x.npy')
 
 def test_a_damaged_npz_is_named(tmp_path):
     np.savez(tmp_path/'x.npz', pixels(99))
@@ -132,9 +146,10 @@ def test_a_damaged_npz_is_named(tmp_path):
         refused('arr_0 of .*x.npz cannot be read', lambda: all_of(npz_images(tmp_path/'x.npz')))
     np.savez_compressed(tmp_path/'x.npz', pixels(999)//64)
     data = (tmp_path/'x.npz').read_bytes()
-    at = data.rindex(b'PK\1\2') + 16                                     # the checksum, which is compared behind the last byte
+    at = data.rindex(b'PK\1\2') + 16                               # the checksum, compared behind the last byte
     (tmp_path/'x.npz').write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1:])
-    for n in (7, 999): refused('arr_0 of .*x.npz cannot be read .Bad CRC', lambda: all_of(npz_images(tmp_path/'x.npz'), n))
+    for n in (7, 999):
+        refused('arr_0 of .*x.npz cannot be read .Bad CRC', lambda: all_of(npz_images(tmp_path/'x.npz'), n))
     for array, said in ((np.asfortranarray(pixels()), 'Fortran'), (np.array([1, None]), 'Python objects')):
         np.savez(tmp_path/'x.npz', array); refused(said, npz_images, tmp_path/'x.npz')
 
@@ -142,7 +157,9 @@ def test_the_images_of_a_folder_of_ours(tmp_path):
     folder = write(tmp_path/'x', {'pieces/0': b'', 'png/0.png': png(pixels(1)[0])})
     refused('is not finished', image_file, folder)
     write(folder, {'protocol.json': b'{"n": 1}'})
-    assert image_file(folder) == folder/'png' and protocol_of(folder) == dict(n=1) and protocol_of(pixels()) == {} and protocol_of(tmp_path/'none') == {}
+    assert image_file(folder) == folder/'png' and protocol_of(folder) == dict(n=1)
+    assert protocol_of(pixels()) == {} and protocol_of(tmp_path/'none') == {}
     np.save(folder/'a.npy', pixels()); refused('holds a.npy, png: name the one', image_file, folder)
-    assert image_file(folder/'a.npy') == folder/'a.npy' and image_set(folder/'a.npy').shape == (7, 3, 4, 6) and protocol_of(folder/'a.npy') == dict(n=1)
+    assert image_file(folder/'a.npy') == folder/'a.npy' and image_set(folder/'a.npy').shape == (7, 3, 4, 6)
+    assert protocol_of(folder/'a.npy') == dict(n=1)
     write(folder, {'protocol.json': b'{'}); refused('protocol.json is not JSON', protocol_of, folder)
