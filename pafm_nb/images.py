@@ -205,8 +205,8 @@ def _walk_folder(path, finder):
 # %% ../nbs/11b_images.ipynb #ecfd3d52
 def tar_members(
     fd, # of an open file
-    start:int, # where the tar begins in it
-    size:int, # of the tar
+    start, # where the tar begins in it
+    size, # of the tar, in bytes
     name, # for the message
 ): # yields TarInfo: offset_data counts from the tar's start
     "The members of a tar, one at a time; a ValueError if it is damaged or incomplete"

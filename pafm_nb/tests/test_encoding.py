@@ -11,8 +11,9 @@ __all__ = ['HOW', 'RUN', 'MEAN', 'STD', 'made', 'small', 'files', 'whole', 'test
            'test_a_folder_of_something_else_is_refused_before_work', 'test_classes_without_images_are_said',
            'test_a_fault_of_the_system_is_no_fault_of_images', 'test_overflow_is_named', 'test_trials_hold_every_class',
            'test_ahead_keeps_order_and_passes_errors', 'repa_folder', 'uvit', 'test_repa', 'test_uvit',
-           'test_what_the_type_cannot_hold_is_refused', 'test_embeddings_beyond_the_type_are_refused',
-           'test_features_are_never_taken_for_others', 'test_broken_features_are_listed']
+           'test_repa_with_a_vae_of_its_own', 'test_what_the_type_cannot_hold_is_refused',
+           'test_embeddings_beyond_the_type_are_refused', 'test_features_are_never_taken_for_others',
+           'test_broken_features_are_listed']
 
 # %% ../../nbs/81_test_encoding.ipynb #a45d48f9
 import io, json, os, shutil, socket, subprocess, sys, time, zipfile
@@ -24,7 +25,7 @@ import pafm_nb.encoding as encoding
 from ..bank import LatentBank
 from ..candidates import RandomCrops
 from ..encoding import ahead, every_class, find_features, prepare_imagenet, prepare_repa, summary
-from ..images import Images, center_crop, open_images, read_image
+from ..images import Images, center_crop, open_images, read_image, views
 from ..latents import encode, load_vae, tiny_vae
 
 # %% ../../nbs/81_test_encoding.ipynb #67fc4915
@@ -64,6 +65,8 @@ def test_rows_are_moments_of_crops(made, whole):
     assert len(whole) == 4*120 and whole.views == 4
     assert_close(whole.mean[rows][::4].float(), mean, atol=2e-3, rtol=2e-3); assert_close(whole.std[rows][::4].float(), std, atol=2e-3, rtol=2e-3)
     assert_close(whole.mean[rows][1::4].float(), mirrored, atol=2e-3, rtol=2e-3)
+    random = torch.stack([views(read_image(images.read(i)[0]), 16, 2, True, np.random.default_rng([0, i]))[2] for i in readable])
+    assert_close(whole.mean[rows][2::4].float(), encode(vae, random)[0], atol=2e-3, rtol=2e-3)
     assert torch.equal(batch.y[::4], torch.tensor(images.labels[readable])) and whole.meta['counts'] == [120]*4
     RandomCrops(whole, 4)(batch)
 
@@ -273,6 +276,13 @@ def test_uvit(tmp_path):
     assert_close(bank.mean, MEAN.repeat_interleave(n, 0)*.18215); assert_close(bank.std, STD.repeat_interleave(n, 0)*.18215)
     assert_close(bank.text, text); assert torch.equal(bank.null_text, torch.ones(7, 16))
     assert bank.about['text']['kind'] == 'states' and bank.about['text']['length'] == 7
+
+def test_repa_with_a_vae_of_its_own(made, tmp_path):
+    vae = Path(shutil.copytree(made[0], tmp_path/'vae'))
+    config = json.loads((vae/'config.json').read_text()) | dict(shift_factor=.5, scaling_factor=.3)
+    (vae/'config.json').write_text(json.dumps(config))
+    bank = prepare_repa(repa_folder(tmp_path/'data'), tmp_path/'bank', vae=vae, dtype=torch.float32, progress=False)
+    assert_close(bank.mean, (MEAN.flip(0) - .5)*.3); assert_close(bank.std, STD.flip(0)*.3)
 
 @pytest.mark.parametrize('file, value', [('2.npy', 1e6), ('2_1.npy', 7e4), ('2_1.npy', -7e4)])
 def test_what_the_type_cannot_hold_is_refused(tmp_path, file, value):
