@@ -270,9 +270,9 @@ def test_repa(tmp_path):
     with pytest.raises(ValueError, match="dtype='float32'"): prepare_repa(tmp_path/'data', tmp_path/'bank_4', progress=False)
 
 def test_uvit(tmp_path):
-    text = uvit(tmp_path/'train')
+    text = uvit(tmp_path/'train', (1, 2, 12, 1, 3, 1))
     bank = prepare_repa(tmp_path/'train', tmp_path/'bank', dtype=torch.float32, progress=False)
-    n = torch.tensor([1, 2, 5, 1, 3, 1])
+    n = torch.tensor([1, 2, 12, 1, 3, 1])
     assert_close(bank.mean, MEAN.repeat_interleave(n, 0)*.18215); assert_close(bank.std, STD.repeat_interleave(n, 0)*.18215)
     assert_close(bank.text, text); assert torch.equal(bank.null_text, torch.ones(7, 16))
     assert bank.about['text']['kind'] == 'states' and bank.about['text']['length'] == 7
