@@ -6,6 +6,7 @@
 __all__ = ['train_vae']
 
 # %% ../nbs/22_latents.ipynb #4b8822bb
+from typing import Any
 import torch
 from torch import Tensor
 from .progress import progress_bar
@@ -26,7 +27,7 @@ def train_vae(
     g = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vae = AutoencoderKL(block_out_channels=channels, down_block_types=('DownEncoderBlock2D',)*3, up_block_types=('UpDecoderBlock2D',)*3, norm_num_groups=8, latent_channels=4)
+        vae:Any = AutoencoderKL(block_out_channels=channels, down_block_types=('DownEncoderBlock2D',)*3, up_block_types=('UpDecoderBlock2D',)*3, norm_num_groups=8, latent_channels=4)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=1e-3, weight_decay=0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=.1)
     with progress_bar(steps, unit='step', disable=steps < 100) as bar:

@@ -26,7 +26,7 @@ def check_name(
     known, # the names there are
 ):
     "Refuse a name nobody knows, and say which are known"
-    if name not in known: raise ValueError(f'unknown {what} {name!r}: use one of {", ".join(known)}')
+    if not isinstance(name, str) or name not in known: raise ValueError(f'unknown {what} {name!r}: use one of {", ".join(known)}')
 
 # %% ../nbs/14_config.ipynb #a08f11d0
 @dataclass
@@ -65,11 +65,17 @@ class TrainConfig:
     sample_guidance:float = 1. # guidance scale of these pictures
 
     def __post_init__(self):
+        if not str(self.out): raise ValueError('out is empty: give the folder of the run')
         for what in ('model', 'objective', 'candidates', 'path', 'time', 'precision'): check_name(what, getattr(self, what), NAMES[what])
         optional = {name: 1 for name in ('micro_batches', 'crop') if getattr(self, name) is not None}
         for name, least in (dict(steps=1, batch_size=1, k=1, save_every=1, keep=1, log_every=1, sample_every=0, seed=0) | optional).items():
             n = getattr(self, name)
             if isinstance(n, bool) or not isinstance(n, int) or n < least: raise ValueError(f'{name} must be an integer of at least {least}, got {n!r}')
+        for name, most in dict(batch_size=2**20, k=2**16, seed=2**63 - 1).items():
+            if (n := getattr(self, name)) > most: raise ValueError(f'{name} must be at most {most:,}, got {n:,}')
+        for name in ('lr', 'grad_clip', 'temperature', 'time_shift', 'weight_decay', 'sample_guidance', 'ema_decay', 'label_dropout'):
+            x = getattr(self, name)
+            if isinstance(x, bool) or not isinstance(x, (int, float)): raise ValueError(f'{name} must be a number, got {x!r}')
         for name in ('lr', 'grad_clip', 'temperature', 'time_shift'):
             if not 0 < getattr(self, name) < float('inf'): raise ValueError(f'{name} must be finite and above 0, got {getattr(self, name)}')
         if not 0 <= self.weight_decay < float('inf'): raise ValueError(f'weight_decay must be finite and at least 0, got {self.weight_decay}')
@@ -87,7 +93,7 @@ def check_data(
     config:TrainConfig, # the run
 ):
     "Refuse data that is neither a name nor a folder"
-    if config.data not in NAMES['data'] and not Path(config.data).is_dir():
+    if config.data not in NAMES['data'] and not (config.data and Path(config.data).is_dir()):
         raise ValueError(f'no data is named {config.data!r} and no folder either: use one of {", ".join(NAMES["data"])}, or the folder of a bank')
 
 def saved_config(
@@ -116,6 +122,7 @@ def recipe(
 ) -> TrainConfig:
     "The config of a named recipe"
     check_name('recipe', name, RECIPES)
+    if not isinstance(out, (str, Path)) or not str(out): raise ValueError(f'out must be the folder of the run, got {out!r}')
     settings = RECIPES[name] | overrides
     if settings['data'] is None: raise ValueError(f'recipe {name} needs data: the folder of a bank of latents, made with pafm_prepare')
     return TrainConfig(str(out), **settings)

@@ -19,7 +19,8 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
-from .pools import TensorPool, check_count
+from .paths import check_count
+from .pools import TensorPool
 
 # %% ../nbs/11_data.ipynb #2dc3bb37
 DIGITS_SPLITS = ('train', 'held_out')

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'NOT_COMPARED', 'SD_VAE', 'CLIP_L', 'threads', 'ahead', 'make_pieces', 'piece_blocks', 'check_settings',
-           'settings', 'finished', 'publish', 'image_notes', 'summary', 'print_summary', 'every_class',
+           'settings', 'finished', 'publish', 'image_notes', 'summary', 'print_summary', 'every_class', 'say_empty',
            'prepare_imagenet', 'find_features', 'read_moments', 'prepare_repa']
 
 # %% ../nbs/11d_encoding.ipynb #f2be7462
-import hashlib, json, os, re, shutil, time
+import hashlib, json, os, re, time, warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 import numpy as np, torch
 from torch import Tensor, nn
-from .bank import LatentBank
-from .images import Images, open_images, read_image, views
+from .bank import BANK, LatentBank
+from .images import NOT_THE_IMAGES, Images, open_images, read_image, views
 from .latents import PRECISIONS, encode, load_vae, vae_about, vae_factor
-from .parts import Parts, check_writable, crew, write_json
-from .pools import check_count
+from .parts import Parts, check_writable, crew, discard, one_launch, one_writer, read_json, read_sealed, remove_parts, write_json
+from .paths import check_count
+from .pools import TensorPool
 from .progress import progress_bar
 
 # %% ../nbs/11d_encoding.ipynb #62264abd
@@ -85,7 +86,7 @@ def piece_blocks(
     "The rows of all pieces, in order; a piece goes as soon as the bank has its rows for good"
     ends, state = np.cumsum(counts), Path(out)/'.arrived/state.json'
     for p, (n, end) in enumerate(zip(counts, ends)):
-        saved = json.loads(state.read_text())['rows'] if state.exists() else 0
+        saved = read_sealed(state, f'remove {out}, and run the same command again')['rows'] if state.exists() else 0
         for before in range(p):
             if ends[before] <= saved and parts.path(before).exists(): parts.remove(before)
         if end <= start: continue
@@ -126,13 +127,16 @@ def publish(
     block_of, # arrays of some rows -> a block
     **kwargs # of LatentBank.create
 ) -> LatentBank:
-    "Lay the pieces out as a bank, with the notes beside it"
+    "Lay the pieces out as a bank, compare it with its checksums, put the notes beside it; the pieces go last"
     out = Path(out)
     if parts.sealed() is None: parts.seal(write_notes())
     if not (out/'meta.json').exists(): LatentBank.create(out, lambda start: piece_blocks(parts, parts.sealed(), out, block_of, start), **kwargs)
+    with one_writer(out):
+        if (out/'.arrived').exists(): discard(out/'.arrived')  # a kill came between the bank and the end of its writer
+        LatentBank.open(out).verify()
     for name in names:
         if (out/f'.{name}').exists(): (out/f'.{name}').replace(out/name)
-    shutil.rmtree(parts.folder)
+    remove_parts(parts.folder)
     return LatentBank.open(out)
 
 # %% ../nbs/11d_encoding.ipynb #09bf71f9
@@ -156,7 +160,7 @@ def summary(
     "What a bank holds, in numbers"
     files = bank.meta['files']
     digest = hashlib.sha256(''.join(files[name]['sha256'] for name in sorted(files) if not name.startswith(('neighbors', 'cells'))).encode()).hexdigest()
-    return dict(rows=len(bank), classes=int((bank.start.diff() > 0).sum()), skipped=len(json.loads((bank.folder/'skipped.json').read_text())), bytes=sum(f['bytes'] for f in files.values()), sha256=digest)
+    return dict(rows=len(bank), classes=int((bank.start.diff() > 0).sum()), skipped=len(read_json(bank.folder/'skipped.json', 'write the bank again', kind=list)), bytes=sum(f['bytes'] for f in files.values()), sha256=digest)
 
 def print_summary(
     bank:LatentBank, # finished
@@ -177,6 +181,17 @@ def every_class(
     rank = np.arange(len(labels)) - np.searchsorted(labels, labels)       # labels are sorted
     return np.sort(np.lexsort((labels, rank))[:limit])
 
+def say_empty(
+    labels:np.ndarray, # (N,) of the rows
+    classes:int|None=None, # there are; None: up to the largest label
+):
+    "Warn of classes without an image: a model has an embedding for each, which nothing trains"
+    there = np.bincount(labels, minlength=classes or 0)
+    if n := (there == 0).sum():
+        warnings.warn(f'{n:,} of {len(there):,} classes have no image, label {there.argmin()} first: a model has '
+                      f'all {len(there):,}, so number labels without gaps where that '
+                      'matters; training, sampling and evaluation take those that have images')
+
 def _find(path, index, state):
     "One process looks for the images, the others read what it found"
     if state.is_main_process:
@@ -187,6 +202,7 @@ def _find(path, index, state):
     return images if state.is_main_process else Images.load(index, path)
 
 # %% ../nbs/11d_encoding.ipynb #22d795bd
+@one_launch
 def prepare_imagenet(
     images, # path of a folder, a zip or a tar: see open_images
     vae, # folder of a VAE, or its name on the hub
@@ -208,10 +224,10 @@ def prepare_imagenet(
     gpu = state.device.type == 'cuda'
     precision, name = precision or ('fp16' if gpu else 'no'), vae
     if precision not in PRECISIONS: raise ValueError(f'precision must be one of {", ".join(PRECISIONS)}, got {precision!r}')
+    if not Path(images).exists(): open_images(images)
+    check_writable(out, BANK)
     vae = load_vae(name, state.device, PRECISIONS[precision])
     if size % vae_factor(vae): raise ValueError(f'size {size} is no multiple of {vae_factor(vae)}, by which this VAE shrinks a side')
-    if not Path(images).exists(): open_images(images)
-    check_writable(out)
     path, pieces, views_of_image = Path(images), out/'.pieces', crops*(1 + flip)
     about = dict(latents=vae_about(vae, name) | dict(size=size, image_size=size),
                  images=dict(crops=crops, flip=bool(flip), seed=seed, limit=limit, precision=precision, dtype=str(dtype).removeprefix('torch.')))
@@ -220,6 +236,7 @@ def prepare_imagenet(
         return LatentBank.open(out)
     images = _find(path, pieces/'index.npz', state)
     chosen = np.arange(len(images)) if limit is None else every_class(images.labels, limit)
+    if state.is_main_process: say_empty(images.labels[chosen], len(images.classes))
     per_piece = max(1, ROWS//views_of_image)
     parts = Parts(pieces, settings(about) | dict(files=images.fingerprint()), -(-len(chosen)//per_piece))
     about['images'] |= dict(source=str(path), files=images.fingerprint())
@@ -261,6 +278,20 @@ SD_VAE = dict(vae='stabilityai/sd-vae-ft-mse', vae_sha256=None, scale=.18215, sh
 CLIP_L = dict(kind='states', clip='openai/clip-vit-large-patch14', clip_sha256=None, length=77)  # which made U-ViT's
 
 # %% ../nbs/11d_encoding.ipynb #a91672ca
+def _labels(file):
+    "File and label of each row, by label"
+    listed = lambda value: sorted(((name, label) for name, label in value['labels']), key=lambda row: (row[1], row[0]))
+    rows = listed(read_json(file, '"labels" should be a list of [file, label]', listed))
+    if not rows: raise ValueError(f'{file} has no labels: write them again')
+    for name, label in rows:
+        if type(name) is not str or type(label) is not int or not 0 <= label < TensorPool.MOST_CLASSES:
+            raise ValueError(f'{file} gives {name!r} the label {label!r}: labels are whole numbers from 0, below '
+                             f'{TensorPool.MOST_CLASSES:,}; number the classes that there are')
+    names = sorted(name for name, _ in rows)
+    if twice := next((a for a, b in zip(names, names[1:]) if a == b), None):
+        raise ValueError(f'{file} names {twice} twice: a file has one label')
+    return rows
+
 def find_features(
     folder, # of REPA's vae-sd (or the one around it), or of U-ViT's features
     layout:str|None=None, # 'repa' or 'uvit'; None: by the marks
@@ -271,9 +302,7 @@ def find_features(
     if (folder/'vae-sd/dataset.json').exists(): folder = folder/'vae-sd'
     if layout not in (None, 'repa', 'uvit'): raise ValueError(f"layout must be 'repa' or 'uvit', got {layout!r}")
     if (folder/'dataset.json').exists() and layout != 'uvit':
-        try: rows = sorted(((str(name), int(label)) for name, label in json.loads((folder/'dataset.json').read_text())['labels']), key=lambda row: (row[1], row[0]))
-        except (ValueError, KeyError, TypeError) as e: raise ValueError(f'{folder}/dataset.json is damaged ({e!r}): "labels" should be a list of [file, label]') from e
-        if not rows or min(label for _, label in rows) < 0: raise ValueError(f'{folder}/dataset.json has no labels, or labels below 0')
+        rows = _labels(folder/'dataset.json')
         if outside := [name for name, _ in rows if name.startswith('/') or '..' in name.split('/')]: raise ValueError(f'{folder}/dataset.json names files outside the folder: {outside[0]}')
         if layout is None and not all('mean-std' in name for name, _ in rows): raise ValueError(f'the files in {folder} do not say whether they hold std or logvar: if they are mean and std, give layout repa')
         return 'repa', folder, [(name, label, ()) for name, label in rows]
@@ -285,7 +314,9 @@ def find_features(
 
 def _load(file):
     try: return np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError) as e: raise ValueError(f'{Path(file).name} cannot be read ({e})') from e
+    except (OSError, ValueError, EOFError, MemoryError) as e:
+        if isinstance(e, OSError) and e.errno in NOT_THE_IMAGES: raise
+        raise ValueError(f'{Path(file).name} cannot be read ({e})') from e
 
 def read_moments(
     file, # .npy of (2C, s, s)
@@ -302,6 +333,7 @@ def read_moments(
     return mean, second if layout == 'repa' else np.exp(second.clip(-30, 20)/2)
 
 # %% ../nbs/11d_encoding.ipynb #c0f03d15
+@one_launch
 def prepare_repa(
     folder, # of REPA's or U-ViT's features
     out, # folder of the bank
@@ -316,7 +348,10 @@ def prepare_repa(
     if dtype not in (torch.float16, torch.float32): raise ValueError(f'moments are stored as torch.float16 or torch.float32, not {dtype}')
     began, out, state = time.monotonic(), Path(out), crew()
     layout, folder, rows = find_features(folder, layout)
-    if limit: rows = [rows[i] for i in every_class(np.array([label for _, label, _ in rows]), limit)] if layout == 'repa' else rows[:limit]
+    check_writable(out, BANK)
+    labels, classes = (np.array([label for _, label, _ in rows]), rows[-1][1] + 1) if layout == 'repa' else (None, None)
+    if limit: rows = rows[:limit] if labels is None else [rows[i] for i in every_class(labels, limit)]
+    if labels is not None and state.is_main_process: say_empty(np.array([label for _, label, _ in rows]), classes)
     shape = _load(folder/rows[0][0]).shape
     read_moments(folder/rows[0][0], layout)
     null_text:Any = None
@@ -326,7 +361,6 @@ def prepare_repa(
     made_by = SD_VAE | dict(size=8*shape[1], image_size=8*shape[1])
     if vae: made_by = vae_about(loaded := load_vae(vae), vae) | dict(size=vae_factor(loaded)*shape[1], image_size=vae_factor(loaded)*shape[1])
     about = dict(latents=made_by, images=dict(layout=layout, limit=limit, dtype=str(dtype).removeprefix('torch.'))) | (dict(text=CLIP_L | dict(length=len(null_text))) if layout == 'uvit' else {})
-    check_writable(out)
     pieces = out/'.pieces'
     if finished(out, about) and not pieces.exists():
         if progress and state.is_main_process: print_summary(LatentBank.open(out), 0, 1)
@@ -342,18 +376,32 @@ def prepare_repa(
             text = [_load(folder/c) for c in captions]
             for c, x in zip(captions, text):
                 if x.shape != tuple(null_text.shape) or not np.isfinite(x).all(): raise ValueError(f'{c} is {x.shape} and should be {tuple(null_text.shape)}, finite')
-            return ((mean - made_by['shift'])*made_by['scale'], std*made_by['scale'], label, text), None
+            return (name, (mean - made_by['shift'])*made_by['scale'], std*made_by['scale'], label, text), None
         except ValueError as e: return None, dict(name=name, reason=str(e).removeprefix(name + ' '))
 
     def pack(values):
         n, store = [max(1, len(text)) for *_, text in values], dict(float16=np.float16, float32=np.float32)[about['images']['dtype']]
-        moments = {name: np.repeat(np.stack(x).astype(store), n, 0) for name, x in zip(('mean', 'std'), zip(*((mean, std) for mean, std, *_ in values)))}
-        return moments | (dict(label=np.array([label for _, _, label, _ in values])) if layout == 'repa' else dict(text=np.stack([x for *_, text in values for x in text]).astype(store)))
+        names, means, stds, given, texts = zip(*values)
+        def stored(x, names):
+            with np.errstate(over='ignore'): x = np.stack(x).astype(store)
+            bad = ~np.isfinite(x).reshape(len(x), -1).all(1)
+            if bad.any(): raise ValueError(f'{names[bad.argmax()]} holds values beyond {dtype}: give dtype float32')
+            return x
+        moments = {key: np.repeat(stored(x, names), n, 0) for key, x in (('mean', means), ('std', stds))}
+        if layout == 'repa': return moments | dict(label=np.array(given))
+        return moments | dict(text=stored([x for text in texts for x in text], np.repeat(names, n)))
+
+    def notes():
+        counts = image_notes(out, parts, [])
+        there = np.unique(np.concatenate([parts.read(p)[0].get('label', []) for p in range(parts.total)]).astype(int))
+        if len(there) < len({label for _, label, _ in rows if label is not None}): say_empty(there, classes)
+        return counts
 
     missing = len(parts.missing())
     make_pieces(parts, state, rows, per_piece, read, pack, progress)
     if state.is_main_process:
-        publish(out, parts, lambda: image_notes(out, parts, []), ('skipped.json',), lambda x: ((x['mean'], x['std']), x.get('label'), x.get('text')), dtype=dtype, null_text=null_text, about=about)
+        publish(out, parts, notes, ('skipped.json',), lambda x: ((x['mean'], x['std']), x.get('label'), x.get('text')),
+                dtype=dtype, num_classes=classes, null_text=null_text, about=about)
         if progress: print_summary(bank := LatentBank.open(out), min(missing*per_piece, len(rows))*len(bank)//len(rows), time.monotonic() - began)
     state.wait_for_everyone()
     return LatentBank.open(out)

@@ -6,18 +6,19 @@
 __all__ = ['LABELS', 'FORMS', 'Run', 'open_run', 'labels_of', 'Captions', 'Decoder', 'write_form', 'generate']
 
 # %% ../nbs/15a_generation.ipynb #eed685e7
-import hashlib, json, platform, re, shutil, subprocess, zipfile
+import hashlib, json, platform, re, shutil, subprocess, warnings, zipfile
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import numpy as np, torch
 from PIL import Image
 from torch import Tensor, nn
 import pafm_nb
 from .config import TrainConfig
 from .data import encode_captions, image_grid, to_uint8
+from .image_sets import protocol_of
 from .mmdit import MMDIT_MODELS
-from .parts import Parts, crew, write_json
+from .parts import Parts, check_writable, crew, is_hidden, naming, one_launch, remove_parts, whole_file, write_json
 from .paths import PATHS
 from .progress import progress_bar
 from .sampling import Counted, check_sampling, sample_many
@@ -30,7 +31,7 @@ class Run(NamedTuple):
     config:TrainConfig # it was trained with
     step:int # of the checkpoint
     checksum:int # CRC-32 of the averaged weights
-    classes:int # in its data; 1 or fewer: no labels
+    classes:list # labels that have rows in its data; empty: no labels
     about:dict # where its data came from
 
 
@@ -40,8 +41,13 @@ def open_run(
 )->Run:
     "The newest whole checkpoint of a run"
     model, config, state = newest_run(folder)
-    classes = int(re.findall(r', (\d+) classes', state['data'])[0])
-    return Run(model.requires_grad_(False).to(device), config, state['step'], state['checksums']['ema'], classes, state.get('about', {}))
+    classes = state.get('classes')
+    if classes is None:                                  # an older run
+        count = int(re.findall(r', (\d+) classes', state['data'])[0])
+        classes = list(range(count)) if count > 1 else []
+        if classes: warnings.warn(f'{folder} does not say which of its {count} classes have rows: all are drawn')
+    model = model.requires_grad_(False).to(device)
+    return Run(model, config, state['step'], state['checksums']['ema'], classes, state.get('about', {}))
 
 # %% ../nbs/15a_generation.ipynb #daa88ad6
 LABELS = ('balanced', 'random')
@@ -50,12 +56,20 @@ LABELS = ('balanced', 'random')
 def labels_of(
     seeds:range, # of the images
     first:int, # seed of image 0
-    classes:int, # how many
+    classes, # the labels to give, or how many: 0, 1, ...
     how:str='balanced', # one of LABELS
 )->Tensor: # (len(seeds),) int64
     "The classes of some images"
-    if how == 'balanced': return (torch.arange(seeds.start, seeds.stop) - first) % classes
-    return torch.tensor([int(np.random.default_rng([seed, 1]).integers(classes)) for seed in seeds])
+    _check_known('labels', how, LABELS)
+    labels = torch.as_tensor(range(classes) if isinstance(classes, int) else classes, dtype=torch.int64)
+    if not len(labels):
+        raise ValueError(f'there is no class to give (classes is {classes}): a run without labels takes none')
+    if how == 'balanced': return labels[(torch.arange(seeds.start, seeds.stop) - first) % len(labels)]
+    return labels[[int(np.random.default_rng([seed, 1]).integers(len(labels))) for seed in seeds]]
+
+
+def _check_known(name, value, known):
+    if value not in known: raise ValueError(f'{name} is {value!r}: choose one of {", ".join(known)}')
 
 # %% ../nbs/15a_generation.ipynb #7a4dd637
 class Captions:
@@ -68,8 +82,11 @@ class Captions:
     ):
         self.encoder, made_with = None, run.about.get('text', {})
         if file:
-            try: lines = [line.strip() for line in Path(file).read_text().splitlines() if line.strip()]
-            except (OSError, UnicodeDecodeError) as e: raise ValueError(f'{file} cannot be read ({e}): give a text file with one caption a line') from e
+            try: text = Path(file).read_text('utf-8-sig')    # a byte-order mark is no part of a caption
+            except (OSError, UnicodeDecodeError) as e:
+                raise ValueError(f'{file} cannot be read ({e}): '
+                                 'give a text file in UTF-8 with one caption a line') from e
+            lines = [line.strip() for line in text.split('\n') if line.strip()]
             if not lines: raise ValueError(f'{file} holds no caption: write one a line')
             self.sha256 = hashlib.sha256('\n'.join(lines).encode()).hexdigest()
         if not file:
@@ -94,6 +111,7 @@ class Captions:
 # %% ../nbs/15a_generation.ipynb #9e7f5992
 class Decoder:
     "Model space to uint8 images; `about` is what the protocol says of it"
+    vae:Any
     def __init__(self,
         run:Run, # whose samples are decoded
         vae='', # folder or name of a VAE; '': the one of the run's bank
@@ -104,8 +122,12 @@ class Decoder:
             from pafm_nb.latents import load_vae, vae_about
             name = vae or bank['vae']
             self.vae = load_vae(name, device)
+            if (takes := self.vae.config.latent_channels) != run.model.in_channels:
+                raise ValueError(f'{name} decodes latents of {takes} channels, '
+                                 f'and {run.config.out} makes {run.model.in_channels}: give the VAE of its bank')
             found = vae_about(self.vae, name)
-            if not vae and found['vae_sha256'] != bank['vae_sha256']:
+            # published features say a name and no checksum
+            if not vae and bank['vae_sha256'] not in (None, found['vae_sha256']):
                 raise ValueError(f'{name} has the checksum {found["vae_sha256"][:12]}, and the bank of {run.config.out} was made with {bank["vae_sha256"][:12]}: bring that VAE back, or name one with --vae')
             self.scaling = bank or found
             self.about |= dict(vae=name, vae_sha256=found['vae_sha256'], scale=self.scaling['scale'], shift=self.scaling['shift'], vae_dtype='float32')
@@ -147,23 +169,27 @@ def write_form(
 ):
     "Put the pieces together in one of three forms"
     target = Path(out)/FORMS[form]
-    part = target.with_name(f'.{target.name}.part')
     if target.exists(): return                           # a kill came later
     if form == 'png':
+        part = target.with_name(f'.{target.name}.part')
         part.mkdir(exist_ok=True)
         size = len(next(_pieces(parts)))
         for i in range(crew.process_index, parts.total, crew.num_processes):
-            for j, image in enumerate(parts.read(i)[0]['images'], i*size): Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(part/f'{j:06d}.png')
+            for j, image in enumerate(parts.read(i)[0]['images'], i*size):
+                file = part/f'{j:06d}.png'
+                with naming(file): Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(file)
         crew.wait_for_everyone()
+        if crew.is_main_process: part.rename(target)
     elif crew.is_main_process:
         shape = (n, *next(_pieces(parts)).shape[1:])
         if form == 'npy':
-            with open(part, 'wb') as f: _stream(f, _pieces(parts), shape)
+            with whole_file(target, 'wb') as f: _stream(f, _pieces(parts), shape)
         else:
-            with zipfile.ZipFile(part, 'w') as z, z.open('arr_0.npy', 'w', force_zip64=True) as f: _stream(f, _pieces(parts), shape)
-    if crew.is_main_process: part.rename(target)
+            with whole_file(target, 'wb') as whole, zipfile.ZipFile(whole, 'w') as z, z.open('arr_0.npy', 'w', force_zip64=True) as f:
+                _stream(f, _pieces(parts), shape)
 
 # %% ../nbs/15a_generation.ipynb #043ce00d
+@one_launch
 def generate(
     run, # folder of a training run
     out, # folder for the images, made if needed
@@ -189,11 +215,13 @@ def generate(
     texts = Captions(run, captions, me.device) if run.config.model in MMDIT_MODELS else None
     if captions and not texts: raise ValueError(f'{run.config.model} takes no captions: leave out {captions}')
     if (sampling['guidance_channels'] or 0) > run.model.in_channels: raise ValueError(f'guidance_channels is {sampling["guidance_channels"]} and {run.config.model} has {run.model.in_channels}: give at most that')
-    if sampling['guidance_scale'] != 1 and not texts and run.classes < 2: raise ValueError(f'{run.config.out} has no labels, so there is nothing to guide by: leave guidance_scale at 1')
+    if sampling['guidance_scale'] != 1 and not texts and not run.classes:
+        raise ValueError(f'{run.config.out} has no labels, so there is nothing to guide by: leave guidance_scale at 1')
     decoder = Decoder(run, vae, me.device)
     plan = _plan(run, n, seed, labels, precision, piece, sampling, dtype, texts, decoder) | (dict(batch_size=batch_size) if sampling['method'] == 'dopri5' else {})
     if _finished(out, form, plan): return Path(out)
     parts = Parts(Path(out)/'pieces', plan, -(-n//piece))
+    _check_free(out, parts)
 
     model, shape = Counted(run.model), (run.model.in_channels, run.model.input_size, run.model.input_size)
     null = texts.null if texts else run.model.null_label
@@ -203,12 +231,13 @@ def generate(
         for i in mine:
             numbers = range(i*piece, min(n, (i + 1)*piece))
             seeds, model.calls, model.rows = range(seed + numbers.start, seed + numbers.stop), 0, 0
-            y = texts.of(numbers) if texts else labels_of(seeds, seed, run.classes, labels) if run.classes > 1 else None
+            y = texts.of(numbers) if texts else labels_of(seeds, seed, run.classes, labels) if run.classes else None
             with autocast: z = sample_many(model, seeds, y, shape, batch_size, progress=False, device=me.device, null_label=null, path=PATHS[run.config.path](), dtype=dtype, **sampling)
             batches = -(-len(seeds)//batch_size)
             try: images = decoder(z, batch_size)
             except ValueError as e: raise ValueError(f'seeds {seeds[0]} to {seeds[-1]} cannot be decoded: {e}') from e
-            parts.write(i, dict(images=images), dict(batch_size=batch_size, nfe=model.calls/batches, rows=model.rows))
+            note = dict(batch_size=min(batch_size, piece), nfe=model.calls/batches, rows=model.rows)
+            parts.write(i, dict(images=images), note)
             bar.update(len(seeds))
     me.wait_for_everyone()
     write_form(parts, out, form, n, me)
@@ -220,35 +249,56 @@ def generate(
 def _check(n, seed, labels, form, batch_size, precision, piece, sampling):
     try: check_sampling(**sampling)
     except TypeError as e: raise ValueError(f'generate does not know a setting ({e}): it takes those of sample') from e
-    for name, value in dict(n=n, batch_size=batch_size, piece=piece).items():
-        if not isinstance(value, int) or value < 1: raise ValueError(f'{name} is {value}: give a whole number, 1 or more')
-    if not isinstance(seed, int) or not 0 <= seed <= 2**32 - n: raise ValueError(f'seeds {seed} to {seed + n - 1} are not all in 0 .. {2**32 - 1}: give another first seed')
-    for name, value, known in (('labels', labels, LABELS), ('form', form, FORMS), ('precision', precision, ('no', 'bf16'))):
-        if value not in known: raise ValueError(f'{name} is {value!r}: choose one of {", ".join(known)}')
+    for name, value in dict(n=n, batch_size=batch_size, piece=piece, steps=sampling['steps']).items():
+        most = 2**32 if name == 'n' else 2**16
+        if type(value) is not int or not 1 <= value <= most:
+            raise ValueError(f'{name} is {value}: give a whole number from 1 to {most}')
+    if type(seed) is not int: raise ValueError(f'seed is {seed}: give a whole number')
+    if not 0 <= seed <= 2**32 - n:
+        raise ValueError(f'seeds {seed} to {seed + n - 1} are not all in 0 .. {2**32 - 1}: give another first seed')
+    _check_known('labels', labels, LABELS)
+    _check_known('form', form, FORMS)
+    _check_known('precision', precision, ('no', 'bf16'))
 
 
 def _check_out(out):
-    "Refuse a folder of something else"
-    there = {p.name for p in Path(out).iterdir()} if Path(out).is_dir() else set()
-    if there and not there & {'pieces', 'protocol.json'}: raise ValueError(f'{out} holds {sorted(there)[0]} and no images of ours: give a folder of their own')
+    "Refuse a folder that cannot be written, or holds something else"
+    out = Path(out)
+    check_writable(out)
+    if (out/'protocol.json').exists() or (out/'pieces/plan.json').exists(): return
+    there = [p for p in (*out.glob('*'), *out.glob('pieces/*')) if not is_hidden(p.name) and p != out/'pieces']
+    foreign = sorted(str(p.relative_to(out)) for p in there)
+    if foreign: raise ValueError(f'{out} holds {foreign[0]} and no images of ours: give a folder of their own')
+
+
+def _check_free(out, parts):
+    "Refuse files of others where ours will be: ours are not there before all pieces are"
+    there = [name for name in (*FORMS.values(), 'grid.png') if (Path(out)/name).exists()]
+    if there and parts.missing():
+        raise ValueError(f'{out} holds {there[0]}, which is not of these images: move it away, or give another folder')
 
 
 def _finished(out, form, plan):
     "Are the images there? An error if others are"
-    file = Path(out)/'protocol.json'
-    if not file.exists(): return False
-    there, plan = json.loads(file.read_text()), json.loads(json.dumps(plan))
+    there, plan = protocol_of(out), json.loads(json.dumps(plan))
+    if not there: return False
     for k in plan:
         if there.get(k) != plan[k]: raise ValueError(f'{out} holds images made with {k}={there.get(k)!r}, not {plan[k]!r}: give the same value, or another folder')
-    if there['form'] != form: raise ValueError(f'{out} holds these images as {there["form"]}, not {form}: read that, or give another folder')
-    shutil.rmtree(Path(out)/'pieces', ignore_errors=True)
+    if there.get('form') != form:
+        raise ValueError(f'{out} holds these images as {there.get("form")}, not {form}: '
+                         'read that, or give another folder')
+    if not (Path(out)/FORMS[form]).exists():
+        raise ValueError(f'{out} has lost its {FORMS[form]}: remove the folder, or give another one')
+    remove_parts(Path(out)/'pieces')
     return True
 
 # %% ../nbs/15a_generation.ipynb #33cecba0
 def _plan(run, n, seed, labels, precision, piece, sampling, dtype, texts, decoder):
-    s = sampling
+    s, given = sampling, labels if run.classes else 'none'
+    if run.classes and len(run.classes) <= run.classes[-1]: given += f', of the {len(run.classes)} classes that have rows'
     adaptive = dict(atol=s['atol'], rtol=s['rtol']) if s['method'] == 'dopri5' else dict(steps=s['steps'])
-    return dict(n=n, seeds=[seed, seed + n - 1], labels='captions' if texts else labels if run.classes > 1 else 'none', captions_sha256=texts and texts.sha256,
+    return dict(n=n, seeds=[seed, seed + n - 1], labels='captions' if texts else given,
+                captions_sha256=texts and texts.sha256,
                 model=run.config.model, path=run.config.path, step=run.step, ema_decay=run.config.ema_decay, ema_crc32=run.checksum, sampler=s['method'], **adaptive,
                 guidance=dict(scale=s['guidance_scale'], interval=list(s['guidance_interval']), channels=s['guidance_channels'] or 'all', convention='v_u + scale*(v_c - v_u) in steps that begin in the interval; t = 1 is noise'),
                 precision=precision, state=str(dtype or torch.float32).removeprefix('torch.'), piece=piece, decoder=decoder.about)
@@ -257,7 +307,8 @@ def _plan(run, n, seed, labels, precision, piece, sampling, dtype, texts, decode
 def _versions():
     "This package, and the commit if it is a checkout"
     root = Path(pafm_nb.__file__).resolve().parent.parent
-    said = subprocess.run(['git', '-C', root, 'rev-parse', 'HEAD'], capture_output=True, text=True) if (root/'.git').exists() else None
+    asked = ['git', '-C', root, 'rev-parse', 'HEAD'] if (root/'.git').exists() and shutil.which('git') else None
+    said = subprocess.run(asked, capture_output=True, text=True) if asked else None
     return dict(pafm_nb=pafm_nb.__version__, commit=said.stdout.strip() if said and not said.returncode else None, torch=str(torch.__version__), python=platform.python_version())
 
 
@@ -269,8 +320,8 @@ def _finish(out, parts, plan, form, n, run, device):
     for images in _pieces(parts):
         first.append(torch.from_numpy(np.array(images[:64 - size])))
         if (size := size + len(first[-1])) >= 64: break
-    image_grid(torch.cat(first).permute(0, 3, 1, 2), columns=8, path=out/'grid.png')
+    with naming(out/'grid.png'): image_grid(torch.cat(first).permute(0, 3, 1, 2), columns=8, path=out/'grid.png')
     made = dict(form=form, nfe=nfe[0] if len(nfe) == 1 else dict(least=nfe[0], mean=sum(note['nfe'] for note in notes)/len(notes), most=nfe[-1]), rows_per_image=sum(note['rows'] for note in notes)/n,
                 batch_size=sorted({note['batch_size'] for note in notes}), run=run.config.out, data=run.config.data, device=torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type, **_versions())
     write_json(out/'protocol.json', made | plan | dict(batch_size=plan.get('batch_size', made['batch_size'])))
-    shutil.rmtree(parts.folder)
+    remove_parts(parts.folder)

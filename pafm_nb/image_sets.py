@@ -7,19 +7,20 @@ __all__ = ['BROKEN', 'ImageSet', 'array_images', 'npz_keys', 'npz_images', 'fold
            'protocol_of']
 
 # %% ../nbs/15b_image_sets.ipynb #cd15cf6c
-import json, math, os, zipfile, zlib
+import math, os, zipfile, zlib
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from .images import FORMATS, SUFFIXES, center_crop, read_image
+from .images import AROUND, NO_IMAGE, center_crop, image_head, images_in, open_images, read_image
+from .parts import is_hidden, read_json
 
 # %% ../nbs/15b_image_sets.ipynb #d1098321
 class ImageSet(NamedTuple):
@@ -65,6 +66,7 @@ def npz_keys(path:str|Path, # .npz
     "What an .npz holds"
     try:
         with zipfile.ZipFile(path) as archive: return {name.removesuffix('.npy') for name in archive.namelist()}
+    except PermissionError: raise
     except BROKEN as error: raise ValueError(f'{path} is no .npz, or a damaged one ({error}): make or fetch it again') from error
 
 def npz_images(path:str|Path, # .npz with arr_0 (N, H, W, C) uint8
@@ -83,49 +85,56 @@ def npz_images(path:str|Path, # .npz with arr_0 (N, H, W, C) uint8
                 for i in range(0, full[0], n):
                     part = min(n, full[0] - i), *full[1:]
                     yield np.frombuffer(bytearray(f.read(math.prod(part))), np.uint8).reshape(part)
-                f.read(1)
         except BROKEN as error: raise damaged(error) from error
     return ImageSet(path.name, shape, lambda n: _tensors(batches(n), last))
 
 # %% ../nbs/15b_image_sets.ipynb #b04262f9
-def _decoded(file, channels, size):
+def _decoded(images, i, channels, size):
     "One image file as (C, H, W) uint8"
-    image = read_image(file.read_bytes(), str(file))
+    data, _, name = images.read(i)
+    image = read_image(data, f'{images.path}/{name}')
     return (torch.from_numpy(np.array(image)).permute(2, 0, 1) if size is None else center_crop(image, size))[:channels]
 
-def _ahead(files, n, decode, threads):
+def _ahead(count, n, decode, threads):
     "Batches of n, the next one on its way"
     with ThreadPoolExecutor(threads) as pool:
-        start = lambda i: [pool.submit(decode, file) for file in files[i:i+n]]
+        start = lambda i: [pool.submit(decode, j) for j in range(i, min(i + n, count))]
         coming = start(0)
-        for i in range(n, len(files) + n, n):
+        for i in range(n, count + n, n):
             ready, coming = coming, start(i)
             yield [one.result() for one in ready]
 
-def folder_images(folder:str|Path, # image files at any depth; what begins with a dot is passed over
+def _heads(images):
+    "Width, height and greyness of all images; a ValueError names those that cannot be read"
+    lost = [s for s in images.skipped if s['reason'] not in (NO_IMAGE, AROUND)]
+    if lost:
+        raise ValueError(f'{lost[0]["name"]} in {images.path} cannot be read: {lost[0]["reason"]} '
+                         f'({len(lost)} such images); mend it or take it away')
+    return [image_head(images.open(i), f'{images.path}/{name}') for i, name in enumerate(images.names)]
+
+def folder_images(folder:str|Path, # image files at any depth, or a zip or tar of them
                   size:int|None=None, # ADM's centre crop of this side; None: as they are, all of one size
                   threads:int|None=None, # decoding; None: one a core, eight at most
                  )->ImageSet:
-    "The images of a folder"
-    folder = Path(folder)
-    files = sorted(file for file in folder.rglob('*') if file.suffix.lower() in SUFFIXES and not any(part.startswith('.') for part in file.relative_to(folder).parts))
-    if not files: raise ValueError(f'{folder} holds no image file ({", ".join(SUFFIXES)}): give another folder')
-    first:Any = None
-    grey = True
-    for file in files:
-        try:
-            with Image.open(file, formats=FORMATS) as image: side, mode = image.size, image.mode
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error: raise ValueError(f'{file} is no image, or a damaged one ({error}): remove it or make it again') from error
-        first, grey = first or side, grey and mode in ('L', '1')
-        if size is None and side != first:
-            raise ValueError(f'{file} is {side[0]}x{side[1]} and {files[0].name} {first[0]}x{first[1]}: make them alike, or give a size to which real images are cut')
-    channels, (width, height) = 1 if grey else 3, first if size is None else (size, size)
+    "The images of a folder or an archive"
+    images = open_images(folder, labelled=False)
+    heads = _heads(images)
+    (first, most), *others = Counter(head[:2] for head in heads).most_common()
+    if size is None and others:
+        i = next(i for i, head in enumerate(heads) if head[:2] != first)
+        raise ValueError(f'{images.path}/{images.names[i]} is {heads[i][0]}x{heads[i][1]}, and {most:,} of '
+                         f'{len(heads):,} images are {first[0]}x{first[1]}: make them alike, '
+                         'or give a size to which real images are cut')
+    channels, (width, height) = 1 if all(grey for *_, grey in heads) else 3, first if size is None else (size, size)
     def read(n):
-        for batch in _ahead(files, n, lambda file: _decoded(file, channels, size), threads or min(8, os.cpu_count())):
-            for file, x in zip(files, batch):
-                if x.shape[1:] != (height, width): raise ValueError(f'{file} decodes to {tuple(x.shape)}: turn it as its EXIF data say, or remove it')
+        decode = lambda i: _decoded(images, i, channels, size)
+        for k, batch in enumerate(_ahead(len(images), n, decode, threads or min(8, os.cpu_count() or 1))):
+            for name, x in zip(images.names[k*n:(k + 1)*n], batch):
+                if x.shape[1:] != (height, width):
+                    raise ValueError(f'{images.path}/{name} decodes to {tuple(x.shape)}: turn it as its EXIF data say, '
+                                     'or remove it')
             yield torch.stack(batch)
-    return ImageSet(str(folder), (len(files), channels, height, width), read)
+    return ImageSet(str(folder), (len(images), channels, height, width), read)
 
 # %% ../nbs/15b_image_sets.ipynb #35468fef
 def image_file(source:str|Path, # a file, or a folder
@@ -136,11 +145,16 @@ def image_file(source:str|Path, # a file, or a folder
     if path.is_file(): return path
     ours = (path/'protocol.json').is_file()
     if (path/'pieces').is_dir() and not ours: raise ValueError(f'{path} is not finished: run the command that makes it again')
-    files = sorted(file for file in path.iterdir() if file.suffix in ('.npz', '.npy') and not file.name.startswith('.')) + [path/'png']*(ours and (path/'png').is_dir())
+    files = sorted(file for file in path.iterdir() if file.suffix in ('.npz', '.npy') and not is_hidden(file.name))
+    files += [path/'png']*(ours and (path/'png').is_dir())
     if len(files) > 1: raise ValueError(f'{path} holds {", ".join(file.name for file in files)}: name the one to read')
+    found = images_in(path) if files and not ours else []
+    if found:
+        raise ValueError(f'{path} holds {files[0].name} and images ({found[0]}): '
+                         'name that file, or move it out of the folder')
     return files[0] if files else path
 
-def image_set(source, # (N, C, H, W) uint8 tensor; array; path of an .npz with arr_0, of an .npy, or of a folder
+def image_set(source, # (N, C, H, W) uint8 tensor; array; path of an .npz (arr_0), .npy, folder, zip or tar
                 name:str='images', # of a tensor or array, for messages
                 size:int|None=None, # centre crop of image files
                )->ImageSet:
@@ -153,10 +167,12 @@ def image_set(source, # (N, C, H, W) uint8 tensor; array; path of an .npz with a
     if isinstance(source, np.ndarray): return array_images(source, name)
     if not isinstance(source, (str, Path)): raise ValueError(f'{name} must be a tensor, an array or a path, got {type(source).__name__}')
     path = image_file(source)
-    if path.is_dir(): return folder_images(path, size)
+    if path.is_dir() or path.suffix.lower() in ('.zip', '.tar'): return folder_images(path, size)
     if path.suffix == '.npz': return npz_images(path)
-    if path.suffix != '.npy': raise ValueError(f'{path} is neither .npz nor .npy nor a folder: give one of these')
+    if path.suffix != '.npy':
+        raise ValueError(f'{path} is neither .npz nor .npy, nor a folder, .zip or .tar of images: give one of these')
     try: return array_images(np.load(path, mmap_mode='r', allow_pickle=False), str(path))
+    except PermissionError: raise
     except BROKEN as error: raise ValueError(str(error) if str(path) in str(error) else f'{path} cannot be read ({error}): save it again with np.save') from error
 
 def protocol_of(source, # as given to image_set
@@ -166,5 +182,6 @@ def protocol_of(source, # as given to image_set
     path = Path(source)
     file = (path if path.is_dir() else path.parent)/'protocol.json'
     if not file.is_file(): return {}
-    try: return json.loads(file.read_text())
-    except ValueError as error: raise ValueError(f'{file} is not JSON ({error}): repair or remove it') from error
+    made = read_json(file, 'repair or remove it')
+    ours = f'samples.{made["form"]}' if 'form' in made else path.name
+    return made if path.is_dir() or path.name == ours else {}      # of another file in the folder it says nothing

@@ -9,6 +9,7 @@ __all__ = ['CROPS', 'LATENT_ARMS', 'pictures', 'latent_banks', 'vae_name', 'late
 # %% ../nbs/22a_latent_trials.ipynb #d327a044
 import tempfile
 from pathlib import Path
+from typing import Any
 import numpy as np, torch
 from .autoencoder import train_vae
 from .bank import LatentBank, prepare_neighbors
@@ -49,11 +50,11 @@ def latent_banks(
     for split in ('train', 'held_out'): write_mnist(root/split, split)
     if not (root/'vae'/'config.json').exists(): train_vae(pictures(root, 'train')[0], root/'vae', **kwargs)
     banks = {n: prepare_imagenet(root/'train', root/'vae', root/f'crops{n}', size=32, crops=n, limit=limit, dtype=torch.float32, progress=False) for n in CROPS}
-    banks[1] = prepare_neighbors(banks[1], 16, progress=False)
+    for across in (False, True): banks[1] = prepare_neighbors(banks[1], 16, progress=False, across=across)
     return banks
 
 # %% ../nbs/22a_latent_trials.ipynb #212e7133
-LATENT_ARMS = {
+LATENT_ARMS:dict[str, dict[str, Any]] = {
     'FM': dict(objective='fm'), 'moments': dict(candidates='MomentDraws', k=16), 'neighbours': dict(candidates='NearestNeighbors', k=16), 'all Gaussians': dict(candidates='ExactMoments'),
     'FM, crops': dict(crops=4, objective='fm'), 'crops': dict(crops=4, candidates='RandomCrops', k=4)}
 
@@ -71,7 +72,7 @@ def latent_target(
     times:tuple=(.3, .5, .6, .7, .8, .9, .95), # of the noisy points
     points:int=1000, # at each time
 ) -> dict: # rows: the table of bias_variance
-    "How far an arm's targets are from the exact field, and how much they scatter"
+    "How far an arm's targets are from its pool's field, and how much they scatter"
     settings = LATENT_ARMS[arm]
     bank = LatentBank.open(Path(root)/f"crops{settings.get('crops', 1)}")
     return dict(rows=bias_variance(SAMPLERS[settings['candidates']](bank, settings.get('k', 16)), bank, list(times), points=points, generator=torch.Generator().manual_seed(seed)))
@@ -89,7 +90,7 @@ def latent_errors(
     images, labels = pictures(root, 'held_out', crops)
     mean, std = encode(load_vae(root/'vae'), images)
     held_out, out = TensorPool(mean, labels, mean, std), {}
-    batches = dict(pool=(PAFMLoss(ExactMoments(bank)), draw(bank, torch.randint(len(bank), (n,), generator=g), g)), held_out=(FMLoss(), draw(held_out, torch.arange(n) % len(held_out), g)))
+    batches:dict[str, tuple[FMLoss, Any]] = dict(pool=(PAFMLoss(ExactMoments(bank)), draw(bank, torch.randint(len(bank), (n,), generator=g), g)), held_out=(FMLoss(), draw(held_out, torch.arange(n) % len(held_out), g)))
     for name, (loss, batch) in batches.items():
         t, eps = (torch.randperm(n, generator=g) + .5)/n, torch.randn(batch.z.shape, generator=g)
         z_t, error = loss.path.interpolate(batch.z, eps, t), torch.empty_like(eps)

@@ -7,7 +7,7 @@ __all__ = ['SAMPLING', 'OBJECTIVES', 'sample_digits', 'score_digits', 'measured_
            'plot_curves']
 
 # %% ../nbs/17_recipes.ipynb #10125cb0
-import json, time
+import time
 from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, torch
 import torch.nn.functional as F
@@ -17,6 +17,8 @@ from .config import TrainConfig, recipe
 from .data import digits, image_grid, to_uint8
 from .evaluation import evaluate
 from .figures import COLORS, label_ends, panels
+from .parts import read_json
+from .paths import check_count
 from .sampling import sample_many
 from .training import Trainer
 
@@ -29,7 +31,9 @@ def sample_digits(
     guidance_scale:float=1., # 1: none
 ) -> Tensor: # (n, 1, 8, 8) uint8
     "Digits from a model, the same noises and labels for every model"
-    return to_uint8(sample_many(model, range(n), torch.arange(n) % 10, (1, 8, 8), batch_size=250, progress=False, **SAMPLING | dict(guidance_scale=guidance_scale), null_label=model.null_label))
+    check_count('n', n, 1)
+    settings = SAMPLING | dict(guidance_scale=guidance_scale)
+    return to_uint8(sample_many(model, range(n), torch.arange(n) % 10, (1, 8, 8), batch_size=250, progress=False, **settings))
 
 # %% ../nbs/17_recipes.ipynb #7ee7b195
 def score_digits(
@@ -54,7 +58,7 @@ def measured_run(
     "Train, scoring the averaged model at every checkpoint; the scores are kept beside the run"
     trainer = Trainer(config, progress)
     file = trainer.out/'curve.json'
-    curve = json.loads(file.read_text()) if file.exists() else {}
+    curve = read_json(file, 'remove it', lambda c: [int(k) + float(v) for k, v in c.items()]) if file.exists() else {}
     def score(trainer):
         curve[str(trainer.step)] = score_digits(sample_digits(trainer.ema.module))['fd_digits']
         write_json(file, curve)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SIT_MODELS', 'PatchEmbedding', 'sincos_position', 'time_frequencies', 'TimeEmbedding', 'LabelEmbedding', 'attend',
            'Attention', 'MLP', 'modulated_norm', 'Block', 'FinalLayer', 'unpatchify', 'check_sizes', 'check_images',
-           'SiT', 'Models', 'read_weights', 'shapes_of', 'check_weights', 'heads_of', 'load_sit']
+           'SiT', 'Models', 'unwrapped', 'read_weights', 'shapes_of', 'check_weights', 'heads_of', 'load_sit']
 
 # %% ../nbs/12_sit.ipynb #b7f0f1d8
 import math, re
@@ -301,6 +301,16 @@ SIT_MODELS['SiT-digits'] = partial(SiT, input_size=8, patch_size=2, in_channels=
                                    num_classes=10)
 
 # %% ../nbs/12_sit.ipynb #f97f9b19
+def unwrapped(
+    state:Mapping, # values by name
+)->dict: # the same by the names that the bare model has
+    "Without what DDP, averaging and `torch.compile` put into names: `module.` in front, `_orig_mod.` anywhere."
+    bare = {re.sub(r'^(module\.)+', '', str(k).replace('_orig_mod.', '')): v for k, v in state.items() if k != 'n_averaged'}
+    if len(bare) < len(state) - ('n_averaged' in state):
+        raise ValueError('some weights are there twice, wrapped and bare: pass one of the two')
+    return bare
+
+
 def read_weights(
     weights:dict|str|Path, # a state dict, a checkpoint that holds one as 'ema', or a .safetensors, .pt or .pth file of either
 )->dict: # float tensors by name, without REPA's projectors
@@ -309,8 +319,7 @@ def read_weights(
     if isinstance(weights, Mapping): weights = weights.get('ema', weights)
     if not isinstance(weights, Mapping):
         raise ValueError(f'the weights are a {type(weights).__name__}: give a state dict, names and tensors, or a file of one')
-    state = {str(k).removeprefix('module.'): v for k, v in weights.items()}
-    state = {k: v for k, v in state.items() if not k.startswith('projectors.')}
+    state = {k: v for k, v in unwrapped(weights).items() if not k.startswith('projectors.')}
     for k, v in state.items():
         if not isinstance(v, Tensor) or not v.is_floating_point():
             raise ValueError(f'{k} is {getattr(v, "dtype", type(v).__name__)}, not a tensor of floats: pass the state dict alone (of a checkpoint its ema or model)')

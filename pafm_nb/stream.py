@@ -69,7 +69,10 @@ class Ahead:
     ):
         self.make, self.key, self.waiting = make, None, None
         self.thread = ThreadPoolExecutor(1, 'ahead')
-        if torch.device(device).type == 'cuda': self.thread.submit(torch.cuda.set_device, device).result()
+        device = torch.device(device)
+        if device.type == 'cuda':                        # one process alone is told no number: it is on the caller's
+            number = torch.cuda.current_device() if device.index is None else device.index
+            self.thread.submit(torch.cuda.set_device, number).result()
         else:
             threads = torch.get_num_threads()
             for call in (torch.get_num_threads, partial(torch.set_num_threads, 1)): self.thread.submit(call).result()    # asked for, it is settled; only then it can be set

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BINS', 'run_trials', 'few_noises', 'Trial', 'digits_probe', 'binned', 'field_errors', 'some_digits', 'digits_trial',
-           'interval', 'paired_ratio', 'steps_to', 'seeds_of', 'by_seed', 'against', 'forest']
+           'interval', 'paired_ratio', 'holm', 'steps_to', 'seeds_of', 'by_seed', 'against', 'forest']
 
 # %% ../nbs/17b_trials.ipynb #0167eb31
 import json, math, tempfile, time
@@ -18,7 +18,7 @@ from .candidates import local_spread
 from .checkpoints import read_log
 from .config import TrainConfig, recipe
 from .data import digits
-from .parts import check_writable, write_json
+from .parts import check_writable, read_json, write_json
 from .paths import LinearPath
 from .pools import TensorPool
 from .posterior import exact_velocity
@@ -40,7 +40,7 @@ def run_trials(
     file = Path(file)
     check_writable(file.parent)
     here = machine()
-    found:dict = json.loads(file.read_text()) if file.exists() else dict(command=command, machine=here, trials={})
+    found:dict = read_json(file, 'mend or remove it', lambda f: ([t['settings'] for t in f['trials'].values()], [f['machine'][k] for k in ('cpu', 'cores', 'torch')])) if file.exists() else dict(command=command, machine=here, trials={})
     done = found['trials']
     elsewhere = {} if all(here[k] == found['machine'][k] for k in ('cpu', 'cores', 'torch')) else dict(machine=here)
     for name, settings in trials.items():
@@ -177,6 +177,17 @@ def paired_ratio(
     if not ((ours > 0) & (theirs > 0)).all(): raise ValueError(f'ratios need numbers above 0, got {ours} and {theirs}: show these themselves')
     m, h = interval(np.log(ours/theirs))
     return np.exp(m), np.exp(m - h), np.exp(m + h)
+
+# %% ../nbs/17b_trials.ipynb #a1c50002
+def holm(
+    pairs, # (ours, theirs) for each comparison, as `paired_ratio` takes them
+): # (m,) p-values in the same order
+    "Is any of these ratios not 1? Student's t on the logarithms, corrected for their number by Holm"
+    p = np.array([stats.ttest_1samp(np.log(np.asarray(a, float)/b), 0).pvalue for a, b in pairs])
+    order = p.argsort()
+    p[order] = np.minimum(1, np.maximum.accumulate(p[order]*np.arange(len(p), 0, -1)))
+    return p
+
 
 # %% ../nbs/17b_trials.ipynb #8bf40095
 def steps_to(

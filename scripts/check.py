@@ -122,6 +122,27 @@ def commands():
     for l in lines:
         if l not in [s.get('run') for s in steps]: yield f'.github/workflows/test.yaml has no step that runs: {l}'
 
+PUBLISHERS = {'actions/download-artifact', 'actions/deploy-pages', 'pypa/gh-action-pypi-publish'}  # all that a job may run whose token may write
+
+def workflows():
+    "workflows: actions are pinned by commit with their version beside it, and a job whose token may write installs and runs nothing"
+    files, seen = sorted((ROOT/'.github/workflows').glob('*.y*ml')), 0
+    for file in files:
+        text, name = file.read_text(), file.relative_to(ROOT).as_posix()
+        for i, line in enumerate(text.splitlines(), 1):
+            if not re.match(r'\s*(?:- )?uses:', line): continue
+            seen += 1
+            if not re.fullmatch(r'\s*(?:- )?uses: [\w.-]+(?:/[\w.-]+)+@[0-9a-f]{40} # v\d+\.\d+\.\d+', line):
+                yield f'{name}:{i}: {line.strip()}: pin it as owner/name@COMMIT # v1.2.3'
+        whole = yaml.safe_load(text)
+        if 'permissions' not in whole: yield f'{name}: no permissions: without them a token may write'
+        for job, what in whole['jobs'].items():
+            granted = what.get('permissions', whole.get('permissions'))
+            if 'write' not in str(granted): continue
+            for step in what.get('steps', [what]):
+                if step.get('uses', '').split('@')[0] not in PUBLISHERS: yield f'{name}: job {job} may write ({granted}) and runs {step.get("run") or step.get("uses")}: do that in a job of its own'
+    return f'{seen} actions in {len(files)} files'
+
 def sidebar():
     "sidebar: nbs/sidebar.yml lists every notebook once, and nothing else"
     def leaves(x):
@@ -301,7 +322,7 @@ def packages():
     if 'nbdev' not in points: yield f'{wheel.name}: no nbdev entry point, other projects could not link to our documentation'
     return f'{wheel.name} {wheel.stat().st_size/1e3:.0f} kB with {len(held)} files, extras {", ".join(sorted(extras))}'
 
-CHECKS = [exports, clean, outputs, alts, sizes, readme, commands, sidebar, doclinks, links, colab, spelling, paths, results, site, packages]
+CHECKS = [exports, clean, outputs, alts, sizes, readme, commands, workflows, sidebar, doclinks, links, colab, spelling, paths, results, site, packages]
 
 def problems(check):
     "The problems `check` yields, and what it returns; an exception is a problem too."

@@ -71,7 +71,7 @@ def open_at(page, **settings):
 def box(page, selector): return page.locator(selector).bounding_box()
 
 def grid(page, name):
-    "grid: weights, target, ESS, exact field and bias in a grid of settings"
+    "grid: weights, target, ESS, the pool's exact field and bias in a grid of settings"
     n = 0
     for view, t, (design, k), temperature in product(('moons', 'digits'), (.02, .2, .5, .8, 1), (('one', 1), ('random', 4), ('random', 64), ('near', 4), ('near', 64), ('whole', 1)), (1, 3)):
         n += 1

@@ -1,8 +1,8 @@
 """Try to lose a training run: `python scripts/faults.py [--number 20] [--seed 0] [--out results/faults.json]`.
 
 Kills: a run on digits is killed (`kill -9`) at random moments and started again, until it has been killed often enough and ends; its weights, their average and the optimizer must then
-equal, bit for bit, those of a run that was left alone. Damage: the newest checkpoint of a run is damaged in thirty ways; each time the trainer must fall back to the older one, name the
-broken one, and end in the same bits, and with no whole one left it must stop with one error."""
+equal, bit for bit, those of a run that was left alone. Damage: the newest checkpoint of a run is damaged in thirty-two ways; each time the trainer must fall back to the older one, name the
+broken one, and end in the same bits, and with no whole one left it must stop with one error. A folder `step_best` of the user lies beside them and must stay."""
 import itertools, json, os, pickle, random, shutil, signal, subprocess, sys, tempfile, time, warnings, zlib
 from pathlib import Path
 import torch
@@ -61,6 +61,7 @@ class Trap:
 
 def damages(trap):
     "name -> what is done to the folder of a checkpoint"
+    def copied(c): shutil.rmtree(c); shutil.copytree(c.parent/'step_00000010', c)
     basic = dict(cut=lambda p: p.write_bytes(p.read_bytes()[:-7]), flipped=flip, empty=lambda p: p.write_bytes(b''), foreign=lambda p: p.write_bytes(b'\x89PNG\r\n' + bytes(500)), missing=Path.unlink)
     files = [f'{n}.safetensors' for n in FILES] + ['state.json']
     ways = {f'{how} {file}': (lambda c, do=do, file=file: do(c/file)) for (how, do), file in itertools.product(basic.items(), files)}
@@ -68,7 +69,7 @@ def damages(trap):
     def dangling(c): (c/'model.safetensors').unlink(); (c/'model.safetensors').symlink_to('nowhere')
     def swapped(c): (c/'model.safetensors').rename(c/'x'); (c/'ema.safetensors').rename(c/'model.safetensors'); (c/'x').rename(c/'ema.safetensors')
     ways |= {'a folder for a file': folder_in_place, 'a link to nothing': dangling, 'two files swapped': swapped, 'no files at all': lambda c: [p.unlink() for p in c.iterdir()],
-             'state is a list': lambda c: (c/'state.json').write_text('[1, 2]'), 'state of another step': lambda c: shutil.copy(c.parent/'step_00000010/state.json', c/'state.json'),
+             'state is a list': lambda c: (c/'state.json').write_text('[1, 2]'), 'state nested without end': lambda c: (c/'state.json').write_text('['*100_000), 'the older one under its name': copied, 'state of another step': lambda c: shutil.copy(c.parent/'step_00000010/state.json', c/'state.json'),
              'step edited': lambda c: (c/'state.json').write_text((c/'state.json').read_text().replace('"step": 12', '"step": 2')),
              'header too long, sealed': lambda c: plant(c, 'model', (2**40).to_bytes(8, 'little') + bytes(100)), 'no checksums, sealed': lambda c: reseal(c, checksums={}),
              'code in a pickle, sealed': lambda c: plant(c, 'optimizer', pickle.dumps(Trap(trap)))}
@@ -82,6 +83,7 @@ def damaged(root):
     for name, harm in damages(trap).items():
         out = root/'run'
         shutil.copytree(made, out)
+        (out/'checkpoints/step_best').mkdir()
         harm(out/'checkpoints/step_00000012')
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter('always')
@@ -90,9 +92,9 @@ def damaged(root):
                 named = any('step_00000012 is damaged' in str(w.message) for w in said)
                 if trainer.step != 10 or not named: outcomes[name] = f'SILENT: went on from step {trainer.step}'
                 else: outcomes[name] = 'fell back' if same(truth, read_checkpoint(trainer.fit().out/'checkpoints/step_00000012')[0]) else 'OTHER BITS'
-                shutil.rmtree(out/'checkpoints/step_00000010', ignore_errors=True)
-                harm(out/'checkpoints/step_00000012') if name != 'state of another step' else (out/'checkpoints/step_00000012/state.json').unlink()
-                for other in (out/'checkpoints').glob('step_*'):
+                if not (out/'checkpoints/step_best').exists(): outcomes[name] += ', step_best GONE'
+                harm(out/'checkpoints/step_00000012')
+                for other in (out/'checkpoints').glob('step_0*'):
                     if other.name != 'step_00000012': shutil.rmtree(other)
                 try: Trainer(TrainConfig(str(out), **SHORT), progress=False); outcomes[name] += ', alone: SILENT'
                 except ValueError as e: outcomes[name] += ', alone: one error' if 'is whole' in str(e) else f', alone: {e}'

@@ -4,18 +4,21 @@
 
 # %% auto #0
 __all__ = ['four_kinds', 'test_kinds_agree', 'test_rows_of_a_half_precision_pool', 'test_float32_is_enough',
-           'test_stored_norms_do_not_spoil_float64', 'test_gaussians_are_the_moment_posterior',
-           'test_no_wait_and_few_operations', 'test_half_precision_pools_do_not_wait', 'test_a_wait_is_noticed',
-           'test_compiles_without_a_break', 'test_refused']
+           'test_three_hundred_near_copies', 'test_sixteen_copies_where_the_device_is_not_asked',
+           'test_differences_are_taken_where_they_are_felt', 'test_stored_norms_do_not_spoil_float64',
+           'test_gaussians_are_the_moment_posterior', 'test_no_wait_and_few_operations',
+           'test_half_precision_pools_do_not_wait', 'test_a_wait_is_noticed', 'test_compiles_without_a_break',
+           'test_refused']
 
 # %% ../../nbs/84_test_candidate_sets.ipynb #5dfd7db1
 import pytest, torch
 import fastcore.test as ft
 from torch.testing import assert_close
+from .. import candidate_sets
 from ..bench import device_cost
 from ..candidate_sets import Candidates, GaussianCandidates, Noisy, RowCandidates, SharedCandidates, check_source
 from ..candidates import SAMPLERS
-from ..objective import pafm_target
+from ..objective import mixed_target, pafm_target
 from ..paths import PATHS, LinearPath
 from ..posterior import moment_posterior
 
@@ -29,7 +32,7 @@ def four_kinds(dtype=torch.float32, rows=9, D=6, seed=0):
     prior[:, 20:30] = -torch.inf
     place = torch.stack([torch.cat([torch.tensor([b]), torch.arange(b), torch.arange(b + 1, len(pool))]) for b in range(rows)])
     mine = prior.gather(1, place)
-    sets = dict(own=Candidates(pool[place], mine), shared=SharedCandidates(pool, prior, torch.arange(rows)), rows=RowCandidates(pool, place, pool.float().square().sum(1), mine),
+    sets = dict(own=Candidates(pool[place], mine), shared=SharedCandidates(pool, prior, torch.arange(rows)), rows=RowCandidates(pool, place, pool.square().sum(1), mine),
                 gaussians=GaussianCandidates(pool, torch.zeros_like(pool), place, mine))
     return z, eps, t, sets, place
 
@@ -66,6 +69,48 @@ def test_float32_is_enough(time, kind, D):
     found, truth = (pafm_target(*(x.to(dtype) for x in (z, eps, t)), make(pool.to(dtype))).velocity.double() for dtype in (torch.float32, torch.float64))
     assert found.isfinite().all() and (found - truth).norm() < 2e-5*truth.norm()
     if time < 1e-20: assert torch.equal(found.float(), eps - z)
+
+@pytest.mark.parametrize('kind', ['shared', 'rows'])
+@pytest.mark.parametrize('time', [0., 1e-30, 1e-5, 1e-3, .05, .3, .7, .95])
+@pytest.mark.parametrize('D, apart', [(64, 0.), (64, 1e-3), (4096, 1e-3), (64, None)])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+def test_three_hundred_near_copies(dtype, D, apart, time, kind, copies=300):
+    "Copies of the source, near ones, and ones as far as the noise reaches"
+    g = torch.Generator().manual_seed(2)
+    z, eps, t = *torch.randn(2, 2, D, generator=g), torch.full((2,), time)
+    reach = (min(1., time/(1 - time)) if apart is None else apart)/D**.5
+    pool = torch.cat([z, (z[:, None] + reach*torch.randn(2, copies, D, generator=g)).flatten(0, 1), torch.randn(20, D, generator=g)]).to(dtype)
+    z, place = pool[:2].float(), torch.stack([torch.arange(len(pool)), torch.cat([torch.tensor([1, 0]), torch.arange(2, len(pool))])])
+    truth = pafm_target(z.double(), eps.double(), t.double(), Candidates(pool[place].double()))
+    found = pafm_target(z, eps, t, SharedCandidates(pool, source=torch.arange(2)) if kind == 'shared' else RowCandidates(pool, place, pool.float().square().sum(1)))
+    weights = found.weights.gather(1, place) if kind == 'shared' else found.weights
+    assert ((found.velocity - truth.velocity).norm(dim=1) < 1e-5*truth.velocity.norm(dim=1)).all()
+    assert_close(weights.double(), truth.weights, rtol=0, atol=1e-6)
+
+@pytest.mark.parametrize('time', [0., 1e-30, 1e-3, .05, .3, .7, .95])
+@pytest.mark.parametrize('kind', ['shared', 'rows'])
+def test_sixteen_copies_where_the_device_is_not_asked(kind, time, monkeypatch):
+    monkeypatch.setattr(candidate_sets, 'readable', lambda x: False)
+    for apart in (0., 1e-3): test_three_hundred_near_copies(torch.float32, 1024, apart, time, kind, copies=15)
+
+@pytest.mark.parametrize('kind', ['shared', 'rows'])
+def test_differences_are_taken_where_they_are_felt(kind, monkeypatch):
+    "Strangers cost nothing more at any time; sixty copies of a source make its row, and no other, dear"
+    g, calls = torch.Generator().manual_seed(5), []
+    plain = candidate_sets.by_differences
+    monkeypatch.setattr(candidate_sets, 'by_differences', lambda noisy, *args: (calls.extend([len(noisy.z)]*(noisy.z.dtype == torch.float32)), plain(noisy, *args))[1])
+    for D, copies in ((64, 0), (4096, 0), (64, 60)):
+        z, eps = torch.randn(2, 8, D, generator=g)
+        pool = torch.cat([z, z[5:6] + 1e-5*torch.randn(copies, D, generator=g), torch.randn(120, D, generator=g)])
+        place = torch.stack([torch.randperm(len(pool), generator=g) for _ in range(8)])
+        prior = torch.randn(8, len(pool), generator=g)
+        made = SharedCandidates(pool, prior, torch.arange(8)) if kind == 'shared' else RowCandidates(pool, place, pool.square().sum(1), prior.gather(1, place), place.argsort()[:, :8].diagonal())
+        truth = Candidates(pool.double().expand(8, -1, -1)[:, :8 + copies], prior.double()[:, :8 + copies])
+        for t in torch.linspace(.01, 1, 34):
+            found = pafm_target(z, eps, t.expand(8), made)
+            if copies and t < .1: assert_close(found.velocity.double(), mixed_target(z.double(), eps.double(), t.double().expand(8), truth).velocity, rtol=1e-5, atol=1e-5)
+        ft.test_eq(set(calls), {1} if copies else set())
+        calls.clear()
 
 def test_stored_norms_do_not_spoil_float64():
     z, eps, t, sets, place = four_kinds(torch.float64)
@@ -122,6 +167,15 @@ def test_refused():
     for make, said in ((lambda: RowCandidates(pool, place[:3], norms), '(9, K)'), (lambda: RowCandidates(pool, place.roll(1, 1), norms), 'column 0'), (lambda: SharedCandidates(pool, source=torch.arange(9).roll(1)), 'column 0'),
                        (lambda: SharedCandidates(pool[1:]), 'row 0 has its source not among'), (lambda: Candidates(pool[place.roll(1, 1)]), 'column 0'), (lambda: GaussianCandidates(pool, pool.abs(), place[:3]), '(9, K)')):
         ft.test_fail(lambda: pafm_target(z, eps, t, make()), contains=said)
+    gone, none = torch.zeros(9, 62).index_fill(1, torch.tensor([4]), -torch.inf), torch.full((62,), torch.nan)
+    for make, said in ((lambda: SharedCandidates(pool, gone[0]), 'row 4 has log_prior -inf for its own source'), (lambda: SharedCandidates(pool, gone, torch.arange(9)), 'row 4 has'),
+                       (lambda: SharedCandidates(pool, gone > -1), 'torch.bool'), (lambda: SharedCandidates(pool, none), 'holds nan'), (lambda: RowCandidates(pool, place, norms, gone[:, :3]), '(9, 62)'),
+                       (lambda: RowCandidates(pool, place, norms, [0.]), 'list'), (lambda: GaussianCandidates(pool, pool.abs(), place, torch.full((9, 62), -torch.inf)), 'row 0 has log_prior -inf'),
+                       (lambda: RowCandidates(pool, place + 1, norms), 'rows holds 62'), (lambda: RowCandidates(pool, place.float(), norms), 'float32'), (lambda: RowCandidates(pool, None, norms), 'NoneType'),
+                       (lambda: SharedCandidates(pool, source=torch.arange(9) - 1), 'source holds -1'), (lambda: SharedCandidates(pool, source=[0]*9), 'list'), (lambda: Candidates(None), 'NoneType')):
+        ft.test_fail(lambda: pafm_target(z, eps, t, make()), exc=ValueError, contains=said)
+    copy = torch.cat([pool, z[4:5]])                     # a copy that is possible may stand for the source
+    pafm_target(z, eps, t, copy, log_prior=torch.zeros(63).index_fill(0, torch.tensor([4]), -torch.inf))
     ft.test_fail(lambda: SharedCandidates(pool).source_weight(torch.ones(9, 62)), contains='give source')
     many = torch.cat([z[:1] + 1e-7*torch.randn(50, 6), z])           # twins that no product can tell apart do not hide the source
     SharedCandidates(many).check(z)

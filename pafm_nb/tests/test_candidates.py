@@ -7,16 +7,19 @@ __all__ = ['PLAIN', 'LAW', 'SMALL', 'test_unbiased_by_enumeration', 'pool_of', '
            'test_distinct', 'test_distinct_of_few', 'members', 'test_source_and_labels', 'test_dropped_labels_take_all',
            'test_unlabelled_data', 'test_in_batch_masks', 'wide_pool', 'test_rows_are_the_class',
            'test_dropped_labels_are_unbiased', 'test_exact_moments_of_a_class',
-           'test_broadened_is_the_field_of_a_smoothed_pool', 'test_broadened_rows_that_stand_alone',
-           'test_the_law_of_the_rows_enters_the_weights', 'test_uneven_rows_are_unbiased_with_their_law',
-           'test_bad_laws', 'test_a_class_smaller_than_k_gives_all_it_has', 'test_augmented_rows_are_refused',
-           'test_cells_partition', 'test_extra_cells_are_uniform', 'test_balanced_cells', 'test_neighbours_are_nearest',
-           'test_equal_rows', 'test_half_precision_pool_keeps_the_source', 'test_exact_moments_is_the_limit_of_draws',
+           'test_broadened_is_the_field_of_a_smoothed_pool', 'test_broadened_without_labels_is_unbiased_by_enumeration',
+           'test_broadened_rows_that_stand_alone', 'test_the_law_of_the_rows_enters_the_weights',
+           'test_uneven_rows_are_unbiased_with_their_law', 'test_bad_laws',
+           'test_a_class_smaller_than_k_gives_all_it_has', 'test_augmented_rows_are_refused', 'test_cells_partition',
+           'test_extra_cells_are_uniform', 'test_balanced_cells', 'test_neighbours_are_nearest', 'test_equal_rows',
+           'test_half_precision_pool_keeps_the_source', 'test_exact_moments_is_the_limit_of_draws',
            'test_moment_draws_are_unbiased', 'test_candidates_of_a_moment_pool_are_draws',
            'test_crops_come_from_their_image', 'test_crops_that_are_rows_are_unbiased',
            'test_captions_and_images_in_one_space', 'test_text_likelihood', 'test_text_follows_its_row',
            'test_text_prior_is_the_cosine', 'test_text_of_classes', 'test_every_endpoint_has_its_share',
-           'test_sinkhorn_by_anchors', 'test_bad_samplers', 'test_bad_batches', 'test_a_class_without_rows']
+           'test_sinkhorn_converges', 'test_sinkhorn_by_anchors', 'test_bad_samplers', 'test_bad_batches',
+           'test_bad_batches_of_no_pool', 'test_a_condition_without_labels', 'test_a_class_without_rows',
+           'test_rows_as_stored_are_no_draws', 'test_augmented_rows_among_plain_ones_are_told']
 
 # %% ../../nbs/92_test_candidates.ipynb #686e0d06
 import warnings
@@ -24,10 +27,11 @@ from itertools import combinations
 import fastcore.test as ft
 import pytest, torch
 from torch.testing import assert_close
+from .. import candidate_sets, candidates
 from ..candidate_sets import Candidates, GaussianCandidates, RowCandidates, SharedCandidates
 from ..candidates import (SAMPLERS, Broadened, Cells, ExactMoments, InBatch, InClass, MomentDraws, NearestNeighbors, RandomCrops, TextLikelihood, WholeClass,
                                 balanced_cells, caption_embedding, class_neighbors, distinct, sinkhorn)
-from ..objective import pafm_target
+from ..objective import PAFMLoss, pafm_target
 from ..pools import Batch, TensorPool, draw
 from ..posterior import exact_velocity, log_weights, moment_posterior
 
@@ -201,6 +205,24 @@ def test_broadened_is_the_field_of_a_smoothed_pool(labelled):
         endpoint = moment_posterior(z_t[b:b+1], t[b:b+1], x, .7*spread)[1]
         assert_close(v[b:b+1], (z_t[b:b+1] - endpoint)/t[b], rtol=1e-3, atol=1e-3)
 
+@pytest.mark.parametrize('asked', [True, False])
+@pytest.mark.parametrize('time', [.05, .3, .8])
+def test_broadened_without_labels_is_unbiased_by_enumeration(time, asked, monkeypatch):
+    "Every source of one noisy point, some with labels and some without: nothing is drawn, and none differs"
+    g, t, std = torch.Generator().manual_seed(4), torch.full((24,), time, dtype=torch.float64), None
+    pool = TensorPool(torch.randn(12, 3, generator=g, dtype=torch.float64), torch.tensor([0, 1, 1, 2, 2, 2]*2))
+    z_t, sampler = torch.randn(1, 3, generator=g, dtype=torch.float64), Broadened(pool, 3, .7)
+    for module in (candidates, candidate_sets) if not asked else (): monkeypatch.setattr(module, 'readable', lambda x: False)      # as on a GPU
+    batch = pool[torch.arange(12).repeat(2)]
+    batch = batch._replace(y=batch.y.masked_fill(torch.arange(24) >= 12, -1))
+    found = sampler(batch)
+    assert found.rows.shape == (24, 12)
+    v = pafm_target(batch.z, (z_t - (1 - t[:, None])*batch.z)/t[:, None], t, found).velocity
+    for y in (-1, 0, 1, 2):
+        of = pool.labels == y if y >= 0 else torch.ones(12, dtype=torch.bool)
+        truth = (z_t - moment_posterior(z_t, t[:1], pool.by_class[of], sampler.std[of].double())[1])/time
+        assert_close(v[batch.y == y], truth.expand((batch.y == y).sum(), 3), rtol=1e-6, atol=1e-6)
+
 def test_broadened_rows_that_stand_alone():
     pool = TensorPool(torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1]))
     sampler = Broadened(pool, 5)
@@ -247,7 +269,7 @@ def test_uneven_rows_are_unbiased_with_their_law():
             score.append(((v.mean(0) - truth).abs()/(v.std(0)/n**.5).clamp_min(1e-5)).max())
         assert score[0] < 5 < score[1]
 
-@pytest.mark.parametrize('law, said', [(torch.zeros(3), '(3,)'), ([0.]*30, 'list'), (torch.full((30,), torch.nan), 'NaN'), (torch.full((30,), torch.inf), '+inf')])
+@pytest.mark.parametrize('law, said', [(torch.zeros(3), '(3,)'), ([0.]*30, 'list'), (torch.full((30,), torch.nan), 'holds nan'), (torch.full((30,), torch.inf), 'holds inf')])
 def test_bad_laws(law, said):
     ft.test_fail(lambda: WholeClass(pool_of(), log_prior=law), contains=said)
 
@@ -474,16 +496,28 @@ def test_every_endpoint_has_its_share(scale):
     share = (scale*e @ e.T + sinkhorn(e, scale)).softmax(1).mean(0)*300
     assert_close(share, torch.ones(300), rtol=2e-3, atol=2e-3)
 
+@pytest.mark.parametrize('scale', [20., 80., 100., 200.])
+@pytest.mark.parametrize('two', [False, True])
+def test_sinkhorn_converges(scale, two):
+    "To a part in 1e5 of every share, with near copies, an empty caption, and images of their own"
+    g, normal = torch.Generator().manual_seed(14), lambda x: torch.nn.functional.normalize(x, dim=1)
+    e = normal(torch.randn(200, 8, generator=g))
+    e[:40] = normal(e[0] + .05*torch.randn(40, 8, generator=g))
+    e[199] = 0
+    f = normal(e + .3*torch.randn(200, 8, generator=g)) if two else e
+    share = (scale*normal(e.double()) @ normal(f.double()).T + sinkhorn(e, scale, f)).softmax(1).sum(0)
+    assert_close(share, torch.ones(200, dtype=torch.float64), rtol=0, atol=1e-5)
+
 def test_sinkhorn_by_anchors():
-    e = torch.nn.functional.normalize(torch.randn(3000, 8, generator=torch.Generator().manual_seed(15)), dim=1)
-    all_, few = sinkhorn(e, 4., anchors=3000), sinkhorn(e, 4., anchors=500)
+    e = torch.nn.functional.normalize(torch.randn(1500, 8, generator=torch.Generator().manual_seed(15)), dim=1)
+    all_, few = sinkhorn(e, 4., anchors=1500), sinkhorn(e, 4., anchors=500)
     assert (few - few.mean() - all_ + all_.mean()).std() < .1*all_.std() + .05
 
 # %% ../../nbs/92_test_candidates.ipynb #45c20220
 @pytest.mark.parametrize('make, said', [
     (lambda z, y: Cells(TensorPool(z, y), 5, extra=-1), '-1'), (lambda z, y: InClass(None, 2), 'NoneType'), (lambda z, y: WholeClass(z), 'Tensor'),
     (lambda z, y: RandomCrops(TensorPool(z, y), 2), '(4,)'), (lambda z, y: RandomCrops(TensorPool(z, views=3), 4), '3 crops'), (lambda z, y: MomentDraws(TensorPool(z, y), 2), 'moments'),
-    (lambda z, y: ExactMoments(TensorPool(z, y)), 'moments'), (lambda z, y: Broadened(TensorPool(z, y, z, z.abs()), 3), 'ExactMoments'), (lambda z, y: Broadened(TensorPool(z, y), 3, -1.), '-1.0'),
+    (lambda z, y: ExactMoments(TensorPool(z, y)), 'moments'), (lambda z, y: Broadened(TensorPool(z, y, z, z.abs()), 3), 'ExactMoments'), (lambda z, y: WholeClass(TensorPool(z, y, z, z.abs())), 'WholeClass takes rows as they are stored'), (lambda z, y: Broadened(TensorPool(z, y), 3, -1.), '-1.0'),
     (lambda z, y: Broadened(TensorPool(z, y), 0), 'k must be'), (lambda z, y: TextLikelihood(TensorPool(z, y), 2, 1.), 'caption'),
     (lambda z, y: TextLikelihood(TensorPool(z, text=z), 2, -1.), '-1'), (lambda z, y: TextLikelihood(TensorPool(z, text=z), 2, None), 'None'),
     (lambda z, y: InClass(TensorPool(z, y), 0), 'k must be'), (lambda z, y: InClass(TensorPool(z, y), 2.), '2.0')])
@@ -492,14 +526,57 @@ def test_bad_samplers(make, said):
     ft.test_fail(lambda: make(pool.z, pool.y), contains=said)
 
 @pytest.mark.parametrize('change, said', [
-    (dict(y=torch.tensor([0, 3])), 'label 3'), (dict(y=torch.tensor([0, -2])), 'label -2'), (dict(index=None), 'pool[index]'), (dict(index=[0, 1]), 'list'), (dict(index=torch.tensor([0, 99])), '99'),
-    (dict(z=torch.zeros(2, 5)), '(5,)'), (dict(z=torch.zeros(0, 4)), 'empty'), (dict(index=torch.tensor([0, -1])), '-1'), (dict(index=torch.tensor([1, 2])), 'row 0 has label 0'), (dict(index=torch.tensor([0])), '(1,)'), (dict(y=torch.tensor([0., 1.])), 'float32')])
+    (dict(y=torch.tensor([0, 3])), 'label 3'), (dict(y=torch.tensor([0, -2])), 'y holds -2'), (dict(index=None), 'pool[index]'), (dict(index=[0, 1]), 'list'), (dict(index=torch.tensor([0, 99])), '99'),
+    (dict(z=torch.zeros(2, 5)), '(5,)'), (dict(z=torch.zeros(0, 4)), 'empty'), (dict(index=torch.tensor([0, -1])), '-1'), (dict(index=torch.tensor([1, 2])), 'row 0 has label 0'), (dict(index=torch.tensor([0])), '(1,)'), (dict(y=torch.tensor([0., 1.])), 'goes into text'),
+    (dict(y=torch.tensor([0, 1], dtype=torch.uint8)), 'y must be (2,) int64, got (2,) torch.uint8'), (dict(y=torch.tensor([[0], [1]])), '(2, 1)'), (dict(y=[0, 1]), 'y must be a tensor'), (dict(z=None), 'NoneType'),
+    (dict(z=torch.zeros(4)), 'lacks its axis'), (dict(index=torch.tensor([0., 1.])), 'index must be integers'), (dict(index=torch.tensor([True, False])), 'index must be integers'), (dict(y=None, text=torch.zeros(2, 3)), 'without labels')])
 @pytest.mark.parametrize('name', ['InClass', 'WholeClass', 'NearestNeighbors', 'Cells'])
 def test_bad_batches(name, change, said):
     pool = pool_of()
-    ft.test_fail(lambda: SAMPLERS[name](pool, 2)(pool[[0, 1]]._replace(**change)), contains=said)
+    ft.test_fail(lambda: SAMPLERS[name](pool, 2)(pool[[0, 1]]._replace(**change)), exc=ValueError, contains=said)
+
+@pytest.mark.parametrize('batch, said', [(None, 'batch must be a Batch, got NoneType'), (torch.zeros(2, 4), 'got Tensor'), (Batch(torch.zeros(2, 4), torch.rand(2)), 'y must be (2,) int64'), (Batch(None), 'NoneType'),
+    (Batch(torch.zeros(2, 4), torch.zeros(2, 1)), 'y must be'), (Batch(torch.zeros(2, 4), text=torch.rand(2, 3)), 'InBatch goes by labels')])
+def test_bad_batches_of_no_pool(batch, said):
+    ft.test_fail(lambda: InBatch()(batch), exc=ValueError, contains=said)
+    if batch is None: ft.test_fail(lambda: InClass(pool_of(), 2)(batch), exc=ValueError, contains=said)
+
+@pytest.mark.parametrize('name', SAMPLERS)
+def test_a_condition_without_labels(name):
+    "Two-moons posterior: theta given x. What goes by labels refuses, when it is built or called; what draws the same image or knows texts does not"
+    g = torch.Generator().manual_seed(0)
+    theta, x = torch.randn(40, 2, generator=g), torch.randn(40, 2, generator=g)
+    moments = (theta, theta.abs()) if 'Moments' in name or 'MomentDraws' == name else ()
+    pool, plain = (TensorPool(theta, None, *moments, text=text, views=2 if name == 'RandomCrops' else 1) for text in (x, None))
+    loss = lambda sampler, batch: PAFMLoss(sampler)(lambda z, t, c: z, batch, torch.Generator().manual_seed(0))
+    if name in ('MomentDraws', 'RandomCrops', 'TextLikelihood'):
+        loss(SAMPLERS[name](pool, 2), draw(pool, torch.arange(8), g))
+        return
+    ft.test_fail(lambda: SAMPLERS[name](pool, 2), exc=ValueError, contains='without labels')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        for make in (lambda b: SAMPLERS[name](plain, 2)(b), lambda b: loss(SAMPLERS[name](plain, 2), b)):
+            ft.test_fail(lambda: make(draw(plain, torch.arange(8), g)._replace(text=x[:8])), exc=ValueError, contains='without labels')
+        told = TensorPool(theta, torch.arange(40) % 3, *moments, text=x)           # labels say which conditions fit
+        loss(SAMPLERS[name](told, 2), draw(told, torch.arange(8), g))
 
 def test_a_class_without_rows():
     z = torch.randn(4, 2)
     pool = TensorPool(z, torch.tensor([0, 0, 2, 2]))
     ft.test_fail(lambda: WholeClass(pool)(Batch(z[:1], torch.tensor([1]), torch.tensor([0]))), contains='label 1')
+
+@pytest.mark.parametrize('make', [lambda p: InClass(p, 4), lambda p: ExactMoments(p), lambda p: MomentDraws(p, 4), lambda p: NearestNeighbors(p, 4), lambda p: Cells(p, 4)])
+def test_rows_as_stored_are_no_draws(make):
+    "Where a row is a draw from moments, the stored row beside draws is told; where the spread is too small to be seen, it is a draw"
+    pool, stored = pool_of(), torch.arange(6)
+    for spread in (.1, 1e-12):
+        p = TensorPool(pool.z, pool.y, pool.z, torch.full_like(pool.z, spread))
+        make(p)(draw(p, stored, torch.Generator().manual_seed(0)), torch.Generator().manual_seed(1))
+        if spread < 1e-6: make(p)(p[stored], torch.Generator().manual_seed(1))
+        else: ft.test_fail(lambda: make(p)(p[stored]), exc=ValueError, contains='take draw(pool, index)')
+
+@pytest.mark.parametrize('make', [lambda p: InClass(p, 4), lambda p: WholeClass(p), lambda p: Broadened(p, 3), lambda p: NearestNeighbors(p, 4), lambda p: Cells(p, 4)])
+def test_augmented_rows_among_plain_ones_are_told(make):
+    pool = pool_of()
+    batch = pool[torch.arange(6)]
+    ft.test_fail(lambda: PAFMLoss(make(pool))(lambda z, t, y: z, batch._replace(z=batch.z + 1)), exc=ValueError, contains='augmented')

@@ -7,9 +7,13 @@ __all__ = ['HOW', 'RUN', 'MEAN', 'STD', 'made', 'small', 'files', 'whole', 'test
            'test_what_the_bank_says_of_itself', 'test_folder_and_zip_give_the_same_bank', 'test_stopped_anywhere',
            'test_stopped_while_the_bank_is_written', 'test_other_settings_are_refused', 'launch',
            'test_killed_as_one_process_and_finished_by_two', 'write_zip', 'image_bytes',
-           'test_nothing_that_can_be_read', 'test_wrong_arguments_leave_nothing', 'test_overflow_is_named',
-           'test_trials_hold_every_class', 'test_ahead_keeps_order_and_passes_errors', 'repa_folder', 'uvit',
-           'test_repa', 'test_uvit', 'test_features_are_never_taken_for_others', 'test_broken_features_are_listed']
+           'test_nothing_that_can_be_read', 'test_wrong_arguments_leave_nothing',
+           'test_a_folder_of_something_else_is_refused_before_work', 'test_classes_without_images_are_said',
+           'test_a_fault_of_the_system_is_no_fault_of_images', 'test_overflow_is_named', 'test_trials_hold_every_class',
+           'test_ahead_keeps_order_and_passes_errors', 'repa_folder', 'uvit', 'test_repa', 'test_uvit',
+           'test_repa_with_a_vae_of_its_own', 'test_what_the_type_cannot_hold_is_refused',
+           'test_embeddings_beyond_the_type_are_refused', 'test_features_are_never_taken_for_others',
+           'test_broken_features_are_listed']
 
 # %% ../../nbs/81_test_encoding.ipynb #a45d48f9
 import io, json, os, shutil, socket, subprocess, sys, time, zipfile
@@ -21,8 +25,9 @@ import pafm_nb.encoding as encoding
 from ..bank import LatentBank
 from ..candidates import RandomCrops
 from ..encoding import ahead, every_class, find_features, prepare_imagenet, prepare_repa, summary
-from ..images import center_crop, open_images, read_image
+from ..images import Images, center_crop, open_images, read_image, views
 from ..latents import encode, load_vae, tiny_vae
+from ..pools import draw
 
 # %% ../../nbs/81_test_encoding.ipynb #67fc4915
 @pytest.fixture(scope='module')
@@ -61,8 +66,10 @@ def test_rows_are_moments_of_crops(made, whole):
     assert len(whole) == 4*120 and whole.views == 4
     assert_close(whole.mean[rows][::4].float(), mean, atol=2e-3, rtol=2e-3); assert_close(whole.std[rows][::4].float(), std, atol=2e-3, rtol=2e-3)
     assert_close(whole.mean[rows][1::4].float(), mirrored, atol=2e-3, rtol=2e-3)
+    random = torch.stack([views(read_image(images.read(i)[0]), 16, 2, True, np.random.default_rng([0, i]))[2] for i in readable])
+    assert_close(whole.mean[rows][2::4].float(), encode(vae, random)[0], atol=2e-3, rtol=2e-3)
     assert torch.equal(batch.y[::4], torch.tensor(images.labels[readable])) and whole.meta['counts'] == [120]*4
-    RandomCrops(whole, 4)(batch)
+    RandomCrops(whole, 4)(draw(whole, torch.arange(len(whole))))
 
 def test_what_the_bank_says_of_itself(made, whole):
     about = whole.about['latents']
@@ -172,6 +179,47 @@ def test_wrong_arguments_leave_nothing(made, tmp_path):
     with pytest.raises(FileNotFoundError, match='there is no'): prepare_imagenet(tmp_path/'none.zip', made[0], tmp_path/'bank', **HOW)
     assert not (tmp_path/'bank').exists()
 
+def test_a_folder_of_something_else_is_refused_before_work(made, tmp_path, monkeypatch):
+    (tmp_path/'bank').mkdir(); (tmp_path/'bank/notes.txt').write_text('mine')
+    monkeypatch.setattr(encoding, 'load_vae', None)                      # so early that nothing is loaded
+    with pytest.raises(ValueError, match='bank is not empty .notes.txt.: give a new folder'):
+        prepare_imagenet(made[1], made[0], tmp_path/'bank', **HOW)
+    with pytest.raises(ValueError, match='bank is not empty .notes.txt.'):
+        prepare_repa(repa_folder(tmp_path/'data'), tmp_path/'bank', progress=False)
+    assert [p.name for p in (tmp_path/'bank').iterdir()] == ['notes.txt']
+
+@pytest.mark.filterwarnings('ignore:2. of 31 classes')
+def test_classes_without_images_are_said(made, tmp_path):
+    with pytest.warns(UserWarning, match='1 of 4 classes have no image, label 3 first'):
+        bank = prepare_imagenet(made[1], made[0], tmp_path/'a', **HOW | dict(limit=3))
+    assert len(bank.meta['counts']) == 4
+    folder = repa_folder(tmp_path/'data')
+    names = [f'00000/img-mean-std-{i:08d}.npy' for i in range(6)]
+    def labelled(*labels):
+        (folder/'dataset.json').write_text(json.dumps(dict(labels=list(map(list, zip(names, labels))))))
+    labelled(1, 7, 30, 1, 7, 30)
+    with pytest.warns(UserWarning, match='28 of 31 classes have no image, label 0 first'):
+        bank = prepare_repa(folder, tmp_path/'b', progress=False)
+    assert len(bank.meta['counts']) == 31 and bank.y.unique().tolist() == [1, 7, 30]
+    (folder/names[2]).write_bytes(b'x'); (folder/names[5]).write_bytes(b'x')
+    with pytest.warns(UserWarning, match='29 of 31 classes have no image'):
+        bank = prepare_repa(folder, tmp_path/'c', progress=False)
+    assert bank.meta['counts'] == [0, 2] + 5*[0] + [2] + 23*[0]     # the class of the broken files is still counted
+    for label in (2**40, 2**24, 1.5, '1', True, None):
+        labelled(0, 0, 0, 0, 0, label)
+        with pytest.raises(ValueError, match='dataset.json'): prepare_repa(folder, tmp_path/'d', progress=False)
+    (folder/'dataset.json').write_text(json.dumps(dict(labels=[[names[0], 0], [names[0], 1]])))
+    with pytest.raises(ValueError, match='names 00000/img-mean-std-00000000.npy twice'):
+        prepare_repa(folder, tmp_path/'d', progress=False)
+    assert not (tmp_path/'d').exists()
+
+def test_a_fault_of_the_system_is_no_fault_of_images(made, tmp_path, monkeypatch):
+    def full(*args, **kwargs): raise OSError(24, 'Too many open files')
+    monkeypatch.setattr(Images, '_tar', full); monkeypatch.setattr(np, 'load', full)
+    for call in (lambda: prepare_imagenet(made[1], made[0], tmp_path/'a', **HOW),
+                 lambda: prepare_repa(repa_folder(tmp_path/'data'), tmp_path/'b', progress=False)):
+        with pytest.raises(OSError, match='Too many open files'): call()
+
 def test_overflow_is_named(made, tmp_path, monkeypatch):
     monkeypatch.setattr(encoding, 'encode', lambda vae, x: tuple(torch.full((len(x), 4, 4, 4), 1e6) for _ in range(2)))
     with pytest.raises(ValueError, match='class0/000.png .* precision'): prepare_imagenet(made[1], made[0], tmp_path/'bank', **HOW)
@@ -223,12 +271,41 @@ def test_repa(tmp_path):
     with pytest.raises(ValueError, match="dtype='float32'"): prepare_repa(tmp_path/'data', tmp_path/'bank_4', progress=False)
 
 def test_uvit(tmp_path):
-    text = uvit(tmp_path/'train')
+    text = uvit(tmp_path/'train', (1, 2, 12, 1, 3, 1))
     bank = prepare_repa(tmp_path/'train', tmp_path/'bank', dtype=torch.float32, progress=False)
-    n = torch.tensor([1, 2, 5, 1, 3, 1])
+    n = torch.tensor([1, 2, 12, 1, 3, 1])
     assert_close(bank.mean, MEAN.repeat_interleave(n, 0)*.18215); assert_close(bank.std, STD.repeat_interleave(n, 0)*.18215)
     assert_close(bank.text, text); assert torch.equal(bank.null_text, torch.ones(7, 16))
     assert bank.about['text']['kind'] == 'states' and bank.about['text']['length'] == 7
+
+def test_repa_with_a_vae_of_its_own(made, tmp_path):
+    vae = Path(shutil.copytree(made[0], tmp_path/'vae'))
+    config = json.loads((vae/'config.json').read_text()) | dict(shift_factor=.5, scaling_factor=.3)
+    (vae/'config.json').write_text(json.dumps(config))
+    bank = prepare_repa(repa_folder(tmp_path/'data'), tmp_path/'bank', vae=vae, dtype=torch.float32, progress=False)
+    assert_close(bank.mean, (MEAN.flip(0) - .5)*.3); assert_close(bank.std, STD.flip(0)*.3)
+
+@pytest.mark.parametrize('file, value', [('2.npy', 1e6), ('2_1.npy', 7e4), ('2_1.npy', -7e4)])
+def test_what_the_type_cannot_hold_is_refused(tmp_path, file, value):
+    uvit(tmp_path/'train')
+    x = np.load(tmp_path/f'train/{file}'); x[0, 0] = value; np.save(tmp_path/f'train/{file}', x)
+    with pytest.raises(ValueError, match='2.npy holds values beyond torch.float16: give dtype float32'):
+        prepare_repa(tmp_path/'train', tmp_path/'half', progress=False)
+    bank = prepare_repa(tmp_path/'train', tmp_path/'full', dtype=torch.float32, progress=False)
+    assert bank.mean.isfinite().all() and bank.text.isfinite().all() and max(bank.mean.abs().max(),
+                                                                             bank.text.abs().max()) > 65504
+
+def test_embeddings_beyond_the_type_are_refused(tmp_path):
+    e = torch.full((4, 3), 1e5)
+    for name in ('embedding', 'image_embedding'):
+        block = lambda: [(torch.zeros(4, 2), None, torch.zeros(4, 1, dtype=torch.int32),
+                          *((e, e/9e9) if name == 'embedding' else (e/9e9, e)))]
+        with pytest.raises(ValueError, match=f'^{name} goes beyond torch.float16 in row 0 .4 rows'):
+            LatentBank.create(tmp_path/name, block(), null_text=torch.zeros(1, dtype=torch.int32))
+        assert getattr(LatentBank.create(tmp_path/f'{name}32', block(), dtype=torch.float32,
+                                         null_text=torch.zeros(1, dtype=torch.int32)), name).max() == 1e5
+    with pytest.raises(ValueError, match='labels count from 0 to 16777215'):
+        LatentBank.create(tmp_path/'y', [(torch.zeros(1, 2), torch.tensor([2**40]))])
 
 def test_features_are_never_taken_for_others(tmp_path):
     unmarked = repa_folder(tmp_path/'unmarked', [f'00000/{i}.npy' for i in range(6)])
@@ -249,7 +326,8 @@ def test_broken_features_are_listed(tmp_path):
     folder = repa_folder(tmp_path/'data')
     names = [f'00000/img-mean-std-{i:08d}.npy' for i in range(4)]
     (folder/names[0]).write_bytes(b'x'); (folder/names[1]).unlink(); np.save(folder/names[2], np.full((8, 4, 4), np.nan, np.float32)); np.save(folder/names[3], np.array([dict(a=1)]), allow_pickle=True)
-    bank = prepare_repa(folder, tmp_path/'bank', progress=False)
+    with pytest.warns(UserWarning, match='4 of 6 classes have no image'):
+        bank = prepare_repa(folder, tmp_path/'bank', progress=False)
     assert len(bank) == 2 and [s['name'] for s in json.loads((bank.folder/'skipped.json').read_text())] == names[::-1]
     (folder/'dataset.json').write_text(json.dumps(dict(labels=[['../../secret.npy', 0]])))
     with pytest.raises(ValueError, match='outside the folder'): prepare_repa(folder, tmp_path/'x', 'repa', progress=False)

@@ -5,15 +5,20 @@
 # %% auto #0
 __all__ = ['SMALL', 'ASK', 'PROGRAM', 'again', 'train', 'run', 'whole', 'images', 'protocol',
            'test_images_are_those_of_their_seeds', 'test_a_later_first_seed', 'test_batches_and_pieces_change_no_image',
-           'test_labels', 'test_random_labels_reach_the_model', 'test_what_is_asked_of_the_model', 'test_bf16',
-           'test_forms_agree', 'test_protocol', 'test_kill_and_two_processes', 'test_nothing_is_drawn_twice',
-           'test_kills_at_the_end', 'test_other_settings_are_refused', 'latent_run', 'test_latents',
-           'test_another_vae_in_its_place', 'captions_run', 'test_captions', 'test_bad_arguments',
-           'test_vae_that_is_not_there', 'test_bad_folders', 'test_latents_without_a_vae',
-           'test_images_that_are_not_finite_are_named', 'test_a_damaged_piece']
+           'test_labels', 'test_labels_are_of_the_classes_given', 'test_only_classes_with_rows_are_drawn',
+           'test_random_labels_reach_the_model', 'test_what_is_asked_of_the_model',
+           'test_the_path_of_the_run_is_that_of_its_samples', 'test_bf16', 'test_forms_agree', 'test_protocol',
+           'test_kill_and_two_processes', 'test_nothing_is_drawn_twice', 'test_kills_at_the_end',
+           'test_other_settings_are_refused', 'latent_run', 'test_latents', 'test_another_vae_in_its_place',
+           'test_published_features_name_a_vae_without_a_checksum', 'captions_run', 'test_captions',
+           'test_bad_arguments', 'test_vae_that_is_not_there', 'test_bad_folders', 'test_latents_without_a_vae',
+           'test_images_that_are_not_finite_are_named', 'test_a_damaged_piece', 'never',
+           'test_files_of_others_are_seen_first', 'test_flags_of_the_command', 'test_the_launch_that_is_advised',
+           'test_what_the_system_refuses_is_one_line', 'test_what_is_wrong_with_the_program_keeps_its_traceback',
+           'test_a_full_disk_is_told_by_the_name_of_the_file', 'test_labels_by_another_name']
 
 # %% ../../nbs/96a_test_generation.ipynb #4c4543b3
-import json, os, shutil, signal, subprocess, sys, time
+import errno, json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
 import fastcore.test as ft
@@ -22,25 +27,30 @@ import pytest
 import torch
 from PIL import Image
 
-from .. import generation
+from .. import generation, training
 from ..bank import LatentBank
 from ..checkpoints import read_checkpoint, save_checkpoint
+from ..commands import pafm_sample, run_command
 from ..config import TrainConfig
 from ..data import encode_captions, to_uint8
-from ..generation import generate, labels_of, open_run
+from ..generation import Captions, generate, labels_of, open_run
+from ..parts import LAUNCH, Parts, naming, write_json
+from ..paths import LinearPath, VPPath
 from ..sampling import sample, sample_many, seeded_noise
 from ..training import Trainer
+from ..parts import Parts
 
 # %% ../../nbs/96a_test_generation.ipynb #0898cac1
 SMALL = dict(depth=1, hidden_size=32, num_heads=2)
 ASK = dict(n=45, piece=10, batch_size=4, method='heun', steps=3, guidance_scale=2., progress=False)
 
 
-def again(run, change):
-    "One more checkpoint, with averaged weights that `change` has changed"
+def again(run, change, without=()):
+    "One more checkpoint, with averaged weights that `change` has changed, and `without` some of its state"
     tensors, state = read_checkpoint(run/'checkpoints/step_00000004')
     for name, p in tensors['ema'].items(): change(name, p)
-    save_checkpoint(run/'checkpoints', 5, tensors, {k: v for k, v in state.items() if k not in ('step', 'checksums')}, 2)
+    state = {k: v for k, v in state.items() if k not in ('step', 'checksums', *without)}
+    save_checkpoint(run/'checkpoints', 5, tensors, state, 2)
 
 
 def train(out, **config):
@@ -99,6 +109,38 @@ def test_labels():
     assert (drawn[1:] == drawn[:-1]).double().mean() < .15
 
 
+def test_labels_are_of_the_classes_given():
+    ft.test_eq(labels_of(range(5, 10), 5, [1, 7, 30]).tolist(), [1, 7, 30, 1, 7])
+    drawn = labels_of(range(300), 0, [1, 7, 30], 'random')
+    ft.test_eq(drawn.unique().tolist(), [1, 7, 30])
+    assert torch.equal(drawn, torch.tensor([1, 7, 30])[labels_of(range(300), 0, 3, 'random')])
+    for kwargs, says in ((dict(how='x'), "labels is 'x': choose one of balanced, random"), (dict(classes=0), 'no class to give'),
+                         (dict(classes=[]), 'no class to give')):
+        with pytest.raises(ValueError, match=says): labels_of(**dict(seeds=range(5), first=0, classes=3) | kwargs)
+
+
+@pytest.mark.parametrize('labels', [[1, 7, 30], [30], None])
+def test_only_classes_with_rows_are_drawn(tmp_path, monkeypatch, labels):
+    "By samples and by the previews of training; a run of before goes through all there may be, and says so"
+    z = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    LatentBank.create(tmp_path/'bank', [(z, None if labels is None else torch.tensor(labels).repeat(24//len(labels)))])
+    given = []
+    for module in (generation, training):
+        monkeypatch.setattr(module, 'sample_many', lambda model, seeds, y, *args, **kwargs: (given.append(y), sample_many(model, seeds, y, *args, **kwargs))[1])
+    sizes = SMALL | dict(num_classes=31)
+    train(tmp_path/'run', data=str(tmp_path/'bank'), candidates='InClass', k=2, model_args=sizes, sample_every=4)
+    ft.test_eq(open_run(tmp_path/'run').classes, labels or [])
+    ask = ASK | dict(n=7, form='npy', guidance_scale=1. if labels is None else 2.)
+    out = generate(tmp_path/'run', tmp_path/'images', **ask)
+    preview, drawn = given
+    if labels is None: return ft.test_eq((preview, drawn, protocol(out)['labels']), (None, None, 'none'))
+    ft.test_eq(preview.tolist(), (labels*64)[:64])
+    ft.test_eq(drawn.tolist(), (labels*7)[:7])
+    ft.test_eq(protocol(out)['labels'], f'balanced, of the {len(labels)} classes that have rows')
+    again(tmp_path/'run', lambda name, p: None, without=['classes'])
+    with pytest.warns(UserWarning, match='which of its 31 classes have rows: all are drawn'): ft.test_eq(open_run(tmp_path/'run').classes, list(range(31)))
+
+
 def test_random_labels_reach_the_model(run, whole, tmp_path):
     other = generate(run, tmp_path/'other', form='npy', labels='random', **ASK)
     drawn = labels_of(range(45), 0, 10, 'random')
@@ -116,6 +158,15 @@ def test_what_is_asked_of_the_model(run, tmp_path, monkeypatch):
     p = protocol(out)
     ft.test_eq((p['sampler'], p['rtol'], p['guidance']['interval'], p['guidance']['channels'], p['state'], p['batch_size']), ('dopri5', .01, [.1, .6], 1, 'float64', 64))
     assert 'steps' not in p and p['nfe'] > 6
+
+
+def test_the_path_of_the_run_is_that_of_its_samples(tmp_path):
+    train(tmp_path/'run', model_args=SMALL, path='vp')
+    ask = dict(method='euler_maruyama', steps=4)
+    out = generate(tmp_path/'run', tmp_path/'images', n=4, form='npy', progress=False, **ask)
+    z, linear = (sample_many(open_run(tmp_path/'run').model, range(4), torch.arange(4), (1, 8, 8), progress=False, path=path, **ask) for path in (VPPath(), LinearPath()))
+    off = [abs(images(out)[..., 0].astype(int) - to_uint8(x)[:, 0].numpy()) for x in (z, linear)]
+    assert off[0].max() <= 1 and off[1].mean() > 1 and protocol(out)['path'] == 'vp'
 
 
 def test_bf16(run, whole, tmp_path):
@@ -136,12 +187,17 @@ def test_forms_agree(run, whole, tmp_path):
     ft.test_eq((Image.open(whole/'grid.png').size, (png/'grid.png').exists()), ((274, 206), True))
 
 
-def test_protocol(run, whole):
+def test_protocol(run, whole, tmp_path):
     p = protocol(whole)
     ft.test_eq({k: p[k] for k in ('n', 'seeds', 'labels', 'sampler', 'steps', 'nfe', 'rows_per_image', 'step', 'ema_decay', 'batch_size', 'precision', 'state', 'form', 'path', 'model')},
                dict(n=45, seeds=[0, 44], labels='balanced', sampler='heun', steps=3, nfe=5, rows_per_image=10, step=5, ema_decay=.99, batch_size=[4], precision='no', state='float32', form='npy', path='linear', model='SiT-digits'))
     ft.test_eq(p['guidance'] | dict(convention=''), dict(scale=2., interval=[0., 1.], channels='all', convention=''))
     ft.test_eq((p['ema_crc32'], p['torch']), (open_run(run).checksum, torch.__version__))
+    adaptive = ASK | dict(n=4, method='dopri5', rtol=.1, form='npy')
+    generate(run, tmp_path/'adaptive', **adaptive)
+    with pytest.raises(ValueError, match='batch_size=4, not 2'):
+        generate(run, tmp_path/'adaptive', **adaptive | dict(batch_size=2))
+    ft.test_eq(protocol(generate(run, tmp_path/'large', **ASK | dict(n=10, batch_size=512, form='npy')))['batch_size'], [10])
 
 # %% ../../nbs/96a_test_generation.ipynb #fe5260c1
 PROGRAM = '''
@@ -165,8 +221,10 @@ def test_kill_and_two_processes(run, whole, tmp_path):
     one.send_signal(signal.SIGKILL); one.wait()
     there = sorted(p.name for p in (out/'pieces').glob('0*'))
     assert '000001' in there and len(there) < 5
-    mark = np.load(out/'pieces/000001/images.npy', mmap_mode='r+')
-    mark[:] = 7; mark.flush()
+    plan = json.loads((out/'pieces/plan.json').read_text())
+    parts = Parts(out/'pieces', plan, plan.pop('pieces'))
+    drawn, note = parts.read(1)
+    parts.remove(1); parts.write(1, dict(images=np.full_like(drawn['images'], 7)), note)
     two = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', *args, '0'], env=env, capture_output=True, text=True, timeout=240)
     assert (out/'protocol.json').exists(), two.stderr[-3000:]
     wanted = images(whole).copy()
@@ -183,14 +241,14 @@ def test_nothing_is_drawn_twice(run, whole, monkeypatch):
     ft.test_eq((whole/'samples.npy').stat().st_mtime_ns, before)
 
 
-@pytest.mark.parametrize('when', ['write_form', '_finish', 'image_grid', 'rmtree'])
+@pytest.mark.parametrize('when', ['write_form', '_finish', 'image_grid', 'remove_parts'])
 @pytest.mark.parametrize('form', ['npy', 'png'])
 def test_kills_at_the_end(run, whole, tmp_path, monkeypatch, when, form):
     class Killed(BaseException): pass
     def kill(*args, **kwargs): raise Killed
     ask = ASK | dict(n=10, form=form)
     with monkeypatch.context() as m:
-        m.setattr(*((generation.shutil, 'rmtree') if when == 'rmtree' else (generation, when)), kill)
+        m.setattr(generation, when, kill)
         if (form, when) != ('png', 'image_grid'):
             with pytest.raises(Killed): generate(run, tmp_path/'images', **ask)
     out = generate(run, tmp_path/'images', **ask)
@@ -251,6 +309,13 @@ def test_another_vae_in_its_place(latent_run, tmp_path):
         shutil.move(latent_run/'kept', latent_run/'vae')
 
 
+def test_published_features_name_a_vae_without_a_checksum(latent_run):
+    run = open_run(latent_run/'run')
+    known = run.about['latents']
+    decoder = generation.Decoder(run._replace(about=dict(latents=known | dict(vae_sha256=None, scale=.5, shift=.25))))
+    ft.test_eq([decoder.about[k] for k in ('vae', 'vae_sha256', 'scale', 'shift')], [known['vae'], known['vae_sha256'], .5, .25])
+
+
 @pytest.fixture(scope='module')
 def captions_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp('captions')/'run'
@@ -269,12 +334,20 @@ def test_captions(captions_run, tmp_path):
     ft.test_eq(protocol(out)['labels'], 'captions')
     own = generate(captions_run, tmp_path/'own', **ask)
     assert (images(own) != images(out)).any()
+    for text in (b'\xef\xbb\xbfa red circle\r\n\r\na small blue square on white\r\n  a ring', 'a red circle\na small blue square on white\na ring\n\n'.encode()):
+        (tmp_path/'captions.txt').write_bytes(text)
+        ft.test_eq(Captions(open_run(captions_run), tmp_path/'captions.txt').sha256, protocol(out)['captions_sha256'])
     (tmp_path/'captions.txt').write_text('a green ring')
     with pytest.raises(ValueError, match='captions_sha256='): generate(captions_run, out, captions=tmp_path/'captions.txt', **ask)
 
 # %% ../../nbs/96a_test_generation.ipynb #94042eb3
 @pytest.mark.parametrize('kwargs, says', [
-    (dict(n=0), 'n is 0'), (dict(n=2.5), 'n is 2.5'), (dict(batch_size=0), 'batch_size is 0'), (dict(piece=0), 'piece is 0'), (dict(seed=-1), 'seeds -1 to'), (dict(seed=2**32 - 1), 'seeds 4294967295 to'),
+    (dict(n=0), 'n is 0'), (dict(n=2.5), 'n is 2.5'), (dict(n=True), 'n is True'),
+    (dict(batch_size=0), 'batch_size is 0'), (dict(batch_size=10**12), 'batch_size is 1000000000000'),
+    (dict(n=10**12), 'n is 1000000000000'), (dict(steps=10**9), 'steps is 1000000000'),
+    (dict(seed=1.5), 'seed is 1.5'), (dict(guidance_scale=float('nan')), 'guidance_scale must be a finite number'),
+    (dict(guidance_interval=(float('nan'), 1.)), 'low <= high'), (dict(out_of='x'), 'out_of'),
+    (dict(piece=0), 'piece is 0'), (dict(seed=-1), 'seeds -1 to'), (dict(seed=2**32 - 1), 'seeds 4294967295 to'),
     (dict(labels='uniform'), "'uniform': choose one of balanced, random"), (dict(form='jpg'), 'npy, npz, png'), (dict(precision='fp16'), "'fp16': choose"), (dict(method='rk4'), 'rk4'), (dict(steps=0), 'steps is 0'),
     (dict(guidance_interval=(.7, .2)), 'low <= high'), (dict(guidance_channels=0), 'guidance_channels is 0'), (dict(guidance_channels=2), 'guidance_channels is 2'), (dict(temperature=2), 'temperature'), (dict(captions='x.txt'), 'takes no captions')])
 def test_bad_arguments(run, tmp_path, kwargs, says):
@@ -284,7 +357,9 @@ def test_bad_arguments(run, tmp_path, kwargs, says):
 
 def test_vae_that_is_not_there(run, tmp_path):
     pytest.importorskip('diffusers')
+    from pafm_nb.latents import tiny_vae
     test_bad_arguments(run, tmp_path, dict(vae='/nowhere/vae'), 'nowhere')
+    test_bad_arguments(run, tmp_path, dict(vae=tiny_vae(tmp_path/'vae', factor=2)), 'decodes latents of 4 channels, and .* makes 1: give')
 
 
 def test_bad_folders(run, captions_run, tmp_path):
@@ -320,3 +395,97 @@ def test_a_damaged_piece(run, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='000000 is damaged .* remove it'): generate(run, tmp_path/'images', **ASK | dict(n=10))
     shutil.rmtree(file.parent)
     generate(run, tmp_path/'images', **ASK | dict(n=10))
+
+def never(*args, **kwargs): raise AssertionError('an image was drawn')
+
+
+def test_files_of_others_are_seen_first(run, tmp_path, monkeypatch):
+    out, ask = tmp_path/'images', ASK | dict(n=20, form='npy')
+    def refused(says):
+        with monkeypatch.context() as m, pytest.raises(ValueError, match=says):
+            m.setattr(generation, 'sample_many', never)
+            generate(run, out, **ask)
+    (out/'pieces').mkdir(parents=True)
+    (out/'pieces/notes.txt').write_text('mine')
+    refused('holds pieces/notes.txt and no images of ours')
+    ft.test_eq((out/'pieces/notes.txt').read_text(), 'mine')
+    (out/'pieces/notes.txt').unlink()
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(Parts, 'write', lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        generate(run, out, **ask)                        # begun
+    for name in ('samples.npy', 'samples.npz', 'grid.png'):
+        (out/name).write_text('mine')
+        refused(f'holds {name}, which is not of these images')
+        ft.test_eq((out/name).read_text(), 'mine')
+        (out/name).unlink()
+    generate(run, out, **ask)
+    (out/'samples.npy').unlink()
+    refused('has lost its samples.npy')
+    (out/'protocol.json').write_text('[1]')
+    refused('protocol.json is damaged .it holds a list')
+    out = tmp_path/'file'
+    out.write_text('')
+    refused('file cannot be written')
+
+
+@pytest.mark.parametrize('flags, says', [
+    (dict(), 'which folder? give it with --run'), (dict(run=''), '--run is empty'),
+    (dict(run='{run}', out=''), '--out is empty'), (dict(run='{run}', out='x', vae=''), '--vae is empty'),
+    (dict(run='{run}', out='x', captions=''), '--captions is empty'), (dict(run='{run}'), 'give it with --out'),
+    (dict(run='nowhere', out='x'), 'there is no folder nowhere'),
+    (dict(run='.', out='x'), 'holds no checkpoint'), (dict(run='{run}', out='x', seed=-1), 'seeds -1 to'),
+    (dict(run='{run}', out='x', guidance_low=.7, guidance_high=.2), 'low <= high')])
+def test_flags_of_the_command(run, tmp_path, monkeypatch, capsys, flags, says):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        pafm_sample.__wrapped__(**{k: v.format(run=run) if isinstance(v, str) else v for k, v in flags.items()})
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.startswith('error: ') and says in said and said.count('\n') == 1 and not list(tmp_path.iterdir())
+
+
+def test_the_launch_that_is_advised():
+    "torchrun takes --run and --n for its own up to the two dashes; they are in the advice"
+    from torch.distributed.run import get_args_parser
+    flags = ['--run', 'runs/two', '--out', 'x', '--n', '3']
+    asked = get_args_parser().parse_args(['--nproc_per_node', '2', '--', 'pafm_sample', *flags])
+    ft.test_eq((asked.training_script, asked.training_script_args, asked.nproc_per_node), ('pafm_sample', flags, '2'))
+    assert 'torchrun --nproc_per_node N -- $(which COMMAND)' in LAUNCH
+
+
+@pytest.mark.parametrize('error, says', [
+    (OSError(errno.ENOSPC, 'No space left on device', 'out/samples.npz'), 'out/samples.npz: No space left on device (make room there); again'),
+    (PermissionError(errno.EACCES, 'Permission denied', 'out/x'), 'out/x: Permission denied (give another place, or ask for the right to it); again'),
+    (FileNotFoundError(errno.ENOENT, 'No such file or directory', 'bank/x'), 'bank/x: No such file or directory; again'),
+    (OSError('x is on no hub'), 'x is on no hub'), (FileNotFoundError('there is no x'), 'there is no x'),
+    (ValueError('n is 0'), 'n is 0')])
+def test_what_the_system_refuses_is_one_line(capsys, error, says):
+    def work(): raise error
+    with pytest.raises(SystemExit) as stop: run_command(work, 'again')
+    ft.test_eq((stop.value.code, capsys.readouterr().err), (2, f'error: {says}\n'))
+
+
+@pytest.mark.parametrize('error', [TypeError, KeyError, RuntimeError, AttributeError, ZeroDivisionError])
+def test_what_is_wrong_with_the_program_keeps_its_traceback(error):
+    def work(): raise error('x')
+    with pytest.raises(error): run_command(work, 'again')
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='a device that is always full')
+def test_a_full_disk_is_told_by_the_name_of_the_file(run, tmp_path, monkeypatch, capsys):
+    with pytest.raises(OSError, match='No space left on device.*x.npy') as caught:
+        with naming('x.npy'), open('/dev/full', 'wb') as f: f.write(b'1'*2**20)
+    ft.test_eq((caught.value.filename, caught.value.errno), ('x.npy', errno.ENOSPC))
+    def full(f, *args, **kwargs): raise OSError('100 requested and 7 written')       # numpy's words for it
+    with monkeypatch.context() as m:
+        m.setattr(np.lib.format, 'write_array_header_1_0', full)
+        with pytest.raises(SystemExit) as stop:
+            pafm_sample.__wrapped__(str(run), str(tmp_path/'images'), n=5, method='euler', steps=2)
+        ft.test_eq((stop.value.code, [p.name for p in (tmp_path/'images/pieces').iterdir()]), (2, ['plan.json']))
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert said.startswith('error: ') and said.endswith('images.npy: 100 requested and 7 written; run the same command again to go on')
+    monkeypatch.setattr(os, 'fsync', lambda f: (_ for _ in ()).throw(OSError(errno.ENOSPC, 'No space left on device')))
+    with pytest.raises(OSError, match='note.json'): write_json(tmp_path/'note.json', {})
+
+# %% ../../nbs/96a_test_generation.ipynb #96a01abe
+def test_labels_by_another_name():
+    with pytest.raises(ValueError, match="'x': choose one of balanced, random"): labels_of(range(3), 0, 2, 'x')

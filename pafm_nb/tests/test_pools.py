@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['test_pool_keeps_your_order', 'test_a_move_keeps_all', 'test_views_stay_together', 'test_token_ids_are_text',
-           'test_draw', 'test_read_rows', 'test_bad_pools']
+           'test_draw', 'test_read_rows', 'test_bad_pools', 'refusals', 'test_wrong_arguments_are_named',
+           'test_slices_and_masks']
 
 # %% ../../nbs/85_test_pools.ipynb #d0ab1ec8
 import fastcore.test as ft
 import pytest, torch
-from ..pools import TensorPool, check_index, class_slices, draw, random_crops, read_rows
+from ..candidates import SAMPLERS, InBatch, InClass, RandomCrops
+from ..pools import Batch, TensorPool, check_index, class_slices, draw, random_crops, read_rows
 
 # %% ../../nbs/85_test_pools.ipynb #72b2d2ff
 def test_pool_keeps_your_order():
@@ -81,3 +83,26 @@ def test_read_rows(dtype):
     (lambda z, y: TensorPool(z, y).of_class(7), 'label 7'), (lambda z, y: random_crops(z, 1, 1), '(30, 4)')])
 def test_bad_pools(make, said):
     ft.test_fail(lambda: make(torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3), contains=said)
+
+def refusals():
+    "What a user gives by mistake, and a word of the answer"
+    z, g = torch.randn(30, 4), torch.Generator()
+    pool, images = TensorPool(z, torch.arange(30) % 3), TensorPool(torch.randn(4, 2, 5, 5))
+    return [
+        (lambda: TensorPool(z, torch.rand(30)), 'y must be (30,) int64'), (lambda: TensorPool(z, torch.zeros(30, dtype=torch.uint8)), '.long()'), (lambda: TensorPool(z.to('meta')), 'meta'),
+        (lambda: pool[None], 'got None'), (lambda: pool['x'], "'x'"), (lambda: pool[1.5], 'float32'), (lambda: pool[torch.tensor([1], dtype=torch.uint8)], 'uint8'), (lambda: pool[torch.ones(3) > 0], '(30,)'),
+        (lambda: pool.of_class(None), 'None'), (lambda: pool.of_class(1.5), '1.5'), (lambda: draw(None, [0]), 'NoneType'), (lambda: draw(pool, [0], 5), 'generator must be'),
+        (lambda: draw(pool, [0], crop=2), '(B, C, H, W)'), (lambda: draw(images, [0], crop=2.5), '2.5'), (lambda: random_crops(None, 2, 1), 'NoneType'), (lambda: random_crops(images.z, 2, -1), 'k must be'),
+        (lambda: random_crops(images.z, 2, None), 'k must be'), (lambda: random_crops(images.z, 2, 1, 'x'), 'generator must be'), (lambda: class_slices(z), 'Tensor'),
+        (lambda: InClass(pool, 2)(pool[[0]], 7), 'generator must be'), (lambda: SAMPLERS['InBatch'](None, 2), 'NoneType'), (lambda: InClass(pool, 2)(pool[[0]]._replace(text='x')), 'text must be a tensor'),
+        (lambda: RandomCrops(images, 2)(images[[0]]._replace(z=torch.zeros(1, 3, 3, 3))), 'crop=size'), (lambda: RandomCrops(TensorPool(images.z, None, images.z, images.z.abs()), 2), 'fresh draw'),
+        (lambda: InBatch()(Batch(z[:2], torch.zeros(2, dtype=torch.int64, device='meta'))), 'y is on meta')]
+
+@pytest.mark.parametrize('n', range(25))
+def test_wrong_arguments_are_named(n):
+    make, said = refusals()[n]
+    ft.test_fail(make, exc=ValueError, contains=said)
+
+def test_slices_and_masks():
+    pool = TensorPool(torch.randn(10, 2), torch.arange(10) % 2)
+    assert torch.equal(pool[2:5].z, pool.z[2:5]) and torch.equal(pool[pool.y == 1].z, pool.z[1::2])

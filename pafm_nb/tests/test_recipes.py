@@ -14,7 +14,7 @@ import fastcore.test as ft
 import numpy as np, pytest, torch
 from PIL import Image
 from torch.testing import assert_close
-from ..bank import LatentBank
+from ..bank import LatentBank, prepare_neighbors
 from ..checkpoints import newest_checkpoint, read_log
 from ..config import recipe
 from ..training import Trainer
@@ -37,7 +37,8 @@ def banks(tmp_path_factory):
         file = root/f'images/class{i % 2}/{i}.png'
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (70, 90, 3), np.uint8)).save(file)
-    prepare_imagenet(root/'images', vae, root/'imagenet', size=64, crops=2, progress=False)
+    bank = prepare_imagenet(root/'images', vae, root/'imagenet', size=64, crops=2, progress=False)
+    for across in (False, True): prepare_neighbors(bank, 3, progress=False, across=across)
     for text in ('states', 'tokens'): prepare_cc12m(shards, vae, clip, root/text, text, size=64, progress=False)
     return root
 

@@ -422,11 +422,16 @@ def unused(z, t, y): raise AssertionError('the model was called')
 
 
 @pytest.mark.parametrize('kwargs, says', [
+    (dict(noise=None), 'noise must be a tensor'), (dict(noise=[[0.]]), 'noise must be a tensor'), (dict(noise=torch.zeros(4, 2, device='meta')), 'noise is on meta'), (dict(noise=torch.zeros(0, 2)), 'at least one row'),
+    (dict(y=[0, 0, 0, 0]), 'y must be a tensor'), (dict(y=torch.tensor(0)), 'y has 0 rows'), (dict(steps=True), 'steps is True'), (dict(steps=None), 'steps is None'), (dict(guidance_scale=None), 'guidance_scale must'),
+    (dict(guidance_scale='2'), "got '2'"), (dict(guidance_interval=None), 'guidance_interval is None'), (dict(guidance_interval=('a', 'b')), 'low <= high'), (dict(guidance_channels=1.5), 'guidance_channels is 1.5'),
+    (dict(atol=None), 'atol must'), (dict(generator=0), 'generator must be a torch.Generator'), (dict(method='euler_maruyama', generator=[1]*4), 'generator must be'), (dict(path=None), 'LinearPath'),
+    (dict(guidance_scale=2., null_label=1.5), 'null_label must be an integer'), (dict(guidance_scale=2., null_label=-1), 'null_label must'), (dict(guidance_scale=2., null_label=torch.zeros(3)), r'null_label has shape \(3,\)'),
     (dict(method='rk4'), "'rk4'.*euler, heun, dopri5, euler_maruyama"), (dict(steps=0), 'steps is 0'),
     (dict(steps=2.5), 'steps is 2.5'), (dict(guidance_scale=2.), 'null_label'),
     (dict(guidance_scale=2., y=None, null_label=9), 'y is None'),
-    (dict(guidance_scale=math.nan), 'guidance_scale is nan'),
-    (dict(guidance_channels=0), 'guidance_channels is 0'), (dict(guidance_channels=3), 'noise has 2'), (dict(rtol=0.), 'rtol is 0'), (dict(atol=math.nan), 'atol is nan'),
+    (dict(guidance_scale=math.nan), 'guidance_scale must be a finite number.*nan'),
+    (dict(guidance_channels=0), 'guidance_channels is 0'), (dict(guidance_channels=3), 'noise has 2'), (dict(rtol=0.), 'rtol must be .* above 0.*got 0'), (dict(atol=math.nan), 'atol.*nan'),
     (dict(dtype=torch.float16), 'float16'), (dict(guidance_interval=(.7, .3)), 'low <= high'),
     (dict(guidance_interval=(0., 1.2)), '1.2'), (dict(guidance_interval=(-.1, 1.)), '-0.1'),
     (dict(y=torch.zeros(3, dtype=torch.int64)), 'y has 3 rows'),
@@ -441,12 +446,18 @@ def test_bad_arguments(kwargs, says):
 def test_model_that_returns_something_else():
     for bad in (lambda z, t, y: (z, t), lambda z, t, y: z[:, :1]):
         with pytest.raises(ValueError, match='the model returned'): sample(bad, torch.zeros(4, 2))
+    for bad in (None, nn.Linear):
+        with pytest.raises(ValueError, match='model must be'): sample(bad, torch.zeros(4, 2))
 
 
 def test_bad_seeds():
-    for bad in ([-1], [2**32], [.5], ['a']):
+    for bad in (None, 3):
+        with pytest.raises(ValueError, match='seeds must be whole numbers'): seeded_noise(bad, (2,))
+    for y, shape, says in (([0], (2,), 'y must be a tensor'), (None, 2, 'shape must be'), (torch.tensor(0), (2,), 'y has 0 rows')):
+        with pytest.raises(ValueError, match=says): sample_many(unused, range(3), y, shape)
+    for bad in ([-1], [2**32], [.5], ['a'], [True]):
         with pytest.raises(ValueError, match='not a seed'): seeded_noise(bad, (2,))
-    for y, size, says in ((torch.zeros(2), 64, 'y has 2 rows for 3 seeds'), (None, 0, 'batch_size is 0')):
+    for y, size, says in ((torch.zeros(2), 64, 'y has 2 rows for 3 seeds'), (None, 0, 'batch_size.*got 0')):
         with pytest.raises(ValueError, match=says): sample_many(unused, range(3), y, (2,), batch_size=size)
 
 # %% ../../nbs/96_test_sampling.ipynb #f318786b

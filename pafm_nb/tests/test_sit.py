@@ -268,12 +268,15 @@ def wrappings(state, folder):
     checkpoint = {'model': None, 'ema': {f'module.{k}': v for k, v in state.items()}, 'opt': {'state': {0: torch.zeros(1)}},
                   'args': Namespace(lr=1e-4, out=None), 'steps': 7}
     projectors = {'projectors.0.0.weight': torch.zeros(3, 3), 'projectors.0.4.bias': torch.zeros(3)}
+    compiled = [{f'{before}{k}': v for k, v in state.items()} for before in ('_orig_mod.', 'module._orig_mod.', '_orig_mod.module.')]
+    regions = {k.replace('blocks.0.', 'blocks.0._orig_mod.'): v for k, v in state.items()}
+    averaged = {f'module.{k}': v for k, v in state.items()} | dict(n_averaged=torch.tensor(7))
     save_file(state, folder/'model.safetensors')
     torch.save(state, folder/'model.pt')
     torch.save(state, folder/'old.pth', _use_new_zipfile_serialization=False)
     torch.save(checkpoint, folder/'last.pt')
     files = [folder/name for name in ('model.safetensors', 'model.pt', 'old.pth', 'last.pt')]
-    return [state, checkpoint, state | projectors, *files, str(files[0])]
+    return [state, checkpoint, state | projectors, *compiled, regions, averaged, *files, str(files[0])]
 
 
 def check_loading(load, model, row, folder):
@@ -342,7 +345,7 @@ def check_bad_weights(load, state):
         with pytest.raises(ValueError, match=f'{k} is missing'): load({n: u for n, u in state.items() if n != k})
     for bad, says in [({}, 'x_embedder.proj.weight is missing'), (state | {'extra': torch.zeros(1)}, 'extra is .* nothing of that name'),
                       ({'model': state, 'opt': {}}, 'model is .*Dict, not a tensor'), ({'ema': None}, 'weights are a NoneType'),
-                      ([state], 'weights are a list'), ('model.bin', 'model.bin is none of .safetensors, .pt, .pth')]:
+                      (state | {'module.x_embedder.proj.bias': torch.zeros(1)}, 'there twice'), ([state], 'weights are a list'), ('model.bin', 'model.bin is none of .safetensors, .pt, .pth')]:
         with pytest.raises(ValueError, match=says): load(bad)
     for suffix in ('safetensors', 'pt', 'pth'):
         with pytest.raises(FileNotFoundError, match=f'nowhere.{suffix}'): load(f'nowhere.{suffix}')
@@ -357,11 +360,13 @@ def test_bad_weights():
 # %% ../../nbs/94_test_sit.ipynb #f260a120
 def check_shared(model, inputs, folder):
     "`model` survives `save_pretrained` and `from_pretrained`."
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, model_card_kwargs=dict(data='Two moons.'))
     again = type(model).from_pretrained(folder)
     assert again.state_dict().keys() == model.state_dict().keys() and all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values()))
     assert torch.equal(again(*inputs), model.eval()(*inputs)) and not again.training
-    assert f'import {type(model).__name__}\n' in (folder/'README.md').read_text()
+    card = (folder/'README.md').read_text()
+    assert f'from {type(model).__module__} import {type(model).__name__}\n' in card and 'Two moons.' in card and card.count('Not said.') == 3
+    assert 'data at t = 0' in card and 'flow-matching' in card
 
 
 def test_shared(tmp_path):

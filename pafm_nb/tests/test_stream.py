@@ -8,7 +8,7 @@ __all__ = ['test_draws_are_functions_of_seed_piece_step', 'test_draws_are_those_
            'test_epochs_and_seeds_have_orders_of_their_own', 'test_pieces_are_cut_from_the_batch',
            'test_every_piece_has_one_process', 'test_ahead_makes_each_thing_once_and_beside_the_caller',
            'test_other_threads_keep_their_processors', 'test_the_next_is_made_without_being_asked_for',
-           'test_ahead_gives_what_is_asked_for', 'test_an_error_ahead_arrives',
+           'test_ahead_gives_what_is_asked_for', 'test_an_error_ahead_arrives', 'test_the_thread_is_on_the_callers_gpu',
            'test_in_turn_is_the_same_without_a_thread']
 
 # %% ../../nbs/95a_test_stream.ipynb #d6f7cec4
@@ -92,6 +92,19 @@ def test_an_error_ahead_arrives():
     ahead((0,), (1,))
     ft.test_fail(lambda: ahead((1,), None), contains='row 3')
     ahead.close()
+
+@pytest.mark.parametrize('device, number', [('cuda', 3), (torch.device('cuda'), 3), ('cuda:1', 1), (torch.device('cuda', 0), 0)])
+def test_the_thread_is_on_the_callers_gpu(monkeypatch, device, number):
+    "With a number, and as accelerate tells a process that is alone: without; torch's own check of the argument runs"
+    chosen, main = [], threading.main_thread()
+    def choose(n): chosen.append((n, threading.current_thread() is main))
+    monkeypatch.setattr(torch._C, '_cuda_setDevice', choose, raising=False)
+    monkeypatch.setattr(torch.cuda, 'current_device', lambda: 3 if threading.current_thread() is main else 0)
+    with pytest.raises(ValueError, match='specified index'): torch.cuda.set_device('cuda')
+    ahead = Ahead(lambda i: 10*i, device)
+    ft.test_eq(ahead((4,), None), 40)
+    ahead.close()
+    ft.test_eq(chosen, [(number, False)])
 
 def test_in_turn_is_the_same_without_a_thread():
     threads = torch.get_num_threads()
