@@ -538,8 +538,6 @@ def sinkhorn(
     u = torch.cat([-(scale*normal(images, rows) @ few.T + v).logsumexp(1) for rows in parts])
     return (u - u.mean()).float()
 
-
-
 # %% ../nbs/02_candidates.ipynb #f629bdf1
 class TextLikelihood(PoolSampler):
     "The source and k - 1 uniform draws of the pool, compatible with its caption as far as embeddings are similar: of captions, or of caption and image where the pool has both"
