@@ -6,7 +6,8 @@
 __all__ = ['SCHEDULERS', 'draw_noise', 'turned', 'second_noise', 'MISTAKES', 'linear', 'cosine_sigmas', 'problem',
            'test_scheduler_is_our_path_turned_round', 'test_scheduler_is_finite_at_both_ends',
            'test_what_is_no_scheduler_is_refused', 'loop', 'paired', 'pafm', 'off_centre', 'test_a_loop_that_is_right',
-           'test_slopes_in_many_dimensions', 'test_a_loop_with_a_mistake', 'test_loops_that_cannot_be_checked',
+           'test_slopes_in_many_dimensions', 'test_a_loop_with_a_mistake',
+           'test_a_mistake_that_only_grows_with_the_noisy_point', 'test_loops_that_cannot_be_checked',
            'test_exact_field_of_a_loop', 'test_torchcfm', 'test_flow_matching_targets', 'test_flow_matching_loop',
            'test_flow_matching_solver_walks_our_field_to_the_data', 'test_diffusers', 'test_lightning',
            'test_official_sit_there_and_back']
@@ -116,6 +117,13 @@ MISTAKES = dict(sign=(loop(pafm(1)), loop(), 'no row has another candidate'), cl
 def test_a_loop_with_a_mistake(mistake):
     step, plain, said = MISTAKES[mistake]
     with pytest.raises(ValueError, match=said): check_loop(step, plain, off_centre(), turned, batch_size=64)
+
+def test_a_mistake_that_only_grows_with_the_noisy_point():
+    "On data that are symmetric about 0 noise that is too wide moves no mean: what it does to the products with the noisy point gives it away"
+    pool, *_ = problem()
+    both = TensorPool(torch.cat([pool.z, -pool.z]), torch.cat([pool.y, pool.y]))
+    wide = lambda z: 1.3*torch.randn_like(z)
+    with pytest.raises(ValueError, match='noise of another mean or variance'): check_loop(loop(pafm(), wide), loop(noise=wide), both, turned)
 
 def test_loops_that_cannot_be_checked():
     pool = off_centre()

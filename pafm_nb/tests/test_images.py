@@ -18,7 +18,7 @@ __all__ = ['FILES', 'PAIR', 'TUBES', 'OWN', 'SYSTEM', 'picture', 'saved', 'write
            'test_random_damage_raises_nothing_else', 'adm', 'test_center_crop_is_adms', 'test_too_narrow_is_named',
            'test_views', 'test_random_crops_reach_every_place', 'tiny_vae_folder', 'shift_config',
            'test_moments_are_scaled_and_undone', 'test_half_precision_is_close', 'test_vaes_that_are_refused',
-           'test_a_vae_of_one_variant', 'test_vae_in_a_pipeline']
+           'test_vae_in_a_pipeline']
 
 # %% ../../nbs/80_test_images.ipynb #0c10ebad
 import errno, io, os, pickle, shutil, struct, tarfile, warnings, zipfile, zlib
@@ -487,20 +487,6 @@ def test_vaes_that_are_refused(tiny_vae_folder, tmp_path, monkeypatch):
         m.setattr('diffusers.AutoencoderKL.from_pretrained', denied); load_vae(tiny_vae_folder)
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
     with pytest.raises(ValueError, match='there is no folder some/vae, and the hub'): load_vae('some/vae')
-
-def test_a_vae_of_one_variant(tiny_vae_folder, tmp_path):
-    "Loaded and known by its own file; of two none is chosen, and what is there is named"
-    weights, folder = 'diffusion_pytorch_model', Path(shutil.copytree(tiny_vae_folder, tmp_path/'vae'))
-    load_vae(folder).half().save_pretrained(folder, variant='fp16')
-    whole, about = load_vae(folder), vae_about(load_vae(folder), folder)
-    (folder/f'{weights}.safetensors').unlink()
-    half = load_vae(folder)
-    assert {p.dtype for p in half.parameters()} == {torch.float32}
-    for a, b in zip(whole.parameters(), half.parameters()): assert_close(a.half().float(), b, rtol=0, atol=0)
-    assert vae_about(half, folder)['vae_sha256'] != about['vae_sha256']
-    shutil.copy(folder/f'{weights}.fp16.safetensors', folder/f'{weights}.bf16.safetensors')
-    for name in (f'{weights}.bf16', f'{weights}.fp16'):
-        with pytest.raises(FileNotFoundError, match=f'only config.json, .*{name}.safetensors'): load_vae(folder)
 
 def test_vae_in_a_pipeline(tiny_vae_folder, tmp_path):
     shutil.copytree(tiny_vae_folder, tmp_path/'pipe/vae')

@@ -7,7 +7,7 @@ __all__ = ['SCALE', 'SHIFT', 'folder', 'loaded', 'images', 'test_rows_are_shifte
            'test_decoding_undoes_both', 'test_what_a_bank_keeps', 'test_half_precision_keeps_rows_in_float32',
            'test_what_is_no_whole_vae_is_named', 'test_the_folder_above_will_do',
            'test_channels_that_are_scaled_apart_are_refused', 'test_images_that_do_not_fit',
-           'test_latents_that_do_not_fit']
+           'test_latents_that_do_not_fit', 'test_a_vae_of_one_variant']
 
 # %% ../../nbs/96b_test_latents.ipynb #9b6e0004
 import json, shutil
@@ -108,3 +108,17 @@ def test_images_that_do_not_fit(vae, images, change, says):
     (torch.zeros(0, 4, 4, 4), 'no latent')])
 def test_latents_that_do_not_fit(vae, folder, z, says):
     with pytest.raises(ValueError, match=says): decode(vae, z, vae_about(vae, folder))
+
+def test_a_vae_of_one_variant(folder, tmp_path):
+    "Loaded and known by its own file; of two none is chosen, and what is there is named"
+    weights, folder = 'diffusion_pytorch_model', Path(shutil.copytree(folder, tmp_path/'vae'))
+    load_vae(folder).half().save_pretrained(folder, variant='fp16')
+    whole, about = load_vae(folder), vae_about(load_vae(folder), folder)
+    (folder/f'{weights}.safetensors').unlink()
+    half = load_vae(folder)
+    assert {p.dtype for p in half.parameters()} == {torch.float32}
+    for a, b in zip(whole.parameters(), half.parameters()): assert_close(a.half().float(), b, rtol=0, atol=0)
+    assert vae_about(half, folder)['vae_sha256'] != about['vae_sha256']
+    shutil.copy(folder/f'{weights}.fp16.safetensors', folder/f'{weights}.bf16.safetensors')
+    for name in (f'{weights}.bf16', f'{weights}.fp16'):
+        with pytest.raises(FileNotFoundError, match=f'only config.json, .*{name}.safetensors'): load_vae(folder)
