@@ -16,7 +16,7 @@ from fastcore.docments import docments
 from fastcore.script import Param, anno_parser, call_parse
 from .checkpoints import newest_state
 from .config import RECIPES, TrainConfig, check_data, recipe, saved_config
-from .parts import check_writable, write_json
+from .work_folder import check_writable, write_json
 
 # %% ../nbs/18_commands.ipynb #c3cbd8be
 def system_line(
@@ -65,7 +65,7 @@ def pafm_demo(
         if not out: raise ValueError('--out is empty: give a folder for everything')
         if steps < 1 or seeds < 1: raise ValueError(f'--steps and --seeds count from 1, got {steps} and {seeds}')
         check_writable(out)
-        from pafm_nb.demo import demo, digits_verdict, moons_verdict
+        from pafm_nb.experiments.demo import demo, digits_verdict, moons_verdict
         moons, digits = demo(out, steps, range(seeds))
         print(f'\n{summary_table(digits)}\n\n{moons_verdict(moons)}\n\n{digits_verdict(digits)}\n')
         for name in ('moons.png', 'samples.png', 'curve.png', 'moons.json', 'metrics.json'): print(Path(out)/name)
@@ -287,7 +287,7 @@ def pafm_sample(
         if not Path(run).is_dir(): raise FileNotFoundError(f'there is no folder {run}: give that of a training run')
         import torch
         from pafm_nb.generation import generate
-        from pafm_nb.parts import crew
+        from pafm_nb.work_folder import crew
         generate(run, out, n, seed, labels, form, batch_size, precision, vae or '', captions or '', method=method,
                  steps=steps, guidance_scale=guidance_scale, guidance_interval=(guidance_low, guidance_high),
                  guidance_channels=guidance_channels or None, atol=atol, rtol=rtol, dtype=torch.float64 if double else None)
@@ -361,7 +361,7 @@ def pafm_bench(
         if out and not Path(out).absolute().parent.is_dir(): raise FileNotFoundError(f'there is no folder {Path(out).absolute().parent} to write {out} to: make it first')
         if out and Path(out).exists() and Path(out).is_dir() != everything: raise ValueError(f'--out {out} is a {"file: give a folder" if everything else "folder: give a file"}')
         if everything: check_writable(out)
-        import pafm_nb.bench as bench
+        import pafm_nb.experiments.bench as bench
         measured = lambda name: getattr(bench, f'bench_{name}')() | dict(command=f'pafm_bench {name}')
         if not everything:
             result = measured(what)

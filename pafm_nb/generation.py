@@ -18,7 +18,7 @@ from .config import TrainConfig
 from .data import encode_captions, image_grid, to_uint8
 from .image_sets import protocol_of
 from .mmdit import MMDIT_MODELS
-from .parts import Parts, check_writable, crew, is_hidden, naming, one_launch, remove_parts, whole_file, write_json
+from .work_folder import Parts, check_writable, crew, is_hidden, naming, one_launch, remove_parts, whole_file, write_json
 from .paths import PATHS
 from .progress import progress_bar
 from .sampling import Counted, check_sampling, sample_many
@@ -119,7 +119,7 @@ class Decoder:
     ):
         bank, self.vae, self.about = run.about.get('latents', {}), None, dict(vae=None, rounding='to the nearest of 256 levels')
         if bank or vae:
-            from pafm_nb.latents import load_vae, vae_about
+            from pafm_nb.vae import load_vae, vae_about
             name = vae or bank['vae']
             self.vae = load_vae(name, device)
             if (takes := self.vae.config.latent_channels) != run.model.in_channels:
@@ -139,7 +139,7 @@ class Decoder:
     )->np.ndarray: # (N, H, W, 1 or 3) uint8
         if self.vae is None: images = to_uint8(z)
         else:
-            from pafm_nb.latents import decode
+            from pafm_nb.vae import decode
             images = decode(self.vae, z, self.scaling, batch_size)
         return images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 

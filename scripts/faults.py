@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from fastcore.script import call_parse
 from pafm_nb.bank import write_json
-from pafm_nb.bench import machine
+from pafm_nb.experiments.bench import machine
 from pafm_nb.checkpoints import FILES, last_name, read_checkpoint, read_state, sealed
 from pafm_nb.config import TrainConfig
 from pafm_nb.training import Trainer

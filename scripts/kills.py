@@ -6,10 +6,10 @@ another, and started again. Times that a summary reports are left out of the com
 import hashlib, json, os, random, shutil, signal, subprocess, sys, tempfile, time
 from pathlib import Path
 from fastcore.script import call_parse
-from pafm_nb.bench import machine
-from pafm_nb.latents import tiny_vae
-from pafm_nb.mnist import write_mnist
-from pafm_nb.parts import write_json
+from pafm_nb.experiments.bench import machine
+from pafm_nb.vae import tiny_vae
+from pafm_nb.experiments.mnist import write_mnist
+from pafm_nb.work_folder import write_json
 
 TIMES = ('seconds', 'rows_per_second', 'images_per_second')
 

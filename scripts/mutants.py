@@ -143,7 +143,7 @@ MUTANTS = dict(
         ('about.get(key, value) != value', 'False'), ('fid=dim + 1', 'fid=dim'), ('size = min(1000, *(len(cloud)//2', 'size = min(1000, *(len(cloud)'), ('max(levels) < 2', 'max(levels) < 1'),
         ("made.get('n', images.shape[0]) != images.shape[0]", 'False'), ('if path.exists() and not ours(path)', 'if False'), ("max(0., found[key]) if", 'found[key] if'), ('weights_only=True', 'weights_only=False'),
         ("if n % 1000 == 0 else", 'if n > 1000 else')]),
-    latents=('latents', [
+    vae=('vae', [
         ('(mean - shift)*scale', 'mean*scale'), ('/2).exp()*scale', '/2).exp()'), ('logvar.clamp(-30, 20)/2', 'logvar.clamp(-30, 20)'), ("/about['scale'] + about['shift']", "/about['scale']"),
         ('shift=float(vae.config.shift_factor or 0.)', 'shift=0.'), ('.float()/127.5 - 1', '.float()/255'), ("report['missing_keys'] + report['unexpected_keys']", "report['missing_keys']"),
         ('or vae.config.latents_std is not None', ''), ('2**(len(vae.config.block_out_channels) - 1)', '2**len(vae.config.block_out_channels)'), ('return vae.eval().requires_grad_(False)', 'return vae.eval()'),
@@ -161,7 +161,7 @@ MUTANTS = dict(
         ('if bad.any(): raise ValueError(f\'{name} {first', 'if False: raise ValueError(f\'{name} {first'), ("if spec != self.spec: raise", 'if False: raise'),
         ('return in_pool(class_neighbors', 'return (class_neighbors'), ('if not resume:', 'if False:'), ('if rows and found < size', 'if False'), ('for f in self.files.values(): f.check()', 'pass'),
         ('            self.files = {}                              # half', '            pass # half'), ("if 'checksum' in meta: unsealed(meta)", 'pass')]),
-    parts=('bank', [
+    work_folder=('bank', [
         ("if sealed(inner)['checksum'] != state.get('checksum')", 'if False'), ("if checksum(path) != file['crc32']", 'if False'), ('if there and not file.exists()', 'if False'),
         ('fcntl.LOCK_EX |', 'fcntl.LOCK_SH |'), ('            (folder/name).unlink(missing_ok=True)', '            pass'), ('if said[0] is not None: raise', 'if False: raise'),
         ('    Path(folder).rename(gone)\n    shutil.rmtree(gone)', '    shutil.rmtree(folder)'), ('    finally: part.unlink(missing_ok=True)', '    finally: pass')]),
@@ -172,7 +172,7 @@ MUTANTS = dict(
         ('not 0 <= getattr(self, name) <= 1', 'not 0 < getattr(self, name) <= 1'), ('if not str(self.out)', 'if False'), ('batch_size=2**20, k=2**16', 'k=2**16'), ('not abs(self.sample_guidance) < float', 'abs(self.sample_guidance) > float'),
         ('self.batch_size % (self.micro_batches or 1)', '0'), ("if k != 'out'}", '}'), ('if foreign :=', 'if False and'), ('settings = RECIPES[name] | overrides', 'settings = overrides | RECIPES[name]'),
         ('not (config.data and Path', 'not (Path')]),
-    stream=('stream', [
+    batches=('batches', [
         ('torch.cuda.current_device() if device.index is None else device.index', 'device.index'), ('if device.index is None else device.index', ''), ('self.thread.submit(torch.cuda.set_device, number)', 'self.thread.submit(int, number)'),
         ('[seed, piece, step]', '[seed, 0, step]'), ('[seed, epoch, 0, 1]', '[seed, 0, 0, 1]'), ('if self.key == key', 'if self.key != key'),
         ('            torch.set_num_threads(threads) ', '            pass ')]),

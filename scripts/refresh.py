@@ -18,7 +18,7 @@ from nbdev.process import NBProcessor, nb_lang
 ROOT = Path(__file__).resolve().parent.parent
 
 def find(name):
-    "The notebook called `name`: a stem (`12_sit`), a file name or a path."
+    "The notebook called `name`: a stem (`13_sit`), a file name or a path."
     nbs = get_config().nbs_path
     for p in (nbs/f'{name}.ipynb', nbs/name, Path(name)):
         if p.is_file() and p.suffix == '.ipynb': return p.absolute()
