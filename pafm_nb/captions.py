@@ -9,13 +9,14 @@ __all__ = ['IMAGES', 'UNREAD', 'MOST_BYTES', 'CLIP_FILES', 'TEXT', 'NOTES', 'wri
            'images_in', 'trial', 'json_lines', 'write_notes', 'read_captions', 'prepare_cc12m']
 
 # %% ../nbs/12d_captions.ipynb #1afbd05b
-import hashlib, importlib, io, json, os, time
+import hashlib, io, json, os, time
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np, torch
 from torch import Tensor, nn
+from .extras import require
 from .bank import BANK, LatentBank
 from .data import WORDS, captioned_shapes, decode_captions, image_grid, to_uint8
 from .images import MAX_BYTES, SUFFIXES, center_crop, read_image, tar_members
@@ -26,10 +27,6 @@ from .paths import check_count
 from .progress import progress_bar
 
 # %% ../nbs/12d_captions.ipynb #7421c7cf
-def _extra(name):
-    try: return importlib.import_module(name)
-    except ImportError as e: raise ValueError(f"captions need {name}: pip install 'pafm_nb[text]'") from e
-
 def write_shapes(
     folder, # to write to
     n:int, # samples in each shard
@@ -43,7 +40,7 @@ def write_shapes(
     folder.mkdir(parents=True, exist_ok=True)
     captions = decode_captions(pool.text[pool.place])
     for s in range(shards):
-        with _extra('webdataset').TarWriter(str(folder/f'{s:05d}.tar'), encoder=False, mtime=0) as tar:
+        with require('webdataset').TarWriter(str(folder/f'{s:05d}.tar'), encoder=False, mtime=0) as tar:
             for i in range(s*n, (s + 1)*n):
                 jpg, width = io.BytesIO(), side + (i % 3)*side//8
                 image_grid(pool.z[i:i + 1], 1, 1).crop((2, 2, 18, 18)).resize((width, side), Image.Resampling.BICUBIC).save(jpg, 'JPEG', quality=95)
@@ -62,7 +59,7 @@ def open_shards(
             files = [path for path in Path(name).iterdir() if path.suffix.lower() == '.tar']
             found += sorted(path for path in files if not is_hidden(path.name))
         else:
-            try: found += [Path(path) for path in islice(_extra('braceexpand').braceexpand(str(name)), 1_000_000)]
+            try: found += [Path(path) for path in islice(require('braceexpand').braceexpand(str(name)), 1_000_000)]
             except ValueError as e: raise ValueError(f'{name} is no pattern ({e}): write one as cc12m-{{00000..01242}}.tar') from e
     if not found: raise FileNotFoundError(f'there is no .tar file in {shards}: give a folder of shards, or a pattern')
     if missing := [path for path in found if not path.is_file()]:
@@ -157,7 +154,7 @@ def tiny_clip(
     side:int=32, # of the images it sees
 ) -> str: # the folder
     "Save an untrained CLIP with a tokenizer that knows the words of the captioned shapes and letters, for tests and lessons"
-    clip = _extra('transformers')
+    clip = require('transformers')
     letters = [chr(c) for c in (*range(33, 127), *range(161, 173), *range(174, 512))][:256]  # as byte-level BPE writes the 256 bytes
     words, merges = [*letters, *(c + '</w>' for c in letters)], []
     for word in WORDS:
@@ -190,7 +187,7 @@ def clip_folder(
             raise FileNotFoundError(f'{folder} has no {lack[0]}: give a folder with model, tokenizer and image processor of a CLIP, as save_pretrained of transformers writes them')
         return folder
     if str(name).count('/') != 1 or folder.is_absolute(): raise FileNotFoundError(f'there is no folder {name}: give that of a CLIP, or owner/name of one on the hub')
-    hub = _extra('huggingface_hub')
+    hub = require('huggingface_hub')
     def find(**kwargs): return Path(hub.snapshot_download(str(name), allow_patterns=['*.json', 'merges.txt', 'model.safetensors'], **kwargs))
     try:
         if not lacking(folder := find(local_files_only=True)): return folder
@@ -203,7 +200,7 @@ def load_clip(
     name, # a folder, or owner/name on the hub
 ) -> tuple: # transformers' CLIPModel, frozen, on the CPU; its folder; SHA-256 of its weights
     "Load a CLIP from safetensors, complete or not at all"
-    folder, clip = clip_folder(name), _extra('transformers')
+    folder, clip = clip_folder(name), require('transformers')
     try: model, report = clip.CLIPModel.from_pretrained(folder, use_safetensors=True, local_files_only=True, output_loading_info=True)
     except Exception as e: raise ValueError(f'the CLIP in {folder} cannot be read ({str(e).strip().splitlines()[0]}): copy it again') from e
     if wrong := sorted(report['missing_keys']): raise ValueError(f'{folder}/model.safetensors lacks {len(wrong)} weights, {wrong[0]} first: give a whole CLIP, text and image tower')
@@ -261,7 +258,7 @@ def load_text_encoder(
 ) -> TextEncoder:
     "CLIP's text tower with its tokenizer"
     model, folder, sha256 = load_clip(name)
-    tokenizer = _extra('transformers').CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
+    tokenizer = require('transformers').CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
     del model.vision_model
     return TextEncoder(model.to(device, dtype), tokenizer, sha256)
 
@@ -295,7 +292,7 @@ def load_image_encoder(
     "CLIP's image tower with its preprocessing"
     model, folder, _ = load_clip(name)
     del model.text_model
-    return ImageEncoder(model.to(device, dtype), _extra('transformers').CLIPImageProcessor.from_pretrained(folder, local_files_only=True))
+    return ImageEncoder(model.to(device, dtype), require('transformers').CLIPImageProcessor.from_pretrained(folder, local_files_only=True))
 
 # %% ../nbs/12d_captions.ipynb #0123881d
 TEXT = ('states', 'tokens')
