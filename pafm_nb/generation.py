@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 import pafm_nb
 from .config import TrainConfig
-from .data import encode_captions, image_grid, to_uint8
+from .data import encode_captions
+from .images import image_grid, to_uint8
 from .image_sets import protocol_of
 from .mmdit import MMDIT_MODELS
 from .work_folder import Parts, check_writable, crew, is_hidden, naming, one_launch, remove_parts, whole_file, write_json

@@ -25,7 +25,8 @@ from .candidates import SAMPLERS
 from .pools import TensorPool, classes_with_rows, draw
 from .checkpoints import FILES, JsonLines, deferred_signals, last_name, newest_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from .config import TrainConfig, check_data, saved_config
-from .data import captioned_scenes, captioned_shapes, digits, image_grid
+from .data import captioned_scenes, captioned_shapes, digits
+from .images import image_grid
 from .vae import PRECISIONS
 from .mmdit import MMDIT_MODELS, MODELS
 from .objective import FMLoss, LossOutput, PAFMLoss, Prepared, logit_normal_time, shifted_time, uniform_time

@@ -11,7 +11,7 @@ import hashlib
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from .data import to_uint8
+from .images import to_uint8
 from .work_folder import read_json
 
 # %% ../nbs/11c_vae.ipynb #a964dd91

@@ -38,7 +38,8 @@ from torch.testing import assert_close
 from torch_fidelity import FeatureExtractorInceptionV3
 
 from .. import commands, evaluation
-from ..data import digits, to_uint8
+from ..data import digits
+from ..images import to_uint8
 from ..evaluation import EXTRACTORS, Moments, digits_classifier, evaluate, evaluate_files, frechet_distance, inception_weights, load_stats, protocol_line, read_features, results, train_digits_classifier
 from ..image_sets import image_set, protocol_of
 
