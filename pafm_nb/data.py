@@ -13,6 +13,7 @@ from itertools import product
 from typing import NamedTuple
 import torch
 from torch import Tensor
+from .extras import require
 from .paths import check_count
 from .pools import TensorPool
 
@@ -23,7 +24,7 @@ def digits(split:str='train', # 'train' (1437 images) or 'held_out' (360)
           )->TensorPool: # z (N, 1, 8, 8) float32 in [-1, 1], y (N,) int64 in 0..9
     "scikit-learn's handwritten digits, with the same split on every machine"
     if split not in DIGITS_SPLITS: raise ValueError(f'unknown split {split!r}: use one of {", ".join(DIGITS_SPLITS)}')
-    from sklearn.datasets import load_digits      # here, for it draws from random when imported
+    load_digits = require('sklearn.datasets').load_digits      # here, for it draws from random when imported
     raw = load_digits()
     z = torch.as_tensor(raw.images, dtype=torch.float32)[:, None]/8 - 1
     y = torch.as_tensor(raw.target, dtype=torch.int64)
