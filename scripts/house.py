@@ -1,26 +1,30 @@
-"""Draw the house, `nbs/images/house.svg`, from the imports of the package; with `--check` only say whether the picture is up to date: `python scripts/house.py`.
+"""Draw the house, `nbs/images/house.svg`, from the imports of the package: `python scripts/house.py`.
 
-A module stands one floor above the highest module it imports; imports inside functions are dashed, and of those that close a circle none lifts a module. An arrow that others imply (a imports b
-and c, b imports c) is counted and not drawn. What is printed: modules, floors, arrows, circles."""
+With `--check` it only says whether the picture is up to date. A module stands one floor above the highest module it
+imports; imports inside functions are dashed, and of those that close a circle none lifts a module. An arrow that others
+imply (a imports b and c, b imports c) is counted and not drawn. What is printed: modules, floors, arrows, circles."""
 import ast, re, sys
 from pathlib import Path
 from fastcore.script import call_parse
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT/'nbs/images/house.svg'
-COLORS = dict(door=('#fff3c4', 'the door: from pafm_nb import NAME'), method=('#d6e8d0', 'the method (0x)'), machinery=('#d9e4f2', 'data, models, machinery (1x)'),
-              practice=('#e9dcf0', 'in practice (4x)'), experiments=('#f4ddd3', 'experiments and course (2x, 5x)'))
+COLORS = dict(door=('#fff3c4', 'the door: from pafm_nb import NAME'), method=('#d6e8d0', 'the method (0x)'),
+              machinery=('#d9e4f2', 'data, models, machinery (1x)'), practice=('#e9dcf0', 'in practice (4x)'),
+              experiments=('#f4ddd3', 'experiments and course (2x, 5x)'))
 WIDTH, BOX, HEIGHT, FLOOR, LEFT = 1260, 104, 26, 74, 16
 
 def modules():
     "Relative paths of the package's modules without the tests, by dotted name; the door is `pafm_nb`"
     lib = ROOT/'pafm_nb'
-    paths = [p for p in sorted(lib.rglob('*.py')) if 'tests' not in p.parts and (p.name[0] != '_' or p == lib/'__init__.py')]
+    paths = [p for p in sorted(lib.rglob('*.py')) if 'tests' not in p.parts]
+    paths = [p for p in paths if p.name[0] != '_' or p == lib/'__init__.py']
     return {'.'.join(p.relative_to(lib).with_suffix('').parts).replace('__init__', 'pafm_nb'): p for p in paths}
 
 def targets(node, name, known):
     "Modules of ours that an import statement in module `name` asks for"
-    if isinstance(node, ast.Call): return {str(getattr(a, 'value', '')).removeprefix('pafm_nb.') for a in node.args if getattr(node.func, 'id', '') == 'import_module'} & known
+    if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'import_module':
+        return {str(getattr(a, 'value', '')).removeprefix('pafm_nb.') for a in node.args} & known
     if isinstance(node, ast.Import): return {a.name.removeprefix('pafm_nb.') for a in node.names} & known
     if not isinstance(node, ast.ImportFrom): return set()
     above = name.split('.')[:-node.level] if node.level else (node.module or '').split('.')
@@ -35,10 +39,8 @@ def imports():
     files, top, late = modules(), set(), set()
     for name, path in files.items():
         tree = ast.parse(path.read_text(encoding='utf-8'))
-        typed = {n for i in ast.walk(tree) if isinstance(i, ast.If) and getattr(i.test, 'id', '') == 'TYPE_CHECKING' for b in i.body for n in ast.walk(b)}
         for node in ast.walk(tree):
             found = top if node in tree.body else late
-            if node in typed and name != 'pafm_nb': continue
             found |= {(name, to) for to in targets(node, name, set(files)) if to != name}
     return top, late - top
 
@@ -70,18 +72,21 @@ def wing(name, path):
     "The part of the house by the number of the notebook"
     if name == 'pafm_nb': return 'door'
     number = re.search(r'File to edit: .*/(\d)\d\w*\.ipynb', path.read_text(encoding='utf-8'))[1]
-    return dict(zip('01234', ('method', 'machinery', 'experiments', 'experiments', 'practice'))).get(number, 'experiments')
+    return {'0': 'method', '1': 'machinery', '4': 'practice'}.get(number, 'experiments')
 
 def places(floor, wings, arrows):
-    "(x, y) of each box: the roof on top, the method to the left, experiments to the right; rows ordered by the means of what they stand on"
+    "(x, y) of each box: the method to the left, experiments to the right; rows by what they stand on"
     x, top = {}, max(floor.values())
     bands = dict(method=(0, 3), practice=(0, 3), door=(3, 8.2), machinery=(3, 8.2), experiments=(8.2, 11))
+    def weight(n):
+        below = sorted(x[b] for a, b in arrows if a == n)
+        return sum(below)/max(len(below), 1), n
     for row in range(top + 1):
         for left, right in sorted({*bands.values()}):
             names = [n for n in floor if floor[n] == row and bands[wings[n]] == (left, right)]
-            weight = {n: sum(x[b] for a, b in arrows if a == n)/max(sum(a == n for a, b in arrows), 1) for n in names}
-            gap, width = (right - left)*WIDTH/11, len(names)
-            x |= {n: gap*(i + .5)/width - BOX/2 + left*WIDTH/11 for i, n in enumerate(sorted(names, key=lambda n: (weight[n], n)))}
+            names.sort(key=weight)
+            step = (right - left)/max(len(names), 1)
+            x |= {n: (left + step*(i + .5))*WIDTH/11 - BOX/2 for i, n in enumerate(names)}
     return {n: (round(x[n]), 20 + FLOOR*(top - floor[n])) for n in floor}
 
 def arrow(start, end, dashed):
@@ -105,27 +110,36 @@ def picture():
     wings = {n: wing(n, files[n]) for n in files}
     place = places(floor, wings, top | {('pafm_nb', b) for b in door})
     implied = {(a, c) for a, c in top if any(c in reachable(b, top) for x, b in top if x == a and b != c)}
+    count = (f'{len(files) - 1} modules and the door, {max(floor.values())} floors, '
+             f'{len(top)} import arrows and {len(late)} inside functions')
     lines = [arrow(place[a], place[b], (a, b) in late) for a, b in sorted(top - implied | late)]
-    boxes = []
-    for n in sorted(files):
-        (x, y), color = place[n], COLORS[wings[n]][0]
-        frame = 'stroke="#222" stroke-width="2"' if n in door else 'stroke="#99a"'
-        boxes.append(f'<rect x="{x}" y="{y}" width="{BOX}" height="{HEIGHT}" rx="5" fill="{color}" {frame}/>'
-                     f'<text x="{x + BOX//2}" y="{y + 17}" text-anchor="middle">{n.removeprefix("experiments.")}</text>')
-    bottom = 20 + FLOOR*(max(floor.values()) + 1)
-    legend = [f'<rect x="{LEFT + 232*i}" y="{bottom}" width="18" height="14" rx="3" fill="{c}"/><text x="{LEFT + 24 + 232*i}" y="{bottom + 12}">{t}</text>'
-              for i, (c, t) in enumerate(COLORS.values())]
-    count = f'{len(files) - 1} modules and the door, {max(floor.values())} floors, {len(top)} import arrows and {len(late)} inside functions'
-    text = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom + 52}" font-family="sans-serif" font-size="12">\n<title>{count}</title>\n'
-            f'<rect width="{WIDTH}" height="{bottom + 52}" fill="white"/>\n'
-            '<g fill="none" stroke="#445" stroke-opacity=".4">\n' + '\n'.join(lines) + '\n</g>\n' + '\n'.join(boxes) + '\n' + '\n'.join(legend)
-            + f'\n<text x="{LEFT}" y="{bottom + 38}">{count}. A thick frame: the door opens it. Arrows that others imply are not drawn; dashed: imported where used.</text>\n</svg>\n')
-    return text, '\n'.join([count, *('circle through functions: ' + ' '.join(c) for c in circles(top | late))])
+    boxes = [box(n.removeprefix('experiments.'), *place[n], COLORS[wings[n]][0], n in door) for n in sorted(files)]
+    return '\n'.join(frame(20 + FLOOR*(max(floor.values()) + 1), count, lines, boxes)), '\n'.join(
+        [count, *('circle through functions: ' + ' '.join(c) for c in circles(top | late))])
+
+def box(name, x, y, color, thick):
+    "A module; a thick frame says that the door opens it"
+    stroke = 'stroke="#222" stroke-width="2"' if thick else 'stroke="#99a"'
+    return (f'<rect x="{x}" y="{y}" width="{BOX}" height="{HEIGHT}" rx="5" fill="{color}" {stroke}/>'
+            f'<text x="{x + BOX//2}" y="{y + 17}" text-anchor="middle">{name}</text>')
+
+def frame(bottom, count, lines, boxes):
+    "The lines of the whole picture"
+    yield f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom + 52}"'
+    yield ' font-family="sans-serif" font-size="12">'
+    yield f'<title>{count}</title>\n<rect width="{WIDTH}" height="{bottom + 52}" fill="white"/>'
+    yield from ['<g fill="none" stroke="#445" stroke-opacity=".4">', *lines, '</g>', *boxes]
+    for i, (color, text) in enumerate(COLORS.values()):
+        x = LEFT + 232*i
+        yield f'<rect x="{x}" y="{bottom}" width="18" height="14" rx="3" fill="{color}"/>'
+        yield f'<text x="{x + 24}" y="{bottom + 12}">{text}</text>'
+    yield f'<text x="{LEFT}" y="{bottom + 38}">{count}. A thick frame: the door opens it.'
+    yield 'Arrows that others imply are not drawn; dashed: imported where used.</text>\n</svg>\n'
 
 def differences():
     "A line if the picture is not what the imports give"
-    if not PICTURE.exists() or PICTURE.read_text(encoding='utf-8') != picture()[0]: return [f'{PICTURE.relative_to(ROOT).as_posix()}: not as the imports give it: run python scripts/house.py']
-    return []
+    if PICTURE.exists() and PICTURE.read_text(encoding='utf-8') == picture()[0]: return []
+    return [f'{PICTURE.relative_to(ROOT).as_posix()}: not as the imports give it: run python scripts/house.py']
 
 @call_parse
 def main(
