@@ -139,10 +139,11 @@ MUTANTS = dict(
         ("state['checksums']['ema']", "state['checksums']['model']"), ("(dict(batch_size=batch_size) if sampling['method'] == 'dopri5' else {})", '{}'),
         ('batch_size=min(batch_size, piece)', 'batch_size=batch_size')]),
     evaluation=('evaluation', [
-        ('/(self.n - 1))', '/self.n)'), ('self.products = x.mean(0), 0, 0', 'self.products = 0*x.mean(0), 0, 0'), ('- 2*root)', '- root)'), ('slack = 1e-5*', 'slack = 1e-2*'), ('slack = 1e-5*', 'slack = 1e-9*'),
-        ('about.get(key, value) != value', 'False'), ('fid=dim + 1', 'fid=dim'), ('size = min(1000, *(len(cloud)//2', 'size = min(1000, *(len(cloud)'), ('max(levels) < 2', 'max(levels) < 1'),
-        ("made.get('n', images.shape[0]) != images.shape[0]", 'False'), ('if path.exists() and not ours(path)', 'if False'), ("max(0., found[key]) if", 'found[key] if'), ('weights_only=True', 'weights_only=False'),
+        ('/(self.n - 1)', '/self.n'), ('self.products = x.mean(0), 0, 0', 'self.products = 0*x.mean(0), 0, 0'), ('- 2*root)', '- root)'), ('slack = 1e-5*', 'slack = 1e-2*'), ('slack = 1e-5*', 'slack = 1e-9*'),
+        ('provenance.get(key, value) != value', 'False'), ('fid=dim + 1', 'fid=dim'), ('size = min(1000, *(len(cloud)//2', 'size = min(1000, *(len(cloud)'), ('max(levels) < 2', 'max(levels) < 1'),
+        ("made.get('n', images.shape[0]) != images.shape[0]", 'False'), ('if path.exists() and not ours(path)', 'if False'), ('max(0., value)', 'value'),
         ("if n % 1000 == 0 else", 'if n > 1000 else')]),
+    extractors=('evaluation', [('weights_only=True', 'weights_only=False'), ('if shape != (1008, 2048)', 'if False')]),
     vae=('vae', [
         ('(mean - shift)*scale', 'mean*scale'), ('/2).exp()*scale', '/2).exp()'), ('logvar.clamp(-30, 20)/2', 'logvar.clamp(-30, 20)'), ("/about['scale'] + about['shift']", "/about['scale']"),
         ('shift=float(vae.config.shift_factor or 0.)', 'shift=0.'), ('.float()/127.5 - 1', '.float()/255'), ("report['missing_keys'] + report['unexpected_keys']", "report['missing_keys']"),

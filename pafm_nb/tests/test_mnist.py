@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from ..images import to_uint8
-from ..evaluation import digits_classifier, evaluate
+from ..evaluation import evaluate
+from ..extractors import digits_classifier
 from ..image_sets import image_set
 from ..experiments.mnist import _mnist_file, mnist, mnist_pool, write_mnist
 
