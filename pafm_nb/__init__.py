@@ -43,6 +43,7 @@ _BY_MODULE = dict(
     sampling='sample',
     evaluation='evaluate')
 _MODULE_OF = {name: module for module, names in _BY_MODULE.items() for name in names.split()}
+_NEEDS = dict(training='accelerate', evaluation='PIL')  # modules that do not import without a package of an extra
 __all__ = list(_MODULE_OF)
 
 # %% ../nbs/07_door.ipynb #076e7d02
@@ -78,5 +79,8 @@ else:
         return globals().setdefault(name, getattr(module, name))
 
     def __dir__():
-        "The door's names, and what every module has"
-        return [*__all__, *(name for name in globals() if name.startswith('__'))]
+        "The door's names that can be imported here, and what every module has"
+        from pafm_nb.extras import installed
+        absent = {module for module, package in _NEEDS.items() if not installed(package)}
+        here = [name for name in __all__ if _MODULE_OF[name] not in absent]
+        return here + [name for name in globals() if name.startswith('__')]

@@ -7,9 +7,10 @@ __all__ = ['MODULES', 'METHOD', 'CORE', 'BLOCKED', 'WITHOUT', 'STATE', 'USER', '
            'test_public_names_exist', 'test_every_name_of_the_door_is_there', 'test_type_checkers_read_the_same_names',
            'test_dir_and_help_say_where_to_begin', 'test_help_describes_every_argument', 'test_examples_of_help_hold',
            'test_method_imports_no_machinery', 'test_the_core_needs_torch_and_numpy',
-           'test_a_missing_extra_is_one_line_that_names_it', 'test_a_command_without_its_extra_is_one_line',
-           'test_imports_without_extras', 'test_import_changes_no_global_state', 'test_types_hold_for_a_user',
-           'test_command_explains_itself', 'test_documentation_index_is_found']
+           'test_help_stops_at_no_missing_extra', 'test_a_missing_extra_is_one_line_that_names_it',
+           'test_a_command_without_its_extra_is_one_line', 'test_imports_without_extras',
+           'test_import_changes_no_global_state', 'test_types_hold_for_a_user', 'test_command_explains_itself',
+           'test_documentation_index_is_found']
 
 # %% ../../nbs/tests/test_package.ipynb #0408cb75
 import ast, doctest, importlib, inspect, json, os, pkgutil, re, shutil, subprocess, sys, sysconfig
@@ -115,6 +116,12 @@ model = SiT(4, 2, 1, 16, 1, 2, num_classes=1)
 PAFMLoss(WholeClass(pool))(model, pool[torch.arange(8)]).loss.backward()
 images = sample(model, torch.randn(2, 1, 4, 4), torch.zeros(2, dtype=torch.long), steps=2)
 print(json.dumps([list(target.shape), list(images.shape)]))""") == [[8, 1, 4, 4], [2, 1, 4, 4]]
+
+def test_help_stops_at_no_missing_extra():
+    told = fresh(f"{BLOCKED}\nimport pafm_nb, pydoc; print(json.dumps([dir(pafm_nb), pydoc.render_doc(pafm_nb, renderer=pydoc.plaintext)]))")
+    hidden = set(pafm_nb.__all__) - set(told[0])
+    assert hidden <= {'Trainer', 'evaluate', 'load_run'} and 'Begin with' in told[1]
+
 
 # %% ../../nbs/tests/test_package.ipynb #d0000a0b
 WITHOUT = {
