@@ -10,7 +10,7 @@ import pytest
 from ..extras import missing
 
 # %% ../../nbs/tests/conftest.ipynb #1f610b5f
-NEVER_SKIPPED = ('adapters', 'candidate_sets', 'candidates', 'config', 'diagnostics', 'mmdit', 'neighbors', 'objective',
+NEVER_SKIPPED = ('adapters', 'candidate_sets', 'candidates', 'diagnostics', 'mmdit', 'objective',
                  'package', 'paths', 'pools', 'posterior', 'progress', 'sampling', 'sit')
 
 def skip_if_missing(report, error, path):
