@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import faiss, numpy as np, torch
 from torch import Tensor
 from .candidates import balanced_cells, caption_embedding, class_neighbors, in_pool
-from .work_folder import Parts, check_writable, checksum, discard, naming, one_writer, read_json, read_sealed
-from .work_folder import sealed, unsealed, write_array, write_json
+from .work_folder import WorkFolder
+from .files import check_writable, checksum, discard, naming, one_writer, read_json, read_sealed
+from .files import sealed, unsealed, write_array, write_json
 from .paths import check_count
 from .pools import TensorPool, check_embedding, check_text, check_views, class_slices, read_rows
 from .progress import progress_bar
@@ -482,8 +483,8 @@ def _prepare(bank, name, k, wanted, across, exact, searched, recall, row, work, 
     with one_writer(bank.folder):
         source, device = LatentBank.open(bank.folder), bank.by_class.device
         meta = source.meta
-        parts = Parts(part, dict(of=meta['files']['endpoints']['sha256']))
-        lists = Parts(part/'lists', {})
+        parts = WorkFolder(part, dict(of=meta['files']['endpoints']['sha256']))
+        lists = WorkFolder(part/'lists', {})
         pieces = lambda: enumerate(_pieces(source, slices, lists, searched, exact, recall))
         with progress_bar(len(bank), desc=name, unit=' rows', disable=not progress) as bar:
             for i, piece in pieces():

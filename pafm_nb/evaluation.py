@@ -33,7 +33,7 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from . import __version__
 from .data import digits
 from .image_sets import BROKEN, ImageSet, image_file, npz_images, npz_keys, image_set, protocol_of
-from .work_folder import check_writable, naming, write_json
+from .files import check_writable, naming, write_json
 from .pools import TensorPool
 from .progress import progress_bar
 

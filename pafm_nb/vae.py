@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from .data import to_uint8
-from .work_folder import read_json
+from .files import read_json
 
 # %% ../nbs/11c_vae.ipynb #a964dd91
 WEIGHTS = 'diffusion_pytorch_model.safetensors'

@@ -19,7 +19,8 @@ from statistics import median
 from unittest.mock import patch
 import numpy as np, torch
 from PIL import Image
-from ..bank import DTYPES, LatentBank, NpyRows, coarse_lists, list_neighbors, meta_of, write_json
+from ..bank import DTYPES, LatentBank, NpyRows, coarse_lists, list_neighbors, meta_of
+from ..files import write_json
 from ..candidate_sets import Candidates, SharedCandidates
 from ..candidates import SAMPLERS, InBatch, WholeClass, balanced_cells, class_neighbors
 from ..data import digits
