@@ -136,7 +136,7 @@ MUTANTS = dict(
         ('default_rng([seed, 1])', 'default_rng([seed - seeds[0], 1])'), ("'utf-8-sig'", "'utf-8'"), ("bank['vae_sha256'] not in (None, found['vae_sha256'])", 'False'),
         ('torch.as_tensor(numbers) % len(self.text)', 'torch.as_tensor(numbers).clamp_max(len(self.text) - 1)'), ('path=PATHS[run.config.path]()', "path=PATHS['linear']()"),
         ('if there and parts.missing():', 'if False:'), ('nfe=model.calls/batches', 'nfe=model.calls'), ('if there.get(k) != plan[k]: raise', 'if False: raise'),
-        ("state['checksums']['ema']", "state['checksums']['model']"), ("(dict(batch_size=batch_size) if sampling['method'] == 'dopri5' else {})", '{}'),
+        ("(dict(batch_size=batch_size) if sampling['method'] == 'dopri5' else {})", '{}'),
         ('batch_size=min(batch_size, piece)', 'batch_size=batch_size')]),
     evaluation=('evaluation', [
         ('/(self.n - 1))', '/self.n)'), ('self.products = x.mean(0), 0, 0', 'self.products = 0*x.mean(0), 0, 0'), ('- 2*root)', '- root)'), ('slack = 1e-5*', 'slack = 1e-2*'), ('slack = 1e-5*', 'slack = 1e-9*'),
@@ -187,14 +187,18 @@ MUTANTS = dict(
         ('is not None and p.is_dir())', 'is not None)'), ('_step_of(p) <= step and ', ''), (' and not p.is_symlink()]', ']'), ('not in (None, state.get(', 'in (state.get('), ('[:-keep]', '[:-keep-1]'), ('if zlib.crc32(data) != checksum', 'if False'), ('in reversed(found)', 'in found'),
         ("r['step'] <= step", "r['step'] < step"), ('(signal.SIGINT, signal.SIGTERM)', '(signal.SIGINT,)'),
         ('for job in on_disk: job.result()', 'pass')]),
+    build=('build', [
+        ('temperature=config.temperature', 'temperature=1.'), ("unwrapped(tensors['ema'])", "unwrapped(tensors['model'])"),
+        ("state['checksums']['ema']", "state['checksums']['model']"), ("if state.get('classes') is not None", 'if True'),
+        ("+ ['neighbors_in_all']*dropped", ''), ('config.k + (config.candidates', 'config.k + 0*(config.candidates'), ("have <= k if part == 'cells' else", '')]),
     training=('training', [
         ('        self.ema.update_parameters(', '        if self.step % 2 == 0: self.ema.update_parameters('),
         ('self.model.parameters(), self.config.grad_clip)', 'self.model.parameters(), 1e9)'),
-        ('lr=config.lr,', 'lr=2*config.lr,'), ('temperature=config.temperature', 'temperature=1.'), ("unwrapped(tensors['ema'])", "unwrapped(tensors['model'])"),
+        ('lr=config.lr,', 'lr=2*config.lr,'),
         ("unpack_optimizer(optimizer, given['optimizer'])", 'pass'), ('self.accelerator.backward(out.loss/len(mine))', 'self.accelerator.backward(out.loss)'),
         ('or last > first_newest)', 'or last < first_newest)'),
         ('dynamo_plugin=TorchDynamoPlugin(backend=\'no\'), ', ''), ('GradientAccumulationPlugin(num_steps=1)', 'None'), ('check_launch(); check_environment(config)', 'check_launch()'),
-        ('and left > .01', 'and left > .5'), ("wanted.append('neighbors_in_all')", 'pass'), ('config.k + (config.candidates', 'config.k + 0*(config.candidates'), ("have <= k if part == 'cells' else", ''),
+        ('and left > .01', 'and left > .5'),
         ("load_state_dict(unwrapped(given['model']))", "load_state_dict(given['model'])")]),
     images=('images', [
         ("'..' in parts: reason", "False: reason"),

@@ -28,6 +28,7 @@ from ..objective import FMLoss, Prepared
 from ..pools import TensorPool
 from ..sampling import sample_many
 from ..prefetch import PrefetchNext
+from ..build import DATA
 from ..training import Trainer
 
 # %% ../../nbs/tests/test_sync.ipynb #fc349beb
@@ -98,7 +99,7 @@ def trainer_of(out, name, sampler, kind=Trainer, **changes):
     pool, crop = toy(name == 'cc12m-mmdit', 'Moment' in sampler), dict(crop=6) if sampler == 'RandomCrops' else {}
     asked = dict(objective='fm') if sampler == 'fm' else dict(candidates=sampler)
     args = ARGS[name] | dict(hidden_size=16, num_heads=2, input_size=crop.get('crop', 8))
-    with patch.dict(training.DATA, digits=lambda: pool): return kind(recipe(name, out, data='digits', model_args=args, **(SMALL | asked | crop | changes)), progress=False)
+    with patch.dict(DATA, digits=lambda: pool): return kind(recipe(name, out, data='digits', model_args=args, **(SMALL | asked | crop | changes)), progress=False)
 
 # %% ../../nbs/tests/test_sync.ipynb #5b273c39
 STEPS = [('imagenet-sit-b2', s) for s in ('fm', *SAMPLERS) if s != 'TextLikelihood'] + [('cc12m-mmdit', s) for s in ('fm', 'TextLikelihood', 'MomentDraws', 'InBatch')]
@@ -118,7 +119,7 @@ def test_a_step_with_the_text_encoder_does_not_wait(tmp_path):
     pool = TensorPool(pool.z, pool.y, text=tokens, null_text=tokens[0])
     config = TrainConfig(str(tmp_path/'run'), data='digits', model='MMDiT-captions', text_encoder=clip, candidates='InBatch', batch_size=4, steps=3,
                          model_args=dict(depth=2, hidden_size=16, num_heads=2, in_channels=4, input_size=8, context_length=77, context_size=32))
-    with patch.dict(training.DATA, digits=lambda: pool): trainer = Trainer(config, progress=False)
+    with patch.dict(DATA, digits=lambda: pool): trainer = Trainer(config, progress=False)
     for resident in (False, True):
         on_device(trainer, resident)
         with one_device(): assert trainer.train_step().is_meta
@@ -236,7 +237,7 @@ def test_a_run_on_one_device_is_that_of_the_host(tmp_path, monkeypatch, run):
         for across in (False, True): prepare_neighbors(bank, 4, progress=False, across=across)
         prepare_cells(bank, 4, progress=False)
         run = run | dict(data=str(tmp_path/'bank'))
-    monkeypatch.setitem(training.DATA, 'captions', lambda: captioned_shapes(100, 0))
+    monkeypatch.setitem(DATA, 'captions', lambda: captioned_shapes(100, 0))
     monkeypatch.setattr(training, 'sample_many', lambda *args, **kwargs: sample_many(*args, **(kwargs | dict(method='euler', steps=1))))
     def fit(out, **changes): return Trainer(TrainConfig(str(tmp_path/out), model_args=dict(depth=2, hidden_size=16, num_heads=2), **(ONE | run | changes)), progress=False).fit()
     fit('host')
