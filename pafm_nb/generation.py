@@ -19,7 +19,9 @@ from .data import encode_captions
 from .images import image_grid, to_uint8
 from .image_sets import protocol_of
 from .mmdit import MMDIT_MODELS
-from .work_folder import Parts, check_writable, crew, is_hidden, naming, one_launch, remove_parts, whole_file, write_json
+from .work_folder import WorkFolder, remove_work
+from .files import check_writable, is_hidden, naming, whole_file, write_json
+from .distributed import process_state, one_launch
 from .paths import PATHS
 from .progress import progress_bar
 from .sampling import Counted, check_sampling, sample_many
@@ -162,7 +164,7 @@ def _stream(
 
 
 def write_form(
-    parts:Parts, # all of them there
+    parts:WorkFolder, # all of them there
     out, # folder
     form:str, # of FORMS
     n:int, # images
@@ -211,7 +213,7 @@ def generate(
     sampling = dict(method='euler_maruyama', steps=250, guidance_scale=1., guidance_interval=(0., 1.), guidance_channels=None, atol=1e-6, rtol=1e-3) | sampling
     _check(n, seed, labels, form, batch_size, precision, piece, sampling)
     _check_out(out)
-    me = crew()
+    me = process_state()
     run = open_run(run, me.device)
     texts = Captions(run, captions, me.device) if run.config.model in MMDIT_MODELS else None
     if captions and not texts: raise ValueError(f'{run.config.model} takes no captions: leave out {captions}')
@@ -221,7 +223,7 @@ def generate(
     decoder = Decoder(run, vae, me.device)
     plan = _plan(run, n, seed, labels, precision, piece, sampling, dtype, texts, decoder) | (dict(batch_size=batch_size) if sampling['method'] == 'dopri5' else {})
     if _finished(out, form, plan): return Path(out)
-    parts = Parts(Path(out)/'pieces', plan, -(-n//piece))
+    parts = WorkFolder(Path(out)/'pieces', plan, -(-n//piece))
     _check_free(out, parts)
 
     model, shape = Counted(run.model), (run.model.in_channels, run.model.input_size, run.model.input_size)
@@ -290,7 +292,7 @@ def _finished(out, form, plan):
                          'read that, or give another folder')
     if not (Path(out)/FORMS[form]).exists():
         raise ValueError(f'{out} has lost its {FORMS[form]}: remove the folder, or give another one')
-    remove_parts(Path(out)/'pieces')
+    remove_work(Path(out)/'pieces')
     return True
 
 # %% ../nbs/15a_generation.ipynb #33cecba0
@@ -325,4 +327,4 @@ def _finish(out, parts, plan, form, n, run, device):
     made = dict(form=form, nfe=nfe[0] if len(nfe) == 1 else dict(least=nfe[0], mean=sum(note['nfe'] for note in notes)/len(notes), most=nfe[-1]), rows_per_image=sum(note['rows'] for note in notes)/n,
                 batch_size=sorted({note['batch_size'] for note in notes}), run=run.config.out, data=run.config.data, device=torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type, **_versions())
     write_json(out/'protocol.json', made | plan | dict(batch_size=plan.get('batch_size', made['batch_size'])))
-    remove_parts(parts.folder)
+    remove_work(parts.folder)

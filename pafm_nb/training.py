@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DATA', 'TIMES', 'PREPARED', 'RESUMABLE', 'open_data', 'open_encoder', 'build_model', 'check_prepared', 'check_fit',
-           'build_objective', 'check_environment', 'connect', 'check_average', 'share_out', 'gathered', 'together',
-           'handed_over', 'fingerprint', 'check_same_run', 'check_alike', 'Run', 'Trainer', 'newest_run', 'load_run']
+           'build_objective', 'check_environment', 'connect', 'check_average', 'share_out', 'fingerprint',
+           'check_same_run', 'check_alike', 'Run', 'Trainer', 'newest_run', 'load_run']
 
 # %% ../nbs/14d_training.ipynb #e654a4a6
 import hashlib, json, os, time, warnings
@@ -30,12 +30,14 @@ from .images import image_grid
 from .vae import PRECISIONS
 from .mmdit import MMDIT_MODELS, MODELS
 from .objective import FMLoss, LossOutput, PAFMLoss, Prepared, logit_normal_time, shifted_time, uniform_time
-from .work_folder import check_found, check_launch, check_writable, one_writer, write_json
+from .distributed import all_gather, broadcast, check_found, check_launch, on_all_ranks, on_main
+from .files import check_writable, one_writer, write_json
 from .paths import PATHS
 from .progress import progress_bar
 from .sampling import sample_many
 from .sit import SIT_MODELS, unwrapped
-from .batches import Ahead, InTurn, epoch_rows, piece_rows, share, step_generator
+from .prefetch import PrefetchNext
+from .batches import epoch_rows, piece_rows, share, step_generator
 
 # %% ../nbs/14d_training.ipynb #5b78b449
 DATA:dict[str, Callable[..., TensorPool]] = dict(digits=digits, captions=partial(captioned_shapes, 8192, 0), scenes=captioned_scenes)
@@ -179,45 +181,6 @@ def share_out(
         warnings.warn(f'the run was on {before["processes"]} processes and goes on with {processes}: the global batch of {config.batch_size} and all draws stay, sums are taken in another order')
     return pieces
 
-# %% ../nbs/14d_training.ipynb #a6eb01dd
-def gathered(
-    value, # of this process, small
-    group=None, # of the processes; None: this one alone
-) -> list: # one value for each process
-    "What every process says"
-    if group is None: return [value]
-    said = [None]*dist.get_world_size(group)
-    dist.all_gather_object(said, value, group=group)
-    return said
-
-def together(
-    work, # called without arguments
-    group=None, # of the processes; None: this one alone
-):
-    "`work()` on every process; what fails on one fails on all, so that none waits for one that is gone"
-    result = failed = None
-    try: result = work()
-    except Exception as e: failed = e
-    said = gathered(None if failed is None else str(failed) or type(failed).__name__, group)
-    if failed is not None: raise failed
-    for rank, message in enumerate(said):
-        if message is not None: raise ValueError(f'process {rank}: {message}')
-    return result
-
-def handed_over(
-    tensors:dict, # name -> tensor, of process 0; what the others give is not looked at
-    group=None, # of the processes; None: this one alone
-) -> dict: # process 0's tensors on the CPU
-    "The same tensors on every process"
-    if group is None: return tensors
-    first = dist.get_rank(group) == 0
-    about = gathered([(k, v.shape, v.dtype) for k, v in tensors.items()] if first else None, group)[0]
-    given = {}
-    for name, shape, dtype in about:
-        given[name] = tensors[name].detach().cpu().contiguous() if first else torch.empty(shape, dtype=dtype)
-        dist.broadcast(given[name], 0, group=group)
-    return given
-
 # %% ../nbs/14d_training.ipynb #672760c6
 PREPARED = dict(neighbors='NearestNeighbors', neighbors_in_all='NearestNeighbors', cells='Cells')  # parts of a bank that one sampler reads
 
@@ -253,7 +216,7 @@ def check_alike(
 ):
     "Refuse processes that were not started alike, or whose data or folders contradict each other"
     asked = {k: v for k, v in config.saved().items() if k not in ('data', 'resident')}    # a bank may lie elsewhere on each machine
-    said = gathered((asked, data, newest), group)
+    said = all_gather((asked, data, newest), group)
     first, first_data, first_newest = said[0]
     for rank, (theirs, read, last) in enumerate(said):
         for k, v in theirs.items():
@@ -272,12 +235,12 @@ class Run:
         self.accelerator = connect(config)
         self.device, self.main = self.accelerator.device, self.accelerator.is_main_process
         self.group = dist.new_group(backend='gloo') if self.accelerator.num_processes > 1 else None    # they talk over the host, no device waits
-        model, found = self.together(self._built)
+        model, found = self.on_all_ranks(self._built)
         if self.main: check_average(config)
         check_alike(config, fingerprint(self.pool, config.candidates), last_name(self.out/'checkpoints'), self.group)
-        state = gathered(found and found[2], self.group)[0]
+        state = all_gather(found and found[2], self.group)[0]
         self.pieces = share_out(config, self.accelerator.num_processes, state)
-        self.together(lambda: self.main and (check_writable(self.out), self.out.mkdir(parents=True, exist_ok=True)))
+        self.on_main(self._make_folder)
         model.to(self.device)
         self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)).requires_grad_(False)
         self.ema.n_averaged = self.ema.n_averaged.cpu()  # it is looked at in every step
@@ -288,11 +251,19 @@ class Run:
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         if state and self.accelerator.scaler is not None: self.accelerator.scaler.load_state_dict(state['scaler'])
         waits = self.device.type == 'cuda' or isinstance(self.pool, LatentBank)
-        self.ahead = Ahead(self.prepared, self.device) if waits else InTurn(self.prepared)
+        self.ahead = PrefetchNext(self.prepared, self.device, ahead=waits)
 
-    def together(self, work):
+    def on_all_ranks(self, work):
         "`work()` on every process, and an error on all if there is one"
-        return together(work, self.group)
+        return on_all_ranks(work, self.group)
+
+    def on_main(self, work):
+        "`work()` on process 0 while the others wait, and an error on all if there is one"
+        return on_main(work, self.group)
+
+    def _make_folder(self):
+        check_writable(self.out)
+        self.out.mkdir(parents=True, exist_ok=True)
 
     def open(self):
         "The data"
@@ -312,7 +283,7 @@ class Run:
 
     def _restore(self, model, optimizer, tensors):
         "Begin with what process 0 has, of a checkpoint or new"
-        given = {name: handed_over(tensors[name], self.group) for name in FILES}
+        given = {name: broadcast(tensors[name], self.group) for name in FILES}
         model.load_state_dict(unwrapped(given['model']))
         self.ema.module.load_state_dict(unwrapped(given['ema']))
         self.ema.n_averaged.fill_(self.step)
@@ -367,7 +338,7 @@ class Run:
         state = dict(config=self.config.saved(), data=self.data, classes=classes, about=self.pool.about,
                      processes=self.accelerator.num_processes, pieces=self.pieces, scaler=None if scaler is None else scaler.state_dict(),
                      torch=str(torch.__version__), accelerate=accelerate.__version__)
-        self.together(lambda: self.main and save_checkpoint(self.out/'checkpoints', self.step, tensors, state, self.config.keep))
+        self.on_main(lambda: save_checkpoint(self.out/'checkpoints', self.step, tensors, state, self.config.keep))
 
 # %% ../nbs/14d_training.ipynb #6c701517
 class Trainer(Run):
@@ -384,7 +355,7 @@ class Trainer(Run):
     ) -> 'Trainer': # itself, with .ema.module trained
         "Train to the last step, saving as the config says; KeyboardInterrupt after a clean save if it was told to stop"
         with deferred_signals() as stop, ExitStack() as held:
-            self.together(lambda: self.main and held.enter_context(one_writer(self.out)))
+            self.on_main(lambda: held.enter_context(one_writer(self.out)))
             self._steps(callback, stop)
         self.accelerator.wait_for_everyone()
         if self.step < self.config.steps: raise KeyboardInterrupt(f'stopped after step {self.step}, which is saved in {self.out}')
@@ -407,12 +378,12 @@ class Trainer(Run):
                     if save or look or self.step % c.log_every == 0:
                         means = self._read(lines)
                         means['images_per_second'] = round(len(lines)*c.batch_size/(time.perf_counter() - began), 1)
-                        self.together(lambda: self.main and self._note(means))
+                        self.on_main(lambda: self._note(means))
                         bar.set_postfix({k: f'{means[k]:.3g}' for k in ('loss', 'fm_loss', 'ess', 'source_weight', 'images_per_second')}, refresh=False)
                         lines, began = [], time.perf_counter()
                     paused = time.perf_counter()
-                    if look: self.together(lambda: self.main and self.picture())
-                    if save and callback and not told: self.together(lambda: callback(self))
+                    if look: self.on_main(self.picture)
+                    if save and callback and not told: self.on_all_ranks(lambda: callback(self))
                     if save: self.save()
                     began += time.perf_counter() - paused
                     if told: break

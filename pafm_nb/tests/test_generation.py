@@ -35,11 +35,13 @@ from ..config import TrainConfig
 from ..data import encode_captions
 from ..images import to_uint8
 from ..generation import Captions, generate, labels_of, open_run
-from ..work_folder import LAUNCH, Parts, naming, write_json
+from ..distributed import LAUNCH
+from ..work_folder import WorkFolder
+from ..files import naming, write_json
 from ..paths import LinearPath, VPPath
 from ..sampling import sample, sample_many, seeded_noise
 from ..training import Trainer
-from ..work_folder import Parts
+from ..work_folder import WorkFolder
 
 # %% ../../nbs/tests/test_generation.ipynb #0898cac1
 SMALL = dict(depth=1, hidden_size=32, num_heads=2)
@@ -223,7 +225,7 @@ def test_kill_and_two_processes(run, whole, tmp_path):
     there = sorted(p.name for p in (out/'pieces').glob('0*'))
     assert '000001' in there and len(there) < 5
     plan = json.loads((out/'pieces/plan.json').read_text())
-    parts = Parts(out/'pieces', plan, plan.pop('pieces'))
+    parts = WorkFolder(out/'pieces', plan, plan.pop('pieces'))
     drawn, note = parts.read(1)
     parts.remove(1); parts.write(1, dict(images=np.full_like(drawn['images'], 7)), note)
     two = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', *args, '0'], env=env, capture_output=True, text=True, timeout=240)
@@ -242,7 +244,7 @@ def test_nothing_is_drawn_twice(run, whole, monkeypatch):
     ft.test_eq((whole/'samples.npy').stat().st_mtime_ns, before)
 
 
-@pytest.mark.parametrize('when', ['write_form', '_finish', 'image_grid', 'remove_parts'])
+@pytest.mark.parametrize('when', ['write_form', '_finish', 'image_grid', 'remove_work'])
 @pytest.mark.parametrize('form', ['npy', 'png'])
 def test_kills_at_the_end(run, whole, tmp_path, monkeypatch, when, form):
     class Killed(BaseException): pass
@@ -412,7 +414,7 @@ def test_files_of_others_are_seen_first(run, tmp_path, monkeypatch):
     ft.test_eq((out/'pieces/notes.txt').read_text(), 'mine')
     (out/'pieces/notes.txt').unlink()
     with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
-        m.setattr(Parts, 'write', lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        m.setattr(WorkFolder, 'write', lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         generate(run, out, **ask)                        # begun
     for name in ('samples.npy', 'samples.npz', 'grid.png'):
         (out/name).write_text('mine')

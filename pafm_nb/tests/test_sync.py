@@ -28,7 +28,7 @@ from ..neighbors import prepare_cells, prepare_neighbors
 from ..objective import FMLoss, Prepared
 from ..pools import TensorPool
 from ..sampling import sample_many
-from ..batches import InTurn
+from ..prefetch import PrefetchNext
 from ..training import Trainer
 
 # %% ../../nbs/tests/test_sync.ipynb #fc349beb
@@ -72,7 +72,7 @@ def on_device(
     for model in (trainer.model, trainer.ema.module): model.to('meta')
     trainer.optimizer.param_groups[0]['params'] = [p for p in trainer.model.parameters() if p.requires_grad]
     if trainer.encoder: trainer.encoder.tower.to('meta'), trainer.encoder.projection.to('meta')
-    trainer.device, trainer.ahead = torch.device('meta'), InTurn(trainer.prepared)
+    trainer.device, trainer.ahead = torch.device('meta'), PrefetchNext(trainer.prepared, ahead=False)
     return trainer
 
 @contextmanager
@@ -221,7 +221,7 @@ def another_device():
         accelerator.state.device = torch.device('meta')
         return accelerator
     with patch.object(training, 'connect', connected), patch.object(training, 'step_generator', lambda seed, step, piece, device: generator(seed, step, piece)), \
-         patch.object(training, 'Ahead', lambda make, device: InTurn(make)), patch.object(torch.Tensor, 'pin_memory', lambda x: x), \
+         patch.object(training, 'PrefetchNext', lambda make, device, ahead: PrefetchNext(make, ahead=False)), patch.object(torch.Tensor, 'pin_memory', lambda x: x), \
          patch.object(torch, 'autocast', lambda device_type, *args, **kwargs: autocast('cpu', *args, **kwargs)), \
          patch.object(adam, '_device_dtype_check_for_fused', lambda *args, **kwargs: None), Elsewhere(): yield
 

@@ -443,7 +443,7 @@ def test_killed_machines_without_a_shared_disk_go_on(tmp_path, pair):
 ERRORS = """import json, os, shutil, sys
 from pafm_nb.bank import LatentBank
 from pafm_nb.checkpoints import checkpoints_in
-from pafm_nb.work_folder import one_writer
+from pafm_nb.files import one_writer
 from pafm_nb.config import TrainConfig
 from pafm_nb.data import digits
 from pafm_nb.training import Trainer
