@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np, torch
 from torch import Tensor, nn
 from .bank import BANK, LatentBank
-from .data import WORDS, captioned_shapes, decode_captions, image_grid, to_uint8
-from .images import MAX_BYTES, SUFFIXES, center_crop, read_image, tar_members
+from .data import WORDS, captioned_shapes, decode_captions
+from .images import MAX_BYTES, SUFFIXES, center_crop, image_grid, read_image, tar_members, to_uint8
 from .encoding import finished, print_summary, publish, settings
 from .vae import PRECISIONS, encode, load_vae, vae_about, vae_factor
 from .work_folder import WorkFolder

@@ -14,7 +14,8 @@ import numpy as np, torch
 from PIL import Image
 from torch import Tensor
 import pafm_nb
-from .data import encode_captions, image_grid, to_uint8
+from .data import encode_captions
+from .images import image_grid, to_uint8
 from .image_sets import protocol_of
 from .mmdit import MMDIT_MODELS
 from .work_folder import WorkFolder, remove_work

@@ -32,7 +32,7 @@ class ImageSet(NamedTuple):
 
 def _layout(shape, dtype, name):
     "(N, C, H, W) of an array, and whether its channels come last"
-    if dtype != np.uint8: raise ValueError(f'{name} holds {dtype}: images must be uint8 in 0..255, pafm_nb.data.to_uint8 makes them of floats in [-1, 1]')
+    if dtype != np.uint8: raise ValueError(f'{name} holds {dtype}: images must be uint8 in 0..255, pafm_nb.images.to_uint8 makes them of floats in [-1, 1]')
     first, last = (len(shape) == 4 and shape[i] in (1, 3) for i in (1, 3))
     if first == last or not math.prod(shape): raise ValueError(f'{name} has shape {tuple(shape)}: give images (N, H, W, C) or (N, C, H, W) with 1 or 3 channels')
     return (shape[0], shape[3], shape[1], shape[2]) if last else tuple(shape), last
@@ -155,7 +155,7 @@ def image_set(source, # (N, C, H, W) uint8 tensor; array; path of an .npz (arr_0
     "Images from anywhere, checked as far as can be before they are read"
     if isinstance(source, ImageSet): return source
     if isinstance(source, Tensor):
-        if source.dtype != torch.uint8: raise ValueError(f'{name} must be uint8 images in 0..255, got {source.dtype}: pafm_nb.data.to_uint8 makes them of floats in [-1, 1]')
+        if source.dtype != torch.uint8: raise ValueError(f'{name} must be uint8 images in 0..255, got {source.dtype}: pafm_nb.images.to_uint8 makes them of floats in [-1, 1]')
         if source.ndim != 4 or source.shape[1] not in (1, 3) or not source.numel(): raise ValueError(f'{name} must be (N, 1 or 3, H, W), got {tuple(source.shape)}')
         return ImageSet(name, tuple(source.shape), source.split)
     if isinstance(source, np.ndarray): return array_images(source, name)

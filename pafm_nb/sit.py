@@ -18,9 +18,8 @@ from zipfile import is_zipfile
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
+from .extras import require
 from .hub import Shared
 
 # %% ../nbs/13_sit.ipynb #e024166c
@@ -331,7 +330,7 @@ def _read_file(path):
         raise ValueError(f'{path} is none of .safetensors, .pt, .pth: give a file of one of these, or a state dict')
     if not path.is_file(): raise FileNotFoundError(f'{path} does not exist: give the path of a file of weights')
     try:
-        if path.suffix == '.safetensors': return load_file(path)
+        if path.suffix == '.safetensors': return require('safetensors.torch').load_file(path)
         with torch.serialization.safe_globals([Namespace]):
             return torch.load(path, map_location='cpu', weights_only=True, mmap=is_zipfile(path))
     except OSError: raise

@@ -22,7 +22,7 @@ from .batches import epoch_rows, piece_rows, share, step_generator
 from .build import build_model, build_objective, check_fit, check_prepared, open_data, open_encoder
 from .checkpoints import FILES, JsonLines, deferred_signals, last_name, newest_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from .config import TrainConfig
-from .data import image_grid
+from .images import image_grid
 from .distributed import all_gather, broadcast, check_found, check_launch, on_all_ranks, on_main
 from .files import check_writable, one_writer, write_json
 from .mmdit import MMDIT_MODELS

@@ -139,10 +139,11 @@ MUTANTS = dict(
         ("(dict(batch_size=batch_size) if sampling['method'] == 'dopri5' else {})", '{}'),
         ('batch_size=min(batch_size, piece)', 'batch_size=batch_size')]),
     evaluation=('evaluation', [
-        ('/(self.n - 1))', '/self.n)'), ('self.products = x.mean(0), 0, 0', 'self.products = 0*x.mean(0), 0, 0'), ('- 2*root)', '- root)'), ('slack = 1e-5*', 'slack = 1e-2*'), ('slack = 1e-5*', 'slack = 1e-9*'),
-        ('about.get(key, value) != value', 'False'), ('fid=dim + 1', 'fid=dim'), ('size = min(1000, *(len(cloud)//2', 'size = min(1000, *(len(cloud)'), ('max(levels) < 2', 'max(levels) < 1'),
-        ("made.get('n', images.shape[0]) != images.shape[0]", 'False'), ('if path.exists() and not ours(path)', 'if False'), ("max(0., found[key]) if", 'found[key] if'), ('weights_only=True', 'weights_only=False'),
+        ('/(self.n - 1)', '/self.n'), ('self.products = x.mean(0), 0, 0', 'self.products = 0*x.mean(0), 0, 0'), ('- 2*root)', '- root)'), ('slack = 1e-5*', 'slack = 1e-2*'), ('slack = 1e-5*', 'slack = 1e-9*'),
+        ('provenance.get(key, value) != value', 'False'), ('fid=dim + 1', 'fid=dim'), ('size = min(1000, *(len(cloud)//2', 'size = min(1000, *(len(cloud)'), ('max(levels) < 2', 'max(levels) < 1'),
+        ("made.get('n', images.shape[0]) != images.shape[0]", 'False'), ('if path.exists() and not ours(path)', 'if False'), ('max(0., value)', 'value'),
         ("if n % 1000 == 0 else", 'if n > 1000 else')]),
+    extractors=('evaluation', [('weights_only=True', 'weights_only=False'), ('if shape != (1008, 2048)', 'if False')]),
     vae=('vae', [
         ('(mean - shift)*scale', 'mean*scale'), ('/2).exp()*scale', '/2).exp()'), ('logvar.clamp(-30, 20)/2', 'logvar.clamp(-30, 20)'), ("/about['scale'] + about['shift']", "/about['scale']"),
         ('shift=float(vae.config.shift_factor or 0.)', 'shift=0.'), ('.float()/127.5 - 1', '.float()/255'), ("report['missing_keys'] + report['unexpected_keys']", "report['missing_keys']"),
@@ -159,8 +160,12 @@ MUTANTS = dict(
         ('if size != bytes: raise', 'if False: raise'), ("order = small['labels'].argsort(kind='stable')", "order = small['labels'].argsort(kind='stable')[::-1].copy()"),
         ('if found != entry:', 'if False:'), ('self.write_header(rows)\n        self.sync()', 'self.sync()'),
         ('if bad.any(): raise ValueError(f\'{name} {first', 'if False: raise ValueError(f\'{name} {first'), ("if spec != self.spec: raise", 'if False: raise'),
-        ('return in_pool(class_neighbors', 'return (class_neighbors'), ('if not resume:', 'if False:'), ('if rows and found < size', 'if False'), ('for f in self.files.values(): f.check()', 'pass'),
+        ('if not resume:', 'if False:'), ('if rows and found < size', 'if False'), ('for f in self.files.values(): f.check()', 'pass'),
         ('            self.files = {}                              # half', '            pass # half'), ("if 'checksum' in meta: unsealed(meta)", 'pass')]),
+    neighbors=('neighbors', [
+        ('return in_pool(class_neighbors', 'return (class_neighbors'), ('[in_pool(class_neighbors(pool.by_class[s:e], k), s)', '[class_neighbors(pool.by_class[s:e], k)'),
+        ('itself[~itself.any(1), -1] = True', 'pass'), ('first = int(parts[-1].max()) + 1', 'first = int(parts[-1].max())'), ('room[c] -= 1', 'room[c] -= 0'),
+        ("if job.name in meta['files']: write_json", 'if False: write_json'), ('max(fewest, away[', 'max(1, away['), ('if which == 0: found', 'if True: found')]),
     files=('files', [
         ("if sealed(inner)['checksum'] != state['checksum']", 'if False'), ('FileLock(path, timeout=0', 'SoftFileLock(path, timeout=0'),
         ('(folder/name).unlink(missing_ok=True)', 'pass'), ('    Path(folder).rename(gone)\n    shutil.rmtree(gone)', '    shutil.rmtree(folder)'),

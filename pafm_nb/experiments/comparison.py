@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from ..files import write_json
 from ..config import TrainConfig, recipe
-from ..data import digits, image_grid, to_uint8
+from ..data import digits
+from ..images import image_grid, to_uint8
 from ..evaluation import evaluate
 from .figures import COLORS, label_ends, panels
 from ..files import read_json

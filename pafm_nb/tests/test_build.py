@@ -12,7 +12,7 @@ __all__ = ['BY_HAND', 'NEEDS', 'SMALL', 'test_names_are_those_of_the_config', 't
 import subprocess, sys
 import fastcore.test as ft
 import pytest, torch
-from ..bank import LatentBank, prepare_cells, prepare_neighbors
+from ..bank import LatentBank
 from ..batches import step_generator
 from ..build import DATA, TIMES, build_model, build_objective, check_prepared, load_run, open_run
 from ..candidates import SAMPLERS, InClass, WholeClass
@@ -21,6 +21,7 @@ from ..config import NAMES, TrainConfig
 from ..data import captioned_shapes, digits
 from ..files import checksum
 from ..mmdit import MODELS
+from ..neighbors import prepare_cells, prepare_neighbors
 from ..objective import FMLoss, PAFMLoss, logit_normal_time, shifted_time, uniform_time
 from ..paths import PATHS, CosinePath, VPPath
 

@@ -32,7 +32,8 @@ from ..bank import LatentBank
 from ..checkpoints import read_checkpoint, save_checkpoint
 from ..commands import pafm_sample, run_command
 from ..config import TrainConfig
-from ..data import encode_captions, to_uint8
+from ..data import encode_captions
+from ..images import to_uint8
 from ..build import open_run
 from ..generation import Captions, generate, labels_of
 from ..distributed import LAUNCH

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from ..data import to_uint8
+from ..images import to_uint8
 from ..vae import WEIGHTS, decode, encode, load_vae, tiny_vae, vae_about, vae_factor
 
 # %% ../../nbs/tests/test_vae.ipynb #9b6e0005
