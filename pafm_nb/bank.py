@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np, torch
 from torch import Tensor
 from .candidates import caption_embedding
-from .work_folder import check_writable, checksum, discard, naming, one_writer, read_json, read_sealed
-from .work_folder import sealed, unsealed, write_array, write_json
+from .files import check_writable, checksum, discard, naming, one_writer, read_json, read_sealed
+from .files import sealed, unsealed, write_array, write_json
 from .paths import check_count
 from .pools import TensorPool, check_embedding, check_text, check_views, read_rows
 

@@ -20,9 +20,12 @@ from .extras import require
 from .bank import BANK, LatentBank
 from .data import WORDS, captioned_shapes, decode_captions
 from .images import MAX_BYTES, SUFFIXES, center_crop, image_grid, read_image, tar_members, to_uint8
-from .encoding import ahead, finished, print_summary, publish, settings
+from .encoding import finished, print_summary, publish, settings
 from .vae import PRECISIONS, encode, load_vae, vae_about, vae_factor
-from .work_folder import Parts, check_writable, crew, is_hidden, one_launch, whole_file, write_json
+from .work_folder import WorkFolder
+from .prefetch import prefetch
+from .files import check_writable, is_hidden, whole_file, write_json
+from .distributed import process_state, one_launch
 from .paths import check_count
 from .progress import progress_bar
 
@@ -335,7 +338,7 @@ def encode_shard(
         good = np.all([np.isfinite(x).reshape(len(samples), -1).all(1) for x in block.values()], axis=0)
         for s, ok in zip(samples, good): rows.append((s.key, s.caption)) if ok else skip(s.key, 'its encoding is not finite in half precision')
         blocks.append({name: x[good] for name, x in block.items()})
-    with closing(ahead(crop, islice(shard_samples(path, skip), most), 2*batch_size)) as found:
+    with closing(prefetch(crop, islice(shard_samples(path, skip), most), 2*batch_size)) as found:
         good = ((s, x) if isinstance(x, Tensor) else skip(s.key, x) for s, x in found)
         good = (pair for pair in good if pair)
         while some := list(islice(good, batch_size)): encode_some(*map(list, zip(*some)))
@@ -372,7 +375,7 @@ def json_lines(
     with whole_file(path) as f: f.writelines(json.dumps(value) + '\n' for value in values)
 
 def write_notes(
-    parts:Parts, # complete, its notes as prepare_cc12m writes them
+    parts:WorkFolder, # complete, its notes as prepare_cc12m writes them
     shards:list, # of paths, one for each piece
     out, # folder of the bank
 ) -> list: # rows of each piece
@@ -418,7 +421,7 @@ def prepare_cc12m(
     "Shards of captioned pictures -> a bank, by all processes that were launched; the same call goes on after a stop"
     if text not in TEXT: raise ValueError(f"text must be 'states' or 'tokens', got {text!r}")
     for name, n in dict(size=size, batch_size=batch_size, limit=1 if limit is None else limit).items(): check_count(name, n, 1)
-    files, state, out = open_shards(shards), crew(), Path(out)
+    files, state, out = open_shards(shards), process_state(), Path(out)
     check_writable(out, BANK)
     precision = precision or ('fp16' if state.device.type == 'cuda' else 'no')
     if precision not in PRECISIONS: raise ValueError(f'precision must be one of {", ".join(PRECISIONS)}, got {precision!r}')
@@ -432,7 +435,7 @@ def prepare_cc12m(
     pieces = out/'.pieces'
     if finished(out, about) and not pieces.exists(): return LatentBank.open(out)
     todo, begun = trial(files, limit), time.monotonic()
-    parts = Parts(pieces, settings(about), len(todo))
+    parts = WorkFolder(pieces, settings(about), len(todo))
     new = parts.missing()
     with progress_bar(len(todo), desc='encode', unit=' shards', initial=len(todo) - len(new), disable=not (progress and state.is_main_process)) as bar:
         for i in parts.mine(state):

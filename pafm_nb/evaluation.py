@@ -18,7 +18,7 @@ from . import __version__
 from .extras import require
 from .image_sets import BROKEN, ImageSet, image_file, npz_images, npz_keys, image_set, protocol_of
 from .progress import progress_bar
-from .work_folder import check_writable, whole_file, write_json
+from .files import check_writable, whole_file, write_json
 
 # %% ../nbs/16_evaluation.ipynb #53a80cf5
 def check_moments(
@@ -197,7 +197,8 @@ def load_stats(
     for layer in layers:
         missing = [key for key in MOMENTS[layer] if key not in arrays]
         if missing: raise ValueError(f'{path} lacks {", ".join(missing)}: statistics of {layer} are {" and ".join(MOMENTS[layer])}')
-        moments[layer] = check_moments(*(arrays[key] for key in MOMENTS[layer]), f'{layer} in {path}')
+        mu, sigma = (arrays[key] for key in MOMENTS[layer])
+        moments[layer] = check_moments(mu, sigma, f'{layer} in {path}')
     provenance = {key: value.item() for key, value in arrays.items() if value.ndim == 0}
     if type(provenance.get('n', 0)) is not int:
         raise ValueError(f'{path} says it is of n = {provenance["n"]!r} images: n is a whole number')

@@ -10,8 +10,8 @@ __all__ = ['BROKEN', 'ImageSet', 'array_images', 'npz_keys', 'npz_images', 'fold
 import math, os, zipfile, zlib
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .images import AROUND, NO_IMAGE, center_crop, image_head, images_in, open_images, read_image
-from .work_folder import is_hidden, read_json
+from .images import NO_IMAGE, center_crop, image_head, images_in, open_images, read_image
+from .files import AROUND, is_hidden, read_json
+from .prefetch import prefetch
 
 # %% ../nbs/11b_image_sets.ipynb #d1098321
 class ImageSet(NamedTuple):
@@ -95,15 +96,6 @@ def _decoded(images, i, channels, size):
     image = read_image(data, f'{images.path}/{name}')
     return (torch.from_numpy(np.array(image)).permute(2, 0, 1) if size is None else center_crop(image, size))[:channels]
 
-def _ahead(count, n, decode, threads):
-    "Batches of n, the next one on its way"
-    with ThreadPoolExecutor(threads) as pool:
-        start = lambda i: [pool.submit(decode, j) for j in range(i, min(i + n, count))]
-        coming = start(0)
-        for i in range(n, count + n, n):
-            ready, coming = coming, start(i)
-            yield [one.result() for one in ready]
-
 def _heads(images):
     "Width, height and greyness of all images; a ValueError names those that cannot be read"
     lost = [s for s in images.skipped if s['reason'] not in (NO_IMAGE, AROUND)]
@@ -128,7 +120,9 @@ def folder_images(folder:str|Path, # image files at any depth, or a zip or tar o
     channels, (width, height) = 1 if all(grey for *_, grey in heads) else 3, first if size is None else (size, size)
     def read(n):
         decode = lambda i: _decoded(images, i, channels, size)
-        for k, batch in enumerate(_ahead(len(images), n, decode, threads or min(8, os.cpu_count() or 1))):
+        decoded = prefetch(decode, range(len(images)), n, threads or min(8, os.cpu_count() or 1))
+        for k in range(-(-len(images)//n)):
+            batch = [*islice(decoded, n)]
             for name, x in zip(images.names[k*n:(k + 1)*n], batch):
                 if x.shape[1:] != (height, width):
                     raise ValueError(f'{images.path}/{name} decodes to {tuple(x.shape)}: turn it as its EXIF data say, '

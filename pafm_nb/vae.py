@@ -11,8 +11,8 @@ import hashlib
 from pathlib import Path
 import torch
 from torch import Tensor, nn
+from .files import read_json
 from .images import to_uint8
-from .work_folder import read_json
 
 # %% ../nbs/11c_vae.ipynb #a964dd91
 WEIGHTS = 'diffusion_pytorch_model.safetensors'

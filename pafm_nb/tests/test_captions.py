@@ -213,7 +213,7 @@ def test_stopped_between_shards_and_while_joined(made, banks, tmp_path, monkeypa
     with monkeypatch.context() as m:
         m.setattr(captions, 'encode_shard', lambda path, *args: killed() if len(encoded) == 2 else counted(path, *args))
         with pytest.raises(Killed): bank_of(made, tmp_path/'bank')
-    for where, name in ((encoding, 'piece_blocks'), (encoding, 'remove_parts')):
+    for where, name in ((encoding, 'piece_blocks'), (encoding, 'remove_work')):
         with monkeypatch.context() as m:
             m.setattr(where, name, killed)
             with pytest.raises(Killed): bank_of(made, tmp_path/'bank')

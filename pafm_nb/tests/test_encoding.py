@@ -10,10 +10,9 @@ __all__ = ['HOW', 'RUN', 'MEAN', 'STD', 'made', 'small', 'files', 'whole', 'test
            'image_bytes', 'test_nothing_that_can_be_read', 'test_wrong_arguments_leave_nothing',
            'test_a_folder_of_something_else_is_refused_before_work', 'test_classes_without_images_are_said',
            'test_a_fault_of_the_system_is_no_fault_of_images', 'test_overflow_is_named', 'test_trials_hold_every_class',
-           'test_ahead_keeps_order_and_passes_errors', 'repa_folder', 'uvit', 'test_repa', 'test_uvit',
-           'test_repa_with_a_vae_of_its_own', 'test_what_the_type_cannot_hold_is_refused',
-           'test_embeddings_beyond_the_type_are_refused', 'test_features_are_never_taken_for_others',
-           'test_broken_features_are_listed']
+           'repa_folder', 'uvit', 'test_repa', 'test_uvit', 'test_repa_with_a_vae_of_its_own',
+           'test_what_the_type_cannot_hold_is_refused', 'test_embeddings_beyond_the_type_are_refused',
+           'test_features_are_never_taken_for_others', 'test_broken_features_are_listed']
 
 # %% ../../nbs/tests/test_encoding.ipynb #a45d48f9
 import io, json, os, shutil, socket, subprocess, sys, time, zipfile
@@ -24,10 +23,10 @@ from torch.testing import assert_close
 import pafm_nb.encoding as encoding
 from ..bank import LatentBank
 from ..candidates import RandomCrops
-from ..encoding import ahead, every_class, find_features, piece_blocks, prepare_imagenet, prepare_repa, summary
+from ..encoding import every_class, find_features, piece_blocks, prepare_imagenet, prepare_repa, summary
 from ..images import Images, center_crop, open_images, read_image, views
 from ..vae import encode, load_vae, tiny_vae
-from ..work_folder import Parts
+from ..work_folder import WorkFolder
 from ..pools import draw
 
 # %% ../../nbs/tests/test_encoding.ipynb #67fc4915
@@ -59,7 +58,7 @@ def whole(made, tmp_path_factory):
 @pytest.mark.parametrize('start', [0, 4, 10, 17, 29, 30])
 def test_blocks_go_on_within_a_piece(start, tmp_path):
     "A bank that holds some rows of a piece gets the others of it, once and in order"
-    parts = Parts(tmp_path/'pieces', {}, 3)
+    parts = WorkFolder(tmp_path/'pieces', {}, 3)
     for i in range(3): parts.write(i, dict(x=np.arange(10) + 10*i))
     rows = [x for block in piece_blocks(parts, [10]*3, tmp_path/'bank', lambda block: block['x'], start, chunk=4) for x in block.tolist()]
     assert rows == list(range(start, 30))
@@ -244,11 +243,6 @@ def test_trials_hold_every_class(made, tmp_path):
         assert not short.any() or counts[short].max() - counts[short].min() <= 1 and counts.max() <= counts[short].max()
     assert len(np.unique(labels[every_class(labels, 3)])) == 3
     assert prepare_imagenet(made[1], made[0], tmp_path/'bank', **HOW | dict(limit=8)).meta['counts'] == [8]*4
-
-def test_ahead_keeps_order_and_passes_errors():
-    assert list(ahead(lambda i: time.sleep(.002*(7 - i)) or i, range(8), 3)) == list(range(8))
-    def bad(i): return 1/(3 - i)
-    with pytest.raises(ZeroDivisionError): list(ahead(bad, range(1000), 4))
 
 # %% ../../nbs/tests/test_encoding.ipynb #408c4914
 MEAN, STD = (torch.randn(6, 4, 4, 4, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
