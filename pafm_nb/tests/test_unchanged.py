@@ -38,7 +38,37 @@ def small_step(name):
     return SAMPLERS[name](pool, 4, **kwargs), batch, torch.randn(batch.z.shape, generator=g), .35 + .6*torch.rand(12, generator=g), g
 
 # %% ../../nbs/tests/test_unchanged.ipynb #187103be
-TARGETS = {}
+TARGETS = {     # of the velocity, of the weights
+    ('InBatch', 'linear'): [0.7526078, 1.315696, -0.2857363, 0.226863],
+    ('InBatch', 'cosine'): [0.07235951, 1.364653, -0.3219495, 0.2350329],
+    ('InBatch', 'vp'): [0.06916566, 0.624656, 0.1133392, 0.1718421],
+    ('InClass', 'linear'): [0.9060055, 1.296498, -0.3450534, 0.3675981],
+    ('InClass', 'cosine'): [0.6627993, 1.240243, -0.309111, 0.3763137],
+    ('InClass', 'vp'): [0.4961524, 0.6496935, 0.01449974, 0.2863992],
+    ('WholeClass', 'linear'): [0.8178724, 1.182694, -0.09106734, 0.1868992],
+    ('WholeClass', 'cosine'): [0.3573396, 1.074911, -0.07607397, 0.1919968],
+    ('WholeClass', 'vp'): [-0.01793873, 0.4441856, -0.01428582, 0.1016157],
+    ('NearestNeighbors', 'linear'): [0.5912599, 1.29038, -0.3128948, 0.3636925],
+    ('NearestNeighbors', 'cosine'): [0.09203829, 1.214342, -0.2922124, 0.3683106],
+    ('NearestNeighbors', 'vp'): [0.8106524, 0.6680825, -0.06604991, 0.2728092],
+    ('Cells', 'linear'): [0.2153523, 1.217981, 0.07434638, 0.246417],
+    ('Cells', 'cosine'): [-0.4353043, 1.171425, 0.09219415, 0.2540729],
+    ('Cells', 'vp'): [-0.5146547, 0.5993687, 0.05097501, 0.1622934],
+    ('Broadened', 'linear'): [0.9766633, 1.046501, 0.006924876, 0.1045413],
+    ('Broadened', 'cosine'): [0.5013928, 0.9206404, 0.01460749, 0.1059605],
+    ('Broadened', 'vp'): [0.05249175, 0.380112, 0.04887047, 0.05405043],
+    ('MomentDraws', 'linear'): [1.000605, 1.407318, -0.03285209, 0.284105],
+    ('MomentDraws', 'cosine'): [1.558403, 1.562882, -0.03870338, 0.2846625],
+    ('MomentDraws', 'vp'): [0.1511885, 1.1621, -0.017273, 0.2524876],
+    ('ExactMoments', 'linear'): [0.6642695, 1.119332, 0.01272935, 0.2090496],
+    ('ExactMoments', 'cosine'): [1.162678, 1.188357, -0.02885297, 0.219896],
+    ('ExactMoments', 'vp'): [0.1303597, 0.6873348, -0.04465482, 0.1193914],
+    ('RandomCrops', 'linear'): [0.5612586, 1.262094, -0.2123343, 0.3825807],
+    ('RandomCrops', 'cosine'): [-0.02551214, 1.254828, -0.1747743, 0.3931272],
+    ('RandomCrops', 'vp'): [0.1965842, 0.6951883, -0.1287951, 0.2973572],
+    ('TextLikelihood', 'linear'): [0.7495917, 1.626693, 0.1441925, 0.4998861],
+    ('TextLikelihood', 'cosine'): [0.4091394, 1.712644, 0.1441724, 0.4998877],
+    ('TextLikelihood', 'vp'): [0.7131037, 0.9631859, 0.1441573, 0.4998868]}
 
 @pytest.mark.parametrize('name, path', TARGETS)
 def test_targets_are_what_they_were(name, path):
@@ -47,7 +77,13 @@ def test_targets_are_what_they_were(name, path):
     assert_close(digest_of(target.velocity) + digest_of(target.weights), TARGETS[name, path], rtol=1e-5, atol=2e-6)
 
 # %% ../../nbs/tests/test_unchanged.ipynb #bc53936a
-STEPS = {}
+STEPS = {       # the loss and what it reports; all weights after the step; the last layer
+    ('FM', 'linear'): [3.016253, 3.016253, 1.0, 1.0, 0.0, 0.2259119, 0.1564368, -0.001590154, 0.1502963],
+    ('FM', 'vp'): [5.270137, 5.270137, 1.0, 1.0, 0.0, 0.226797, 0.1564132, -0.009484204, 0.1502179],
+    ('WholeClass', 'linear'): [2.700157, 3.016253, 2.685849, 0.7088399, 0.4263146, 0.2262993, 0.1564271, -0.002416662, 0.1502993],
+    ('WholeClass', 'cosine'): [2.874374, 3.268802, 2.394953, 0.7217188, 0.683416, 0.2266232, 0.1564102, -0.007008788, 0.1497441],
+    ('InClass', 'linear'): [2.763547, 3.016253, 1.600366, 0.8076027, 0.2371348, 0.226125, 0.1564152, -0.001587611, 0.1498563],
+    ('InBatch', 'cosine'): [2.839497, 3.268802, 2.285561, 0.786813, 0.6563087, 0.2259849, 0.1564022, -0.006396492, 0.1494572]}
 
 def small_model():
     model, g = SiT(4, 2, 1, 32, 1, 2, num_classes=3), torch.Generator().manual_seed(2)
