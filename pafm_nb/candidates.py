@@ -4,21 +4,21 @@
 
 # %% auto #0
 __all__ = ['SAMPLERS', 'InBatch', 'PoolSampler', 'check_stored', 'check_drawn', 'distinct', 'others_of', 'own_candidates',
-           'warn_small', 'InClass', 'WholeClass', 'MomentDraws', 'RandomCrops', 'ExactMoments', 'class_neighbors',
-           'in_pool', 'NearestNeighbors', 'local_spread', 'Broadened', 'balanced_cells', 'pool_cells', 'Cells',
-           'caption_embedding', 'balance', 'sinkhorn', 'TextLikelihood', 'in_batch']
+           'warn_small', 'InClass', 'WholeClass', 'MomentDraws', 'RandomCrops', 'ExactMoments', 'NearestNeighbors',
+           'local_spread', 'Broadened', 'Cells', 'caption_embedding', 'balance', 'sinkhorn', 'TextLikelihood',
+           'in_batch']
 
 # %% ../nbs/04_candidates.ipynb #4ed28d5f
 import math, warnings
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
-import faiss, numpy as np, torch
+import torch
 from torch import Tensor
 from .candidate_sets import Candidates, CandidateSet, GaussianCandidates, RowCandidates, SharedCandidates, same_rows
 from .paths import check_count, check_generator, check_number, readable
 from .posterior import check_log_prior
-from .pools import (Batch, TensorPool, check_batch, check_index, check_pool, check_told, class_slices, draw,
+from .pools import (Batch, TensorPool, check_batch, check_index, check_pool, check_told, draw,
                            random_crops, read_rows)
 
 # %% ../nbs/04_candidates.ipynb #d6cc935b
@@ -304,30 +304,6 @@ class ExactMoments(WholeClass):
         return GaussianCandidates(self.pool.mean, self.pool.std, rows.clamp_min(0), self.weigh(rows), source)
 
 # %% ../nbs/04_candidates.ipynb #1660626d
-def class_neighbors(
-    x:Tensor, # (n, D) endpoints of one class
-    k:int, # how many, the row itself included
-) -> Tensor: # (n, k) int64 rows of x, nearest first; column 0 is the row itself; -1 where there are no more
-    "Exact nearest neighbours of every row (FAISS)"
-    check_count('k', k, 1)
-    n = len(x)
-    data = np.ascontiguousarray(x.flatten(1).float().cpu().numpy())
-    index = faiss.IndexFlatL2(data.shape[1])
-    index.add(data)
-    found = torch.from_numpy(index.search(data, min(k, n))[1])
-    own = torch.arange(n)[:, None]
-    itself = found == own
-    itself[~itself.any(1), -1] = True                    # among more than k equal rows it may be missing
-    rest = found[~itself].view(n, -1)
-    return torch.nn.functional.pad(torch.cat([own, rest], 1), (0, max(0, k - n)), value=-1)
-
-def in_pool(
-    near:Tensor, # (n, k) int64 rows of a class, -1 for none
-    first:int, # row of the pool at which the class begins
-) -> Tensor: # (n, k) int64
-    "Rows of a class as rows of the pool"
-    return torch.where(near < 0, -1, near + first)
-
 class NearestNeighbors(PoolSampler):
     "The source and its k - 1 nearest neighbours in its class (the paper's FAISS candidates): biased against the pool's field"
     exact = False
@@ -342,14 +318,18 @@ class NearestNeighbors(PoolSampler):
         k = self.k
         prepared = getattr(pool, 'neighbors', None)
         if prepared is not None and prepared.shape[1] >= k: self.near = prepared[:, :k]
-        else: self.near = torch.cat([in_pool(class_neighbors(pool.by_class[s:e], k), s) for s, e in class_slices(pool)]).to(pool.place.device)
+        else:
+            from pafm_nb.neighbors import pool_neighbors
+            self.near = pool_neighbors(pool, k).to(pool.place.device)
 
     @cached_property
     def near_in_all(self) -> Tensor: # (N, k)
         "Neighbours in the whole pool, for rows without a label"
         prepared = getattr(self.pool, 'neighbors_in_all', None)
         if prepared is not None and prepared.shape[1] >= self.k: return prepared[:, :self.k]
-        return self.near if self.pool.num_classes == 1 else class_neighbors(self.pool.by_class, self.k).to(self.pool.place.device)
+        if self.pool.num_classes == 1: return self.near
+        from pafm_nb.neighbors import class_neighbors
+        return class_neighbors(self.pool.by_class, self.k).to(self.pool.place.device)
 
     def __call__(self,
         batch:Batch, # rows of the pool
@@ -405,48 +385,7 @@ class Broadened(PoolSampler):
         rows = torch.where(turn < n, start + turn, -1)
         return GaussianCandidates(self.pool.by_class, self.std, rows.clamp_min(0), self.weigh(rows), place - start[:, 0])
 
-# %% ../nbs/04_candidates.ipynb #b0b421ae
-def balanced_cells(
-    x:Tensor, # (n, D) endpoints of one class
-    k:int, # largest size of a cell
-    seed:int=0, # of the k-means
-) -> Tensor: # (n,) int64 cell of each row, from 0; sizes differ by one at most
-    "Cut endpoints once into groups of near ones (FAISS k-means, then balanced)"
-    check_count('k', k, 1)
-    data = np.ascontiguousarray(x.flatten(1).float().cpu().numpy())
-    n, cells = len(data), -(-len(data)//k)
-    if cells == 1: return torch.zeros(n, dtype=torch.int64)
-    means:Any = faiss.Kmeans(data.shape[1], cells, niter=15, seed=seed + 1, min_points_per_centroid=1, max_points_per_centroid=max(256, k))
-    means.train(data)
-    room = np.full(cells, n//cells) + (np.arange(cells) < n % cells)
-    cell, waiting = np.full(n, -1), np.arange(n)
-    while len(waiting):
-        free = room.nonzero()[0]
-        index = faiss.IndexFlatL2(data.shape[1])
-        index.add(means.centroids[free])
-        near, which = index.search(data[waiting], min(8, len(free)))
-        for i in np.argsort(near[:, 0] - near[:, -1], kind='stable'):
-            for c in free[which[i]]:
-                if room[c]:
-                    room[c] -= 1
-                    cell[waiting[i]] = c
-                    break
-        waiting = waiting[cell[waiting] < 0]
-    return torch.from_numpy(cell)
-
 # %% ../nbs/04_candidates.ipynb #127570ac
-def pool_cells(
-    pool, # a TensorPool or a LatentBank
-    k:int, # largest size of a cell
-    seed:int=0, # of the k-means
-) -> Tensor: # (N,) int64 cell of each row of the sorted pool, numbered class after class
-    "`balanced_cells` of every class"
-    parts, first = [], 0
-    for s, e in class_slices(pool):
-        parts.append(first + balanced_cells(pool.by_class[s:e], k, seed))
-        first = int(parts[-1].max()) + 1
-    return torch.cat(parts)
-
 class Cells(PoolSampler):
     "The source's cell, and `extra` other cells of its class drawn at random (of the pool, where the label is dropped)"
     exact = True
@@ -461,7 +400,10 @@ class Cells(PoolSampler):
         super().__init__(pool, log_prior)
         self.k, self.ragged, device = k, True, pool.place.device
         prepared = getattr(pool, 'cells', None)
-        cell = prepared.long().cpu() if prepared is not None and prepared.bincount().max() <= k else pool_cells(pool, k)
+        if prepared is not None and prepared.bincount().max() <= k: cell = prepared.long().cpu()
+        else:
+            from pafm_nb.neighbors import pool_cells
+            cell = pool_cells(pool, k)
         order, sizes = cell.argsort(stable=True), cell.bincount()
         self.members = torch.full((len(sizes) + 1, k), -1, dtype=torch.int64)     # the last cell is empty
         self.members[cell[order], torch.arange(len(cell)) - (sizes.cumsum(0) - sizes)[cell[order]]] = order

@@ -209,7 +209,7 @@ def _neighbors(
     "Find the nearest neighbours of every row, once"
     check_given(dict(k=k), bank=bank)
     check_there(bank)
-    from pafm_nb.bank import prepare_neighbors
+    from pafm_nb.neighbors import prepare_neighbors
     print(prepare_neighbors(bank, k, across=across))
 
 def _cells(
@@ -220,7 +220,7 @@ def _cells(
     "Cut every class into cells of near rows, once"
     check_given(dict(k=k), seed, bank=bank)
     check_there(bank)
-    from pafm_nb.bank import prepare_cells
+    from pafm_nb.neighbors import prepare_cells
     print(prepare_cells(bank, k, seed))
 
 # %% ../nbs/18_commands.ipynb #ef978085

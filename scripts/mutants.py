@@ -159,8 +159,12 @@ MUTANTS = dict(
         ('if size != bytes: raise', 'if False: raise'), ("order = small['labels'].argsort(kind='stable')", "order = small['labels'].argsort(kind='stable')[::-1].copy()"),
         ('if found != entry:', 'if False:'), ('self.write_header(rows)\n        self.sync()', 'self.sync()'),
         ('if bad.any(): raise ValueError(f\'{name} {first', 'if False: raise ValueError(f\'{name} {first'), ("if spec != self.spec: raise", 'if False: raise'),
-        ('return in_pool(class_neighbors', 'return (class_neighbors'), ('if not resume:', 'if False:'), ('if rows and found < size', 'if False'), ('for f in self.files.values(): f.check()', 'pass'),
+        ('if not resume:', 'if False:'), ('if rows and found < size', 'if False'), ('for f in self.files.values(): f.check()', 'pass'),
         ('            self.files = {}                              # half', '            pass # half'), ("if 'checksum' in meta: unsealed(meta)", 'pass')]),
+    neighbors=('neighbors', [
+        ('return in_pool(class_neighbors', 'return (class_neighbors'), ('[in_pool(class_neighbors(pool.by_class[s:e], k), s)', '[class_neighbors(pool.by_class[s:e], k)'),
+        ('itself[~itself.any(1), -1] = True', 'pass'), ('first = int(parts[-1].max()) + 1', 'first = int(parts[-1].max())'), ('room[c] -= 1', 'room[c] -= 0'),
+        ("if job.name in meta['files']: write_json", 'if False: write_json'), ('max(fewest, away[', 'max(1, away['), ('if which == 0: found', 'if True: found')]),
     work_folder=('bank', [
         ("if sealed(inner)['checksum'] != state.get('checksum')", 'if False'), ("if checksum(path) != file['crc32']", 'if False'), ('if there and not file.exists()', 'if False'),
         ('fcntl.LOCK_EX |', 'fcntl.LOCK_SH |'), ('            (folder/name).unlink(missing_ok=True)', '            pass'), ('if said[0] is not None: raise', 'if False: raise'),

@@ -19,9 +19,10 @@ from statistics import median
 from unittest.mock import patch
 import numpy as np, torch
 from PIL import Image
-from ..bank import DTYPES, LatentBank, NpyRows, coarse_lists, list_neighbors, meta_of, write_json
+from ..bank import DTYPES, LatentBank, NpyRows, meta_of, write_json
 from ..candidate_sets import Candidates, SharedCandidates
-from ..candidates import SAMPLERS, InBatch, WholeClass, balanced_cells, class_neighbors
+from ..candidates import SAMPLERS, InBatch, WholeClass
+from ..neighbors import balanced_cells, class_neighbors, coarse_lists, list_neighbors
 from ..data import digits
 from .. import mmdit, sit
 from ..encoding import prepare_imagenet

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 import numpy as np, torch
 from .latents import train_vae
-from ..bank import LatentBank, prepare_neighbors
+from ..bank import LatentBank
+from ..neighbors import prepare_neighbors
 from ..candidates import SAMPLERS, ExactMoments
 from ..checkpoints import read_log
 from ..config import recipe

@@ -18,11 +18,8 @@ __all__ = ['IMPORTS', 'FILES', 'random_rows', 'blocks_of', 'make', 'same_tensors
            'test_the_type_in_a_file_of_ours', 'test_pieces_of_others', 'Killed', 'killed_at',
            'test_killed_in_the_last_clean_up', 'test_a_bank_is_verified_when_it_is_made',
            'test_a_flipped_bit_in_a_piece_makes_no_bank', 'test_one_launch_in_a_folder', 'test_opening_a_large_bank',
-           'test_larger_than_memory', 'Rows', 'test_workers_share_a_bank', 'test_resident_on_a_gpu', 'test_prepared',
-           'test_neighbours_in_the_whole_bank', 'test_prepared_anew', 'test_killed_while_preparing',
-           'test_stopped_in_a_large_class', 'room', 'test_no_room_while_preparing', 'test_no_room_while_writing',
-           'test_no_room_for_small_files', 'test_killed_while_the_result_is_put_into_place', 'test_small_classes',
-           'test_equal_rows', 'test_cells_are_a_partition_of_classes', 'test_recall']
+           'test_larger_than_memory', 'Rows', 'test_workers_share_a_bank', 'test_resident_on_a_gpu', 'room',
+           'test_no_room_while_writing', 'test_no_room_for_small_files']
 
 # %% ../../nbs/tests/test_bank.ipynb #a363aa7f
 import json, os, pickle, resource, signal, subprocess, sys
@@ -35,9 +32,10 @@ import torch
 from torch.testing import assert_close
 
 import pafm_nb.bank as module
-from ..bank import LatentBank, NpyRows, coarse_lists, list_neighbors, map_array, prepare_cells, prepare_neighbors
+from ..bank import LatentBank, NpyRows, map_array
 from ..experiments.bench import peak_memory, sparse_bank
-from ..candidates import SAMPLERS, TextLikelihood, class_neighbors
+from ..candidates import SAMPLERS, TextLikelihood
+from ..neighbors import prepare_cells, prepare_neighbors
 from ..pools import TensorPool, draw, read_rows
 from ..objective import PAFMLoss
 from ..work_folder import Parts, check_writable, one_launch, one_writer, read_json, remove_parts, write_json
@@ -168,7 +166,7 @@ def test_blocks_do_not_show(tmp_path):
 IMPORTS = '''
 import os, signal, torch
 import pafm_nb.bank as module
-from pafm_nb.bank import LatentBank, prepare_neighbors
+from pafm_nb.bank import LatentBank
 from pafm_nb.tests.test_bank import blocks_of, random_rows'''
 
 def killed(code):
@@ -584,69 +582,6 @@ def test_resident_on_a_gpu(tmp_path):
     for name in SAMPLERS:
         if name not in ('MomentDraws', 'ExactMoments', 'RandomCrops'): SAMPLERS[name](there, 3)(there[[5, 80]], torch.Generator('cuda').manual_seed(0))
 
-# %% ../../nbs/tests/test_bank.ipynb #8b4970cc
-def test_prepared(tmp_path):
-    bank = make(tmp_path/'bank')
-    assert bank.neighbors is None and bank.cells is None
-    near = prepare_neighbors(tmp_path/'bank', 6, progress=False)
-    both = prepare_cells(near, 6, progress=False)
-    pool = TensorPool(*random_rows())
-    for name in ('NearestNeighbors', 'Cells'):
-        for batch in (pool[torch.arange(120)], pool[[3, 40]]._replace(y=torch.tensor([-1, -1]))):
-            assert torch.equal(SAMPLERS[name](both, 6)(batch).z, SAMPLERS[name](pool, 6)(batch).z)
-    for s, e in zip(bank.start[:-1], bank.start[1:]): assert torch.equal(both.neighbors[s:e].long(), s + class_neighbors(pool.by_class[s:e], 6))
-    both.verify()
-    assert not [p for p in both.folder.iterdir() if p.name.startswith('.')]
-
-def test_neighbours_in_the_whole_bank(tmp_path):
-    bank = prepare_neighbors(make(tmp_path/'bank'), 6, progress=False, across=True)
-    assert torch.equal(bank.neighbors_in_all.long(), class_neighbors(bank.by_class, 6)) and bank.neighbors is None
-    ft.test_fail(lambda: prepare_neighbors(bank, 121, progress=False), contains='has 120 rows: give at most that')
-
-def test_prepared_anew(tmp_path, monkeypatch):
-    first = prepare_neighbors(make(tmp_path/'bank'), 6, progress=False)
-    def never(*args): raise AssertionError('there is nothing to do')
-    with monkeypatch.context() as m:
-        m.setattr(module, 'class_neighbors', never)
-        assert prepare_neighbors(first, 4, progress=False).neighbors.shape == (120, 6)
-    more = prepare_neighbors(first, 8, progress=False)
-    assert more.neighbors.shape == (120, 8) and torch.equal(more.neighbors[:, :6], first.neighbors)
-    assert not torch.equal(prepare_cells(more, 4, seed=1, progress=False).cells, prepare_cells(more, 4, seed=2, progress=False).cells)
-    LatentBank.open(tmp_path/'bank').verify()
-
-# %% ../../nbs/tests/test_bank.ipynb #75bec30b
-def test_killed_while_preparing(tmp_path, monkeypatch):
-    bank = make(tmp_path/'bank')
-    killed(f'''
-calls, whole = [], module.class_neighbors
-def third_time(x, k):
-    calls.append(0)
-    if len(calls) == 3: os.kill(os.getpid(), signal.SIGKILL)
-    return whole(x, k)
-module.class_neighbors = third_time
-prepare_neighbors({str(tmp_path/'bank')!r}, 4, progress=False)''')
-    assert LatentBank.open(tmp_path/'bank').neighbors is None
-    calls = []
-    monkeypatch.setattr(module, 'class_neighbors', lambda x, k: calls.append(len(x)) or class_neighbors(x, k))
-    done = prepare_neighbors(bank, 4, progress=False)
-    assert calls == bank.start.diff().tolist()[2:]
-    assert torch.equal(done.neighbors, prepare_neighbors(make(tmp_path/'whole'), 4, progress=False).neighbors)
-
-@pytest.mark.parametrize('what, work', [(prepare_neighbors, 'list_neighbors'), (prepare_cells, 'balanced_cells')])
-def test_stopped_in_a_large_class(tmp_path, monkeypatch, what, work):
-    bank, calls, function = make(tmp_path/'bank', classes=2), [], getattr(module, work)
-    def stops(*args):
-        calls.append(0)
-        if len(calls) == 4: raise KeyboardInterrupt
-        return function(*args)
-    monkeypatch.setattr(module, work, stops)
-    with pytest.raises(KeyboardInterrupt): what(bank, 4, progress=False, exact=30)
-    done = what(bank, 4, progress=False, exact=30)
-    pieces = len(calls) - 1
-    calls[:] = [0]*10
-    again = what(make(tmp_path/'whole', classes=2), 4, progress=False, exact=30)
-    assert len(calls) - 10 == pieces and done.meta == again.meta
-
 # %% ../../nbs/tests/test_bank.ipynb #9a12e13e
 @contextmanager
 def room(bytes):
@@ -655,20 +590,6 @@ def room(bytes):
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, before[1]))
     try: yield
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-@pytest.mark.parametrize('prepare', [prepare_neighbors, prepare_cells])
-@pytest.mark.parametrize('exact', [1000, 30])
-def test_no_room_while_preparing(tmp_path, prepare, exact):
-    "Without room neighbours and cells are one OSError, and go on when there is some; what is there stays whole"
-    bank, done = make(tmp_path/'bank', classes=2), make(tmp_path/'whole', classes=2)
-    done = prepare(done, 4, progress=False, exact=exact)
-    for bytes in (100, 500):
-        with room(bytes), pytest.raises(OSError) as e: prepare(bank, 4, progress=False, exact=exact)
-        assert str(tmp_path) in e.value.filename
-        LatentBank.open(bank.folder).verify()
-        assert not [p for p in bank.folder.rglob('*.part')]
-    assert prepare(bank, 4, progress=False, exact=exact).meta == done.meta
-    ft.test_eq(sorted(p.name for p in bank.folder.iterdir()), sorted(p.name for p in done.folder.iterdir()))
 
 @pytest.mark.parametrize('sort', [False, True])
 def test_no_room_while_writing(tmp_path, sort):
@@ -692,70 +613,3 @@ def test_no_room_for_small_files(tmp_path, write):
     "What cannot be written leaves nothing half-written"
     with room(100), pytest.raises(OSError): write(tmp_path/'x.json')
     assert not [p for p in tmp_path.iterdir() if p.name != 'plan.json']
-
-@pytest.mark.parametrize('prepare', [prepare_neighbors, prepare_cells])
-def test_killed_while_the_result_is_put_into_place(tmp_path, prepare):
-    "Killed at any removal or renaming after its pieces are there, the bank is whole and the same call ends as an undisturbed one"
-    done = prepare(make(tmp_path/'whole', 30, classes=1), 4, progress=False)
-    n, lived = 0, False
-    while not lived:
-        n, bank = n + 1, make(tmp_path/f'{n}', 30, classes=1)
-        with killed_at(n, lambda: any(bank.folder.glob('.*/000000'))):
-            try: lived = prepare(bank, 4, progress=False) is not None
-            except Killed: pass
-        LatentBank.open(bank.folder).verify()
-        assert prepare(bank.folder, 4, progress=False).meta == done.meta, n
-    assert n > 5
-
-# %% ../../nbs/tests/test_bank.ipynb #db962042
-@pytest.mark.parametrize('prepare', [prepare_neighbors, prepare_cells])
-def test_small_classes(tmp_path, prepare):
-    z, y = random_rows()
-    y[:] = 0; y[-3:] = 1
-    bank = LatentBank.create(tmp_path/'bank', blocks_of(z, y))
-    ft.test_fail(lambda: prepare(bank, 0), exc=ValueError, contains='0')
-    ft.test_fail(lambda: prepare(tmp_path/'nothing', 2), exc=FileNotFoundError, contains='no bank')
-    ft.test_fail(lambda: prepare_neighbors(bank, 2, recall=1.5), exc=ValueError, contains='1.5')
-    bank = prepare(bank, 5, progress=False)
-    LatentBank.open(tmp_path/'bank').verify()
-    if prepare is prepare_neighbors: assert (bank.neighbors[-3:] >= 0).sum(1).tolist() == [3]*3 and (bank.neighbors[:-3] >= 0).all() and (bank.labels[bank.neighbors[-3:, :3].long()] == 1).all()
-    else: assert bank.cells[-3:].unique().numel() == 1
-
-# %% ../../nbs/tests/test_bank.ipynb #e1bf7cac
-@pytest.mark.parametrize('exact', [1000, 30])
-@pytest.mark.parametrize('kind', ['equal', 'copies', 'twins'])
-def test_equal_rows(tmp_path, kind, exact):
-    z, y = random_rows(160, classes=2)
-    if kind == 'equal': z[:] = 1.
-    if kind == 'copies': z, y = z[:10].repeat(16, 1, 1), torch.arange(160)//80
-    if kind == 'twins': z[1::2], y[1::2] = z[::2], y[::2]
-    bank = LatentBank.create(tmp_path/'bank', [(z, y)])
-    bank = prepare_cells(prepare_neighbors(bank, 5, progress=False, exact=exact), 5, progress=False, exact=exact)
-    near, rows = bank.neighbors.long(), bank.by_class.flatten(1)
-    assert torch.equal(near[:, 0], torch.arange(160)) and all(len(set(row)) == 5 for row in near.tolist())
-    assert (bank.labels[near] == bank.labels[:, None]).all() and bank.cells.bincount().max() <= 5
-    if kind != 'twins': assert (rows[near] == rows[:, None]).all()
-    else: assert (rows[near[:, 1]] == rows).all()
-
-# %% ../../nbs/tests/test_bank.ipynb #c13bb770
-@pytest.mark.parametrize('exact', [1000, 30])
-def test_cells_are_a_partition_of_classes(tmp_path, exact):
-    bank = prepare_cells(make(tmp_path/'bank'), 4, progress=False, exact=exact)
-    cells = bank.cells.long()
-    assert torch.equal(cells.unique(), torch.arange(cells.max() + 1)) and cells.bincount().max() <= 4
-    last = -1
-    for s, e in zip(bank.start[:-1], bank.start[1:]):
-        assert cells[s:e].min() == last + 1
-        last = cells[s:e].max().item()
-
-# %% ../../nbs/tests/test_bank.ipynb #f9cf1cdb
-@pytest.mark.parametrize('wanted', [.7, .95, 1.])
-def test_recall(wanted):
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(20, 16, generator=g).repeat_interleave(100, 0) + .5*torch.randn(2000, 16, generator=g)
-    lists = coarse_lists(x, 8, wanted)
-    asked = torch.cat([lists.rows(i) for i in range(len(lists.near))])
-    found = torch.cat([list_neighbors(x, lists, i, 8) for i in range(len(lists.near))])
-    hit = (found[:, 1:, None] == class_neighbors(x, 8)[asked][:, None, 1:]).any(2).float().mean().item()
-    assert torch.equal(asked.sort().values, torch.arange(2000)) and lists.recall >= wanted
-    assert abs(hit - lists.recall) < .05 and lists.near.shape[1] < len(lists.near)

@@ -11,7 +11,7 @@ __all__ = ['PLAIN', 'LAW', 'SMALL', 'test_unbiased_by_enumeration', 'pool_of', '
            'test_broadened_rows_that_stand_alone', 'test_the_law_of_the_rows_enters_the_weights',
            'test_uneven_rows_are_unbiased_with_their_law', 'test_bad_laws',
            'test_a_class_smaller_than_k_gives_all_it_has', 'test_augmented_rows_are_refused', 'test_cells_partition',
-           'test_extra_cells_are_uniform', 'test_balanced_cells', 'test_neighbours_are_nearest', 'test_equal_rows',
+           'test_extra_cells_are_uniform', 'test_neighbours_are_nearest', 'test_equal_rows',
            'test_half_precision_pool_keeps_the_source', 'test_exact_moments_is_the_limit_of_draws',
            'test_moment_draws_are_unbiased', 'test_candidates_of_a_moment_pool_are_draws',
            'test_crops_come_from_their_image', 'test_crops_that_are_rows_are_unbiased',
@@ -30,7 +30,7 @@ from torch.testing import assert_close
 from .. import candidate_sets, candidates
 from ..candidate_sets import Candidates, GaussianCandidates, RowCandidates, SharedCandidates
 from ..candidates import (SAMPLERS, Broadened, Cells, ExactMoments, InBatch, InClass, MomentDraws, NearestNeighbors, RandomCrops, TextLikelihood, WholeClass,
-                                balanced_cells, caption_embedding, class_neighbors, distinct, sinkhorn)
+                                caption_embedding, distinct, sinkhorn)
 from ..objective import PAFMLoss, pafm_target
 from ..pools import Batch, TensorPool, draw
 from ..posterior import exact_velocity, log_weights, moment_posterior
@@ -331,12 +331,6 @@ def test_extra_cells_are_uniform():
         counts[pair] = counts.get(pair, 0) + 1
     assert len(counts) == 10 and all(abs(c - n/10) < 5*(n*.09)**.5 for c in counts.values())
 
-@pytest.mark.parametrize('n, k', [(1, 1), (9, 4), (64, 8), (30, 30), (30, 1)])
-def test_balanced_cells(n, k):
-    x = torch.randn(n, 3, generator=torch.Generator().manual_seed(n))
-    sizes = balanced_cells(x, k).bincount()
-    assert len(sizes) == -(-n//k) and sizes.max() <= k and sizes.max() - sizes.min() <= 1
-
 # %% ../../nbs/tests/test_candidates.ipynb #41fd16de
 def test_neighbours_are_nearest():
     pool = pool_of(60, 3)
@@ -350,8 +344,6 @@ def test_equal_rows():
     for sampler in (NearestNeighbors(pool, 4), Cells(pool, 4), InClass(pool, 4), WholeClass(pool)):
         target = pafm_target(pool.z[:5], torch.ones(5, 3), torch.full((5,), .5), sampler(pool[torch.arange(5)], torch.Generator().manual_seed(0)))
         assert_close(target.velocity, torch.zeros(5, 3)) and target.weights.isfinite().all()
-    near = class_neighbors(torch.ones(10, 2), 4)
-    assert torch.equal(near[:, 0], torch.arange(10)) and all(len(set(r)) == 4 for r in near.tolist())
 
 # %% ../../nbs/tests/test_candidates.ipynb #65ec1b6c
 @pytest.mark.parametrize('make', [lambda p: InClass(p, 1), lambda p: InClass(p, 4), lambda p: NearestNeighbors(p, 4), lambda p: Cells(p, 4)])

@@ -19,11 +19,12 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from .. import training
-from ..bank import LatentBank, prepare_cells, prepare_neighbors
+from ..bank import LatentBank
 from ..candidates import SAMPLERS
 from ..checkpoints import FILES, read_checkpoint
 from ..config import TrainConfig, recipe
 from ..data import captioned_shapes, digits
+from ..neighbors import prepare_cells, prepare_neighbors
 from ..objective import FMLoss, Prepared
 from ..pools import TensorPool
 from ..sampling import sample_many

@@ -31,7 +31,8 @@ import pytest, torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from .. import training
-from ..bank import LatentBank, prepare_cells, prepare_neighbors
+from ..bank import LatentBank
+from ..neighbors import prepare_cells, prepare_neighbors
 from ..candidates import InClass, WholeClass
 from ..pools import TensorPool
 from ..checkpoints import FILES, newest_checkpoint, read_checkpoint, read_log, save_checkpoint
@@ -536,7 +537,7 @@ def test_a_bank_is_not_searched_at_the_start(tmp_path, monkeypatch, changes, par
         prepare[part](k, across)
     assert not (tmp_path/'run').exists()
     def search(*args): raise AssertionError('searched')
-    for name in ('class_neighbors', 'pool_cells'): monkeypatch.setattr(f'pafm_nb.candidates.{name}', search)
+    for name in ('class_neighbors', 'pool_cells'): monkeypatch.setattr(f'pafm_nb.neighbors.{name}', search)
     for step in range(2): run('run').prepared(step, 0)
     run('fm', objective='fm', candidates='NearestNeighbors', k=20)
 
