@@ -17,7 +17,7 @@ from .posterior import exact_velocity
 # %% ../nbs/40_your_own_loop.ipynb #6262c599
 def exact_field(
     pool:TensorPool, # the data
-    path=LinearPath(), # the path, in our time
+    path:Path=LinearPath(), # the path, in our time
 ): # field(x, t, y) -> velocity (B, *D): that of the label's class, of the whole pool where y is None
     "The field that a loop over `pool` looks for, in our convention"
     check_path(path)
@@ -88,7 +88,7 @@ def check_loop(
     plain, # the same before PAFM
     data:TensorPool, # some hundred rows, labelled or not
     called=lambda field: field, # from field(x, t, y) in our time and sign to what your loop can call in the network's place
-    path=LinearPath(), # the path of your loop, in our time
+    path:Path=LinearPath(), # the path of your loop, in our time
     batch_size:int=128, # rows of a batch, drawn with replacement
     batches:int=60, # batches that means are taken over
 ) -> CheckedLoop:

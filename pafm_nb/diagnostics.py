@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from .candidate_sets import PointSampler, Sampler, asks_for_point
 from .candidates import ExactMoments, WholeClass
 from .pools import Batch, check_pool, draw
 from .objective import mixed_target, pafm_target
-from .paths import LinearPath, check_count, check_generator, check_path, check_tensor, check_velocity
+from .paths import LinearPath, Path, check_count, check_generator, check_path, check_tensor, check_velocity
 from .posterior import check_pair, check_temperature, effective_sample_size, working_dtype
 
 # %% ../nbs/06_diagnostics.ipynb #63e631b1
@@ -55,7 +56,7 @@ def revisit(
     label:Tensor, # (B,) int64 their classes
     pool, # a TensorPool or a LatentBank
     draws:int, # M
-    path=LinearPath(), # the path
+    path:Path=LinearPath(), # the path
     crop:int|None=None, # side of the crops the model is trained on; None: whole rows
     generator=None, # torch.Generator on the pool's device
 ) -> Revisit:
@@ -145,7 +146,7 @@ def bias_variance(
     points:int=1000, # noisy points at each time; rounded up
     draws:int=4, # M, targets at each noisy point
     batch_size:int=32, # rows of the batches the sampler is called with
-    path=LinearPath(), # the path
+    path:Path=LinearPath(), # the path
     temperature:float=1., # divides the log-likelihood; 1 is exact
     crop:int|None=None, # side of the crops the model is trained on; None: whole rows
     generator=None, # torch.Generator on the pool's device
@@ -170,12 +171,13 @@ def _bias_variance(sampler, pool, time, plan, path, temperature, crop, generator
     z_t = path.interpolate(rows.z.double(), eps, t.expand(n))
     again = revisit(z_t, t, label, pool, len(plan), path, crop, generator)
     error, inverse = torch.empty_like(again.z), z_t.new_empty(again.row.shape)
-    index = pool.order[again.row].long()
+    index, asks = pool.order[again.row].long(), asks_for_point(sampler)
     for c, batches in enumerate(plan):
         for b in batches:
             z = again.z[c, b].to(rows.z.dtype)
-            found = sampler(Batch(z, None if rows.y is None else label[b], index[c, b]), generator)
-            z, tb = z.double(), t.expand(len(b))
+            tb = t.expand(len(b))
+            point = dict(z_t=z_t[b].to(z.dtype), t=tb.to(z.dtype)) if asks else {}
+            found, z = sampler(Batch(z, None if rows.y is None else label[b], index[c, b]), generator, **point), z.double()
             noise = (z_t[b] - path.alpha(t)*z)/path.sigma(t)
             target, weights = mixed_target(z, noise, tb, found, path, temperature)
             error[c, b], inverse[c, b] = target - again.velocity[b], 1/effective_sample_size(weights)
@@ -201,7 +203,7 @@ def ess_curve(
     t, # a time or a list of times in (0, 1]
     sampler=None, # a sampler; None: the whole class, ExactMoments for a pool with moments
     rows:int=256, # rows of the pool, one batch
-    path=LinearPath(), # the path
+    path:Path=LinearPath(), # the path
     temperature:float=1., # divides the log-likelihood; 1 is exact
     crop:int|None=None, # side of the crops the model is trained on; None: whole rows
     generator=None, # torch.Generator on the pool's device
@@ -216,8 +218,9 @@ def ess_curve(
     eps = torch.randn(batch.z.shape, generator=generator, device=dev)
     out = []
     for x in times:
-        found = sampler(batch, generator)
         tb = torch.full((rows,), x, device=dev)
+        point = dict(z_t=path.interpolate(batch.z, eps, tb), t=tb) if asks_for_point(sampler) else {}
+        found = sampler(batch, generator, **point)
         weights = pafm_target(batch.z, eps, tb, found, path, temperature=temperature).weights
         source = found.source_weight(weights)
         row = dict(t=x, n=rows)
@@ -307,7 +310,7 @@ def check_losses(losses):
     for name, loss in losses.items():
         if not all(hasattr(loss, x) for x in ('path', 'time', 'drop', 'target')):
             raise ValueError(f'losses[{name!r}] is a {type(loss).__name__}: give an FMLoss or a PAFMLoss')
-    for x in ('path', 'time', 'label_dropout', 'null_label', 'null_text'):
+    for x in ('path', 'time', 'label_dropout', 'null_label', 'null_condition'):
         values = [getattr(loss, x, None) for loss in losses.values()]
         if not all(_alike(v, values[0]) for v in values):
             raise ValueError(f'losses must share their {x} to be compared on the same rows, got {values}')

@@ -10,11 +10,11 @@ __all__ = ['signal_to_noise', 'products', 'source_offsets', 'log_ratio', 'row_ch
 # %% ../nbs/01_posterior.ipynb #55acc0e5
 import torch
 from torch import Tensor
-from .paths import LinearPath, check_count, check_number, check_path, check_tensor, check_time, expand, readable
+from .paths import LinearPath, Path, check_count, check_number, check_path, check_tensor, check_time, expand, readable
 
 # %% ../nbs/01_posterior.ipynb #f5799376
 def signal_to_noise(
-    path, # a Path
+    path:Path, # a Path
     t:Tensor, # (B,) times
 ) -> Tensor: # (B,) r = alpha/sigma, finite at t = 0
     "`alpha/sigma`, the amplitude of the data over that of the noise"
@@ -139,7 +139,7 @@ def log_weights(
     eps:Tensor, # (B, *D) the noise that made z_t from them
     t:Tensor, # (B,) times
     candidates:Tensor, # (B, K, *D), or a shared pool (N, *D); the source among them
-    path=LinearPath(), # the path that made z_t
+    path:Path=LinearPath(), # the path that made z_t
     log_prior:Tensor|None=None, # (B, K) log p(y|z_j) p(z_j) up to a constant, -inf masks
     temperature:float=1., # divides the log-likelihood; 1 is exact
     reduction:str='sum', # 'mean' divides the log-likelihood by the number of dimensions (biased against the pool's field)
@@ -176,7 +176,7 @@ def exact_velocity(
     z_t:Tensor, # (B, *D) where to evaluate the field
     t:Tensor, # (B,) times
     pool:Tensor, # (N, *D) the data
-    path=LinearPath(), # the path
+    path:Path=LinearPath(), # the path
     log_prior:Tensor|None=None, # (N,) or (B, N) log p(y|z_j) p(z_j) up to a constant, -inf masks
     chunk:int=4096, # pool rows taken at a time
 ) -> Tensor: # (B, *D) E[v|z_t], in z_t's dtype
@@ -210,7 +210,7 @@ def moment_posterior(
     t:Tensor, # (B,) times
     mean:Tensor, # (N, *D) means of the endpoints, or (B, K, *D)
     std:Tensor, # like mean, their standard deviations
-    path=LinearPath(), # the path
+    path:Path=LinearPath(), # the path
     log_prior:Tensor|None=None, # (B, N), (N,) or None: log p(y|i) p(i) up to a constant
 ) -> tuple[Tensor, Tensor]: # weights (B, N) over the Gaussians, endpoint (B, *D) = E[z|z_t]
     "The exact posterior over Gaussian endpoints, computed in float64: mixing weights and mean endpoint"

@@ -519,7 +519,7 @@ def test_bad_samplers(make, said):
 
 @pytest.mark.parametrize('change, said', [
     (dict(y=torch.tensor([0, 3])), 'label 3'), (dict(y=torch.tensor([0, -2])), 'y holds -2'), (dict(index=None), 'pool[index]'), (dict(index=[0, 1]), 'list'), (dict(index=torch.tensor([0, 99])), '99'),
-    (dict(z=torch.zeros(2, 5)), '(5,)'), (dict(z=torch.zeros(0, 4)), 'empty'), (dict(index=torch.tensor([0, -1])), '-1'), (dict(index=torch.tensor([1, 2])), 'row 0 has label 0'), (dict(index=torch.tensor([0])), '(1,)'), (dict(y=torch.tensor([0., 1.])), 'goes into text'),
+    (dict(z=torch.zeros(2, 5)), '(5,)'), (dict(z=torch.zeros(0, 4)), 'empty'), (dict(index=torch.tensor([0, -1])), '-1'), (dict(index=torch.tensor([1, 2])), 'row 0 has label 0'), (dict(index=torch.tensor([0])), '(1,)'), (dict(y=torch.tensor([0., 1.])), 'goes into condition'),
     (dict(y=torch.tensor([0, 1], dtype=torch.uint8)), 'y must be (2,) int64, got (2,) torch.uint8'), (dict(y=torch.tensor([[0], [1]])), '(2, 1)'), (dict(y=[0, 1]), 'y must be a tensor'), (dict(z=None), 'NoneType'),
     (dict(z=torch.zeros(4)), 'lacks its axis'), (dict(index=torch.tensor([0., 1.])), 'index must be integers'), (dict(index=torch.tensor([True, False])), 'index must be integers'), (dict(y=None, text=torch.zeros(2, 3)), 'without labels')])
 @pytest.mark.parametrize('name', ['InClass', 'WholeClass', 'NearestNeighbors', 'Cells'])
