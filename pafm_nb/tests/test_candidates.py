@@ -29,7 +29,7 @@ import pytest, torch
 from torch.testing import assert_close
 from .. import candidate_sets, candidates
 from ..candidate_sets import Candidates, GaussianCandidates, RowCandidates, SharedCandidates
-from ..candidates import (SAMPLERS, Broadened, Cells, ExactMoments, InBatch, InClass, MomentDraws, NearestNeighbors, RandomCrops, TextLikelihood, WholeClass,
+from ..candidates import (SAMPLERS, SmoothedClass, Cells, ExactMoments, InBatch, InClass, MomentDraws, NearestNeighbors, RandomCrops, TextLikelihood, WholeClass,
                                 caption_embedding, distinct, sinkhorn)
 from ..objective import PAFMLoss, pafm_target
 from ..pools import Batch, TensorPool, draw
@@ -197,7 +197,7 @@ def test_broadened_is_the_field_of_a_smoothed_pool(labelled):
     pool, g = wide_pool(), torch.Generator().manual_seed(9)
     if not labelled: pool = TensorPool(pool.z)
     batch, eps, t = pool[torch.arange(20)], torch.randn(20, 3, generator=g), torch.rand(20, generator=g).clamp_min(.05)
-    found = Broadened(pool, 4, .7)(batch, g)
+    found = SmoothedClass(pool, 4, .7)(batch, g)
     v, z_t = pafm_target(batch.z, eps, t, found).velocity, (1 - t[:, None])*batch.z + t[:, None]*eps
     for b in range(20):
         x = pool.of_class(batch.y[b]) if labelled else pool.z
@@ -211,7 +211,7 @@ def test_broadened_without_labels_is_unbiased_by_enumeration(time, asked, monkey
     "Every source of one noisy point, some with labels and some without: nothing is drawn, and none differs"
     g, t, std = torch.Generator().manual_seed(4), torch.full((24,), time, dtype=torch.float64), None
     pool = TensorPool(torch.randn(12, 3, generator=g, dtype=torch.float64), torch.tensor([0, 1, 1, 2, 2, 2]*2))
-    z_t, sampler = torch.randn(1, 3, generator=g, dtype=torch.float64), Broadened(pool, 3, .7)
+    z_t, sampler = torch.randn(1, 3, generator=g, dtype=torch.float64), SmoothedClass(pool, 3, .7)
     for module in (candidates, candidate_sets) if not asked else (): monkeypatch.setattr(module, 'readable', lambda x: False)      # as on a GPU
     batch = pool[torch.arange(12).repeat(2)]
     batch = batch._replace(y=batch.y.masked_fill(torch.arange(24) >= 12, -1))
@@ -225,13 +225,13 @@ def test_broadened_without_labels_is_unbiased_by_enumeration(time, asked, monkey
 
 def test_broadened_rows_that_stand_alone():
     pool = TensorPool(torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1]))
-    sampler = Broadened(pool, 5)
+    sampler = SmoothedClass(pool, 5)
     assert (sampler.std[0] == 0).all() and (sampler.std[1:] > 0).all()
     batch, eps, t = pool[[0]], torch.ones(1, 2), torch.tensor([.4])
     assert_close(pafm_target(batch.z, eps, t, sampler(batch)).velocity, eps - batch.z)
 
 # %% ../../nbs/tests/test_candidates.ipynb #1ed75254
-LAW = ['WholeClass', 'InClass', 'NearestNeighbors', 'Cells', 'Broadened', 'TextLikelihood', 'ExactMoments']
+LAW = ['WholeClass', 'InClass', 'NearestNeighbors', 'Cells', 'SmoothedClass', 'TextLikelihood', 'ExactMoments']
 
 @pytest.mark.parametrize('large', [False, True])
 @pytest.mark.parametrize('name', LAW)
@@ -509,8 +509,8 @@ def test_sinkhorn_by_anchors():
 @pytest.mark.parametrize('make, said', [
     (lambda z, y: Cells(TensorPool(z, y), 5, extra=-1), '-1'), (lambda z, y: InClass(None, 2), 'NoneType'), (lambda z, y: WholeClass(z), 'Tensor'),
     (lambda z, y: RandomCrops(TensorPool(z, y), 2), '(4,)'), (lambda z, y: RandomCrops(TensorPool(z, views=3), 4), '3 crops'), (lambda z, y: MomentDraws(TensorPool(z, y), 2), 'moments'),
-    (lambda z, y: ExactMoments(TensorPool(z, y)), 'moments'), (lambda z, y: Broadened(TensorPool(z, y, z, z.abs()), 3), 'ExactMoments'), (lambda z, y: WholeClass(TensorPool(z, y, z, z.abs())), 'WholeClass takes rows as they are stored'), (lambda z, y: Broadened(TensorPool(z, y), 3, -1.), '-1.0'),
-    (lambda z, y: Broadened(TensorPool(z, y), 0), 'k must be'), (lambda z, y: TextLikelihood(TensorPool(z, y), 2, 1.), 'caption'),
+    (lambda z, y: ExactMoments(TensorPool(z, y)), 'moments'), (lambda z, y: SmoothedClass(TensorPool(z, y, z, z.abs()), 3), 'ExactMoments'), (lambda z, y: WholeClass(TensorPool(z, y, z, z.abs())), 'WholeClass takes rows as they are stored'), (lambda z, y: SmoothedClass(TensorPool(z, y), 3, -1.), '-1.0'),
+    (lambda z, y: SmoothedClass(TensorPool(z, y), 0), 'k must be'), (lambda z, y: TextLikelihood(TensorPool(z, y), 2, 1.), 'caption'),
     (lambda z, y: TextLikelihood(TensorPool(z, text=z), 2, -1.), '-1'), (lambda z, y: TextLikelihood(TensorPool(z, text=z), 2, None), 'None'),
     (lambda z, y: InClass(TensorPool(z, y), 0), 'k must be'), (lambda z, y: InClass(TensorPool(z, y), 2.), '2.0')])
 def test_bad_samplers(make, said):
@@ -567,7 +567,7 @@ def test_rows_as_stored_are_no_draws(make):
         if spread < 1e-6: make(p)(p[stored], torch.Generator().manual_seed(1))
         else: ft.test_fail(lambda: make(p)(p[stored]), exc=ValueError, contains='take draw(pool, index)')
 
-@pytest.mark.parametrize('make', [lambda p: InClass(p, 4), lambda p: WholeClass(p), lambda p: Broadened(p, 3), lambda p: NearestNeighbors(p, 4), lambda p: Cells(p, 4)])
+@pytest.mark.parametrize('make', [lambda p: InClass(p, 4), lambda p: WholeClass(p), lambda p: SmoothedClass(p, 3), lambda p: NearestNeighbors(p, 4), lambda p: Cells(p, 4)])
 def test_augmented_rows_among_plain_ones_are_told(make):
     pool = pool_of()
     batch = pool[torch.arange(6)]
