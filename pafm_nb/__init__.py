@@ -17,7 +17,7 @@ __doc__ = '''Posterior-Augmented Flow Matching. Time runs from 0, the data, to 1
 
 Begin with    pafm_target: replaces the line `target = eps - z` of a loop; PAFMLoss, FMLoss: the whole loss
 Data          TensorPool in memory, LatentBank on disk, Batch for batches of one's own, digits to try it on
-Candidates    InClass, WholeClass, InBatch, Cells (exact); NearestNeighbors, RandomCrops, TextLikelihood and others
+Candidates    InClass, WholeClass, InBatch, Cells (exact); NearestNeighbors, Likelihood for conditions, and others
 Paths         LinearPath, CosinePath, VPPath; reverse_time for models whose time runs the other way
 Models        SiT, MMDiT, load_sit, load_mmdit; sample draws images; TrainConfig, Trainer, load_run train and load
 To check      check_loop for your own loop; bias_variance, gradient_variance; evaluate for FID and its kin
@@ -30,7 +30,8 @@ _BY_MODULE = dict(
     paths='LinearPath CosinePath VPPath reverse_time',
     posterior='log_weights exact_velocity moment_posterior',
     pools='Batch TensorPool',
-    candidates='InBatch InClass WholeClass MomentDraws ExactMoments RandomCrops TextLikelihood NearestNeighbors Cells',
+    candidates='InBatch InClass WholeClass Cells NearestNeighbors MomentDraws ExactMoments RandomCrops TextLikelihood '
+               'Likelihood Recent SmoothedClass',
     objective='pafm_target FMLoss PAFMLoss',
     diagnostics='bias_variance gradient_variance',
     adapters='check_loop',
@@ -39,11 +40,12 @@ _BY_MODULE = dict(
     sit='SiT load_sit',
     mmdit='MMDiT load_mmdit',
     config='TrainConfig',
-    training='Trainer load_run',
+    build='load_run',
+    training='Trainer',
     sampling='sample',
     evaluation='evaluate')
 _MODULE_OF = {name: module for module, names in _BY_MODULE.items() for name in names.split()}
-_NEEDS = dict(training='accelerate', evaluation='PIL')  # modules that do not import without a package of an extra
+_NEEDS = dict(build='safetensors', training='accelerate', evaluation='PIL')  # modules that do not import without a package of an extra
 __all__ = list(_MODULE_OF)
 
 # %% ../nbs/07_door.ipynb #076e7d02
@@ -53,9 +55,10 @@ if TYPE_CHECKING:
     from .posterior import (log_weights as log_weights, exact_velocity as exact_velocity,
         moment_posterior as moment_posterior)
     from .pools import Batch as Batch, TensorPool as TensorPool
-    from .candidates import (InBatch as InBatch, InClass as InClass, WholeClass as WholeClass,
-        MomentDraws as MomentDraws, ExactMoments as ExactMoments, RandomCrops as RandomCrops,
-        TextLikelihood as TextLikelihood, NearestNeighbors as NearestNeighbors, Cells as Cells)
+    from .candidates import (InBatch as InBatch, InClass as InClass, WholeClass as WholeClass, Cells as Cells,
+        NearestNeighbors as NearestNeighbors, MomentDraws as MomentDraws, ExactMoments as ExactMoments,
+        RandomCrops as RandomCrops, TextLikelihood as TextLikelihood, Likelihood as Likelihood, Recent as Recent,
+        SmoothedClass as SmoothedClass)
     from .objective import pafm_target as pafm_target, FMLoss as FMLoss, PAFMLoss as PAFMLoss
     from .diagnostics import bias_variance as bias_variance, gradient_variance as gradient_variance
     from .adapters import check_loop as check_loop
@@ -64,7 +67,8 @@ if TYPE_CHECKING:
     from .sit import SiT as SiT, load_sit as load_sit
     from .mmdit import MMDiT as MMDiT, load_mmdit as load_mmdit
     from .config import TrainConfig as TrainConfig
-    from .training import Trainer as Trainer, load_run as load_run
+    from .build import load_run as load_run
+    from .training import Trainer as Trainer
     from .sampling import sample as sample
     from .evaluation import evaluate as evaluate
 else:

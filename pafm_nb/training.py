@@ -21,7 +21,7 @@ from .bank import LatentBank
 from .batches import epoch_rows, piece_rows, share, step_generator
 from .build import build_model, build_objective, check_fit, check_prepared, open_data, open_encoder
 from .checkpoints import FILES, JsonLines, deferred_signals, last_name, newest_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
-from .config import TrainConfig
+from .config import TrainConfig, saved_config
 from .images import image_grid
 from .distributed import all_gather, broadcast, check_found, check_launch, on_all_ranks, on_main
 from .files import check_writable, one_writer, write_json
@@ -104,9 +104,10 @@ def check_same_run(
     state:dict, # of the checkpoint that is there
 ):
     "Refuse to go on with another run, on other data, or back in time"
+    before = saved_config(config.out, state).saved()
     for k, v in config.saved().items():
-        if k not in RESUMABLE and state['config'].get(k) != v:
-            raise ValueError(f'{config.out} holds a run with {k}={state["config"].get(k)!r}, not {v!r}: give the same value, or another folder')
+        if k not in RESUMABLE and before[k] != v:
+            raise ValueError(f'{config.out} holds a run with {k}={before[k]!r}, not {v!r}: give the same value, or another folder')
     if state['data'] != data: raise ValueError(f'{config.out} holds a run on {state["data"]}, and {config.data} is {data}: give the same data, or another folder')
     if state['step'] > config.steps: raise ValueError(f'{config.out} holds a run of {state["step"]} steps already, more than steps={config.steps}: ask for more, or give another folder')
 
