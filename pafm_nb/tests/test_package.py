@@ -81,7 +81,7 @@ def test_help_describes_every_argument(name):
     obj = getattr(pafm_nb, name)
     text, wanted = inspect.getdoc(obj), [p for p in inspect.signature(obj).parameters if p != 'self']
     section = re.search(r'^Parameters\n-+\n(.*?)(?=^\w[\w ]*\n-+\n|\Z)', text, re.M|re.S)
-    lines = re.findall(r'^([\w*, ]+?) ?:', section[1], re.M) if section else []
+    lines = re.findall(r'^([\w*][\w*, ]*?)(?: ?:.*)?$', section[1], re.M) if section else []
     described = {n.strip(' *') for line in lines for n in line.split(',')}
     assert set(wanted) <= described, f'{name}: help does not describe {sorted(set(wanted) - described)}'
     if not inspect.isclass(obj): assert re.search(r'^Returns\n-+\n', text, re.M), f'{name}: help does not say what comes back'
