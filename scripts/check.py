@@ -249,9 +249,9 @@ def brought(extras):
     return found
 
 def colab():
-    """colab: a badge opens the notebook it stands in, and a cell below it fetches the repository and the extras it needs
+    """colab: a badge opens the notebook it stands in, and a cell below it fetches the repository and its extras
 
-    Looked at: what the notebook's code imports of the packages in `pafm_nb.extras`, and `[experiments]` where it imports one of these."""
+    Looked at: what the notebook's code imports of the packages in `pafm_nb.extras`; experiments of ours need matplotlib."""
     user, repo, branch = (config()[k] for k in ('user', 'repo', 'branch'))
     clone, seen = f'git clone -q https://github.com/{user}/{repo} ', 0
     for n in notebooks():
@@ -368,7 +368,8 @@ def packages():
     if 'nbdev' not in points: yield f'{wheel.name}: no nbdev entry point, other projects could not link to our documentation'
     return f'{wheel.name} {wheel.stat().st_size/1e3:.0f} kB with {len(held)} files, extras {", ".join(sorted(extras))}'
 
-CHECKS = [exports, clean, outputs, alts, sizes, readme, house, mutants, commands, workflows, sidebar, doclinks, links, colab, spelling, paths, results, site, packages]
+CHECKS = [exports, clean, outputs, alts, sizes, readme, house, mutants, commands, workflows, sidebar, doclinks, links,
+          colab, spelling, paths, results, site, packages]
 
 def problems(check):
     "The problems `check` yields, and what it returns; an exception is a problem too."
