@@ -191,7 +191,7 @@ class TensorPool:
         if (y < 0).any(): raise ValueError(f'labels count from 0, got {y.min().item()} (-1 marks a dropped label in a Batch, not in a pool)')
         if (y >= self.MOST_CLASSES).any(): raise ValueError(f'label {y.max().item()} is beyond {self.MOST_CLASSES} classes: number the classes that there are from 0, as y.unique(return_inverse=True)[1] does')
         check_views(y, views)
-        self.views, self.about = views, {}
+        self.views, self.provenance = views, {}
         order = y.argsort(stable=True)
         in_order = bool((order[1:] > order[:-1]).all())
         take:Any = (lambda x: x) if in_order else (lambda x: x if x is None else x[order])

@@ -61,7 +61,7 @@ def open_encoder(
     "The frozen text encoder of a bank of token ids"
     if pool.text is None or pool.text.is_floating_point(): return None
     from pafm_nb.captions import load_text_encoder
-    made_with = pool.about.get('text', {})
+    made_with = pool.provenance.get('text', {})
     name = config.text_encoder or made_with.get('clip')
     if not name: raise ValueError(f'{config.data} holds token ids and does not say of which encoder: give text_encoder')
     encoder = load_text_encoder(name, device, PRECISIONS[config.precision])
@@ -335,7 +335,7 @@ class Run:
         model, scaler = self.accelerator.unwrap_model(self.model), self.accelerator.scaler
         tensors = dict(model=model.state_dict(), ema=self.ema.module.state_dict(), optimizer=pack_optimizer(self.optimizer.optimizer))
         classes = classes_with_rows(self.pool).tolist() if self.pool.labelled else []      # those that can be sampled
-        state = dict(config=self.config.saved(), data=self.data, classes=classes, about=self.pool.about,
+        state = dict(config=self.config.saved(), data=self.data, classes=classes, about=self.pool.provenance,
                      processes=self.accelerator.num_processes, pieces=self.pieces, scaler=None if scaler is None else scaler.state_dict(),
                      torch=str(torch.__version__), accelerate=accelerate.__version__)
         self.on_main(lambda: save_checkpoint(self.out/'checkpoints', self.step, tensors, state, self.config.keep))
