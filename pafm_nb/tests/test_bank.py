@@ -33,6 +33,7 @@ from ..candidates import SAMPLERS, TextLikelihood
 from ..neighbors import prepare_cells, prepare_neighbors
 from ..pools import TensorPool, draw, read_rows
 from ..objective import PAFMLoss
+from ..work_folder import WorkFolder
 from ..files import check_writable, one_writer, write_json
 
 # %% ../../nbs/tests/test_bank.ipynb #e6d2ba88
