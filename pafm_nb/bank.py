@@ -149,10 +149,10 @@ def meta_of(
     files:dict, # name -> file_entry
     prepared:dict|None=None, # what prepare_neighbors and prepare_cells have made, and how
     views:int=1, # rows of one image
-    about:dict|None=None, # where the rows come from and how they are turned back into images
+    provenance:dict|None=None, # where the rows come from and how they are turned back into images
 ) -> dict:
     "The content of `meta.json`"
-    return dict(format='pafm_nb bank 1', counts=[int(n) for n in counts], labelled=labelled, views=views, about=about or {}, files=files, prepared=prepared or {})
+    return dict(format='pafm_nb bank 1', counts=[int(n) for n in counts], labelled=labelled, views=views, about=provenance or {}, files=files, prepared=prepared or {})
 
 # %% ../nbs/12_bank.ipynb #9ec561f2
 BANK = ('meta.json', '.arrived/state.json')  # one of them is in a folder that holds a bank, or begins to
@@ -167,10 +167,10 @@ class BankWriter:
         resume:bool=False, # go on with rows that are there already?
         null_text:Tensor|None=None, # (*L) states, or int32 token ids, of the empty caption
         views:int=1, # rows of one image, one after the other
-        about:dict|None=None, # JSON-able: where the rows come from
+        provenance:dict|None=None, # JSON-able: where the rows come from
     ):
         check_count('views', views, 1)
-        self.folder, self.part, self.views, self.about = Path(folder), Path(folder)/'.arrived', views, about or {}
+        self.folder, self.part, self.views, self.provenance = Path(folder), Path(folder)/'.arrived', views, provenance or {}
         if null_text is not None: null_text = null_text.detach().cpu().to(null_text.dtype if null_text.dtype == torch.int32 else torch.float32)
         self.null_text = null_text
         self.dtype, self.num_classes, self.rows, self.spec, self.files, self.saved = dtype, num_classes, 0, None, {}, -torch.inf
@@ -281,7 +281,7 @@ class BankWriter:
         if self.null_text is not None:
             files['null_text'] = file_entry(self.folder/'null_text.npy', str(self.null_text.dtype).removeprefix('torch.'), self.null_text.shape)
         counts = np.bincount(small['labels'], minlength=self.num_classes or 0)
-        write_json(self.folder/'meta.json', sealed(meta_of(counts, self.spec['labelled'], files, views=self.views, about=self.about)))
+        write_json(self.folder/'meta.json', sealed(meta_of(counts, self.spec['labelled'], files, views=self.views, provenance=self.provenance)))
         discard(self.part)
 
     def sort(self, name, dtype, shape, order):
@@ -306,7 +306,7 @@ class LatentBank(TensorPool):
         folder, # of the bank
         meta:dict, # its meta.json
     ):
-        self.folder, self.meta, self.labelled, self.views, self.about = Path(folder).absolute(), meta, meta['labelled'], meta.get('views', 1), meta.get('about', {})
+        self.folder, self.meta, self.labelled, self.views, self.provenance = Path(folder).absolute(), meta, meta['labelled'], meta.get('views', 1), meta.get('about', {})
         counts = torch.tensor(meta['counts'])
         self.num_classes, self.start = len(counts), torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         for name in self.LOCAL:
@@ -322,11 +322,11 @@ class LatentBank(TensorPool):
         num_classes:int|None=None, # labels must lie below; None takes them as they come
         null_text:Tensor|None=None, # (*L) of the empty caption, for rows whose caption is dropped
         views:int=1, # rows of one image (crops, flips), one after the other
-        about:dict|None=None, # where the rows come from and how they become images again, JSON-able
+        provenance:dict|None=None, # where the rows come from and how they become images again, JSON-able
     ) -> 'LatentBank':
         "Write a bank block by block. If it is stopped, a function `blocks(rows)` goes on after the rows that are there"
         with one_writer(folder):
-            writer = BankWriter(folder, dtype, num_classes, callable(blocks), null_text, views, about)
+            writer = BankWriter(folder, dtype, num_classes, callable(blocks), null_text, views, provenance)
             try:
                 for block in blocks(writer.rows) if callable(blocks) else blocks: writer.append(*block)
                 writer.finish()

@@ -48,7 +48,7 @@ def open_encoder(
     "The frozen text encoder of a bank of token ids"
     if pool.text is None or pool.text.is_floating_point(): return None
     from pafm_nb.captions import load_text_encoder
-    made_with = pool.about.get('text', {})
+    made_with = pool.provenance.get('text', {})
     name = config.text_encoder or made_with.get('clip')
     if not name: raise ValueError(f'{config.data} holds token ids and does not say of which encoder: give text_encoder')
     encoder = load_text_encoder(name, device, PRECISIONS[config.precision])

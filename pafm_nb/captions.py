@@ -6,7 +6,7 @@
 __all__ = ['IMAGES', 'UNREAD', 'MOST_BYTES', 'CLIP_FILES', 'TEXT', 'NOTES', 'write_shapes', 'open_shards', 'Sample',
            'shard_index', 'read_caption', 'shard_samples', 'tiny_clip', 'clip_folder', 'load_clip', 'TextEncoder',
            'load_text_encoder', 'ImageEncoder', 'load_image_encoder', 'Encoders', 'encode_batch', 'encode_shard',
-           'images_in', 'trial', 'json_lines', 'write_notes', 'read_captions', 'prepare_cc12m']
+           'images_in', 'trial', 'json_lines', 'write_notes', 'read_captions', 'ShardProducer', 'prepare_cc12m']
 
 # %% ../nbs/12d_captions.ipynb #1afbd05b
 import hashlib, io, json, os, time
@@ -20,8 +20,8 @@ from .extras import require
 from .bank import BANK, LatentBank
 from .data import WORDS, captioned_shapes, decode_captions
 from .images import MAX_BYTES, SUFFIXES, center_crop, image_grid, read_image, tar_members, to_uint8
-from .encoding import finished, print_summary, publish, settings
-from .vae import PRECISIONS, encode, load_vae, vae_about, vae_factor
+from .bank_build import Producer, build_bank, check_precision, check_settings, check_side
+from .vae import PRECISIONS, encode, load_vae, vae_provenance
 from .work_folder import WorkFolder
 from .prefetch import prefetch
 from .files import check_writable, is_hidden, whole_file, write_json
@@ -405,6 +405,37 @@ def read_captions(
     except (ValueError, LookupError, TypeError, RecursionError) as e: raise ValueError(f'{file} is damaged ({e!r}): copy it from where the bank was made, or write the bank again') from e
 
 # %% ../nbs/12d_captions.ipynb #c34d2e59
+class ShardProducer(Producer):
+    "Shards of captioned pictures: a shard is a piece"
+    notes = NOTES
+    def __init__(self,
+        shards:list, # of paths
+        encoders:Encoders,
+        batch_size:int, # samples in one pass
+        limit:int|None, # samples for a trial
+        provenance:dict, # of the bank
+    ):
+        self.shards, self.encoders, self.batch_size, self.limit = shards, encoders, batch_size, limit
+        self.text, self.size = provenance['text']['kind'], provenance['latents']['size']
+        empty = encoders.text.tokens([''])
+        super().__init__(provenance, null_text=encoders.text.states(empty)[0] if self.text == 'states' else empty[0])
+
+    def begin(self, pieces, state): self.items = trial(self.shards, self.limit)
+
+    def make(self, work, state, progress=True):
+        "The missing shards of this process, each read front to back"
+        missing, hidden = len(work.missing()), not (progress and state.is_main_process)
+        with progress_bar(work.total, desc='encode', unit=' shards', initial=work.total - missing, disable=hidden) as bar:
+            for i in work.mine(state):
+                path, most = self.items[i]
+                arrays, rows, skipped = encode_shard(path, self.encoders, self.text, self.size, self.batch_size, most)
+                work.write(i, arrays, dict(rows=rows, skipped=skipped))
+                bar.update(work.total - len(work.missing()) - bar.n)
+
+    def write_notes(self, out, work): return write_notes(work, [path for path, _ in self.items], out)
+    def block(self, x): return (x['mean'], x['std']), None, x['text'], x['embedding'], x['image_embedding']
+
+# %% ../nbs/12d_captions.ipynb #a9c4e8d0
 @one_launch
 def prepare_cc12m(
     shards, # a pattern as 'cc12m-{00000..01242}.tar', a folder, or a list, of img2dataset's shards
@@ -420,35 +451,17 @@ def prepare_cc12m(
 ) -> LatentBank:
     "Shards of captioned pictures -> a bank, by all processes that were launched; the same call goes on after a stop"
     if text not in TEXT: raise ValueError(f"text must be 'states' or 'tokens', got {text!r}")
-    for name, n in dict(size=size, batch_size=batch_size, limit=1 if limit is None else limit).items(): check_count(name, n, 1)
+    check_settings(size=size, batch_size=batch_size, limit=limit)
     files, state, out = open_shards(shards), process_state(), Path(out)
     check_writable(out, BANK)
-    precision = precision or ('fp16' if state.device.type == 'cuda' else 'no')
-    if precision not in PRECISIONS: raise ValueError(f'precision must be one of {", ".join(PRECISIONS)}, got {precision!r}')
-    loaded = [load(name, state.device, PRECISIONS[precision]) for load, name in ((load_vae, vae), (load_text_encoder, clip), (load_image_encoder, clip))]
-    encoders = Encoders._make(loaded)
-    if size % vae_factor(encoders.vae): raise ValueError(f'size must be a multiple of {vae_factor(encoders.vae)}, by which {vae} shrinks, got {size}')
-    listed = [(path.name, path.stat().st_size) for path in files]
-    about = dict(latents=vae_about(encoders.vae, vae) | dict(size=size, image_size=size),
-                 text=dict(kind=text, clip=str(clip), clip_sha256=encoders.text.sha256, length=encoders.text.length),
-                 source=dict(shards=f'{len(files)} files, {hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]}', limit=limit, precision=precision))
-    pieces = out/'.pieces'
-    if finished(out, about) and not pieces.exists(): return LatentBank.open(out)
-    todo, begun = trial(files, limit), time.monotonic()
-    parts = WorkFolder(pieces, settings(about), len(todo))
-    new = parts.missing()
-    with progress_bar(len(todo), desc='encode', unit=' shards', initial=len(todo) - len(new), disable=not (progress and state.is_main_process)) as bar:
-        for i in parts.mine(state):
-            arrays, rows, skipped = encode_shard(todo[i][0], encoders, text, size, batch_size, todo[i][1])
-            parts.write(i, arrays, dict(rows=rows, skipped=skipped))
-            bar.update(len(todo) - len(parts.missing()) - bar.n)
-    state.wait_for_everyone()
-    seconds = time.monotonic() - begun
-    if state.is_main_process:
-        empty = encoders.text.tokens([''])
-        null_text = encoders.text.states(empty)[0] if text == 'states' else empty[0]
-        counts = parts.sealed() or write_notes(parts, [path for path, _ in todo], out)
-        bank = publish(out, parts, lambda: counts, NOTES, lambda x: ((x['mean'], x['std']), None, x['text'], x['embedding'], x['image_embedding']), null_text=null_text, about=about)
-        if progress: print_summary(bank, sum(counts[i] for i in new), seconds)
-    state.wait_for_everyone()
-    return LatentBank.open(out)
+    precision = check_precision(precision, state.device)
+    how = state.device, PRECISIONS[precision]
+    encoders = Encoders(load_vae(vae, *how), load_text_encoder(clip, *how), load_image_encoder(clip, *how))
+    check_side(size, encoders.vae)
+    listed = json.dumps([(path.name, path.stat().st_size) for path in files])
+    counted = f'{len(files)} files, {hashlib.sha256(listed.encode()).hexdigest()[:16]}'
+    provenance = dict(
+        latents=vae_provenance(encoders.vae, vae) | dict(size=size, image_size=size),
+        text=dict(kind=text, clip=str(clip), clip_sha256=encoders.text.sha256, length=encoders.text.length),
+        source=dict(shards=counted, limit=limit, precision=precision))
+    return build_bank(ShardProducer(files, encoders, batch_size, limit, provenance), out, state, progress)

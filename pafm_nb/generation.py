@@ -96,13 +96,13 @@ class Decoder:
     ):
         bank, self.vae, self.about = run.provenance.get('latents', {}), None, dict(vae=None, rounding='to the nearest of 256 levels')
         if bank or vae:
-            from pafm_nb.vae import load_vae, vae_about
+            from pafm_nb.vae import load_vae, vae_provenance
             name = vae or bank['vae']
             self.vae = load_vae(name, device)
             if (takes := self.vae.config.latent_channels) != run.model.in_channels:
                 raise ValueError(f'{name} decodes latents of {takes} channels, '
                                  f'and {run.config.out} makes {run.model.in_channels}: give the VAE of its bank')
-            found = vae_about(self.vae, name)
+            found = vae_provenance(self.vae, name)
             # published features say a name and no checksum
             if not vae and bank['vae_sha256'] not in (None, found['vae_sha256']):
                 raise ValueError(f'{name} has the checksum {found["vae_sha256"][:12]}, and the bank of {run.config.out} was made with {bank["vae_sha256"][:12]}: bring that VAE back, or name one with --vae')

@@ -238,7 +238,7 @@ class Run:
         model, scaler = self.accelerator.unwrap_model(self.model), self.accelerator.scaler
         tensors = dict(model=model.state_dict(), ema=self.ema.module.state_dict(), optimizer=pack_optimizer(self.optimizer.optimizer))
         classes = classes_with_rows(self.pool).tolist() if self.pool.labelled else []      # those that can be sampled
-        state = dict(config=self.config.saved(), data=self.data, classes=classes, about=self.pool.about,
+        state = dict(config=self.config.saved(), data=self.data, classes=classes, about=self.pool.provenance,
                      processes=self.accelerator.num_processes, pieces=self.pieces, scaler=None if scaler is None else scaler.state_dict(),
                      torch=str(torch.__version__), accelerate=accelerate.__version__)
         self.on_main(lambda: save_checkpoint(self.out/'checkpoints', self.step, tensors, state, self.config.keep))
