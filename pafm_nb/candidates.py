@@ -228,7 +228,7 @@ def check_places(
 def check_labels_of(
     y:Tensor, # (B,) labels of the batch, -1 where dropped
     stored:Tensor, # (B,) those of the pool
-    index:Tensor, # (B,) their places
+    index:Any, # (B,) int64 their places
     classes:int, # the pool has
 ):
     "Refuse labels that the pool does not have there"
@@ -1047,7 +1047,7 @@ def check_log_p(
     rows:Tensor, # (B, K) what it was asked for
 ) -> Tensor: # (B, K) relative to the source's
     "Refuse what are no log-likelihoods of these candidates"
-    check_tensor('log_p(condition, rows)', log_p, tuple(rows.shape))
+    check_tensor('log_p(condition, rows)', log_p, str(tuple(rows.shape)))
     if log_p.shape != rows.shape: raise ValueError(f'log_p(condition, rows) must return {tuple(rows.shape)}, a number for each candidate, got {tuple(log_p.shape)}')
     if readable(log_p) and not (log_p < torch.inf).all(): raise ValueError(f'log_p(condition, rows) returned {log_p[~(log_p < torch.inf)][0].item()}: give a log-likelihood, -inf for what is impossible')
     check_possible(log_p[:, 0])

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from . import paths
 from .candidate_sets import PointSampler, Sampler, asks_for_point
 from .candidates import ExactMoments, WholeClass
 from .pools import Batch, TensorPool, check_pool, draw
 from .objective import mixed_target, pafm_target
-from .paths import LinearPath, Path, check_count, check_generator, check_path, check_tensor, check_velocity
+from .paths import LinearPath, check_count, check_generator, check_path, check_tensor, check_velocity
 from .posterior import check_pair, check_temperature, effective_sample_size, working_dtype
 
 # %% ../nbs/06_diagnostics.ipynb #63e631b1
@@ -56,7 +57,7 @@ def revisit(
     label:Tensor, # (B,) int64 their classes
     pool, # a TensorPool or a LatentBank
     draws:int, # M
-    path:Path=LinearPath(), # the path
+    path:paths.Path=LinearPath(), # the path
     crop:int|None=None, # side of the crops the model is trained on; None: whole rows
     generator=None, # torch.Generator on the pool's device
 ) -> Revisit:
@@ -146,7 +147,7 @@ def check_measurable(sampler, pool, path, temperature, crop, generator, **counts
     check_same_pool(sampler, pool, crop)
 
 @torch.no_grad()
-def bias_variance(sampler:Sampler|PointSampler, pool:TensorPool, t, points:int=1000, draws:int=4, batch_size:int=32, path:Path=LinearPath(),
+def bias_variance(sampler:Sampler|PointSampler, pool:TensorPool, t, points:int=1000, draws:int=4, batch_size:int=32, path:paths.Path=LinearPath(),
                   temperature:float=1., crop:int|None=None, generator:torch.Generator|None=None) -> list[dict]:
     """Bias and variance of a sampler's target against the exact velocity of the row's class, as shares of FM's variance.
 
@@ -239,7 +240,7 @@ def _summary(error, inverse, again):
 
 # %% ../nbs/06_diagnostics.ipynb #55f8c91f
 @torch.no_grad()
-def ess_curve(pool:TensorPool, t, sampler:Sampler|PointSampler|None=None, rows:int=256, path:Path=LinearPath(), temperature:float=1.,
+def ess_curve(pool:TensorPool, t, sampler:Sampler|PointSampler|None=None, rows:int=256, path:paths.Path=LinearPath(), temperature:float=1.,
               crop:int|None=None, generator:torch.Generator|None=None) -> list[dict]:
     """Effective sample size and weight of the source over t: where in time there is anything to average.
 

@@ -166,8 +166,8 @@ def pafm_target(z:Tensor, eps:Tensor, t:Tensor, candidates:Tensor|CandidateSet, 
     >>> from pafm_nb import pafm_target
     >>> z, eps = torch.tensor([[-1.], [1.]]), torch.tensor([[0.], [0.]])
     >>> pafm_target(z, eps, torch.tensor([.5, .5]), z).velocity
-    tensor([[ 0.7616],
-            [-0.7616]])
+    tensor([[ 0.5232],
+            [-0.5232]])
     """
     check_temperature(temperature); check_path(path)
     t = check_pair(z, eps, t)

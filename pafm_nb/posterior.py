@@ -258,7 +258,7 @@ def exact_velocity(z_t:Tensor, t:Tensor, pool:Tensor, path:Path=LinearPath(), lo
     >>> pool = torch.tensor([[-1.], [1.]])
     >>> exact_velocity(torch.tensor([[0.], [1.]]), torch.tensor([.5, .5]), pool)
     tensor([[0.0000],
-            [0.0720]])
+            [0.0719]])
     """
     check_count('chunk', chunk, 1)
     t = check_field(z_t, t, pool, path, log_prior)
