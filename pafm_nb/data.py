@@ -13,18 +13,44 @@ from itertools import product
 from typing import NamedTuple
 import torch
 from torch import Tensor
+from .extras import require
 from .paths import check_count
 from .pools import TensorPool
 
 # %% ../nbs/11_data.ipynb #2dc3bb37
 DIGITS_SPLITS = ('train', 'held_out')
 
-def digits(split:str='train', # 'train' (1437 images) or 'held_out' (360)
-          )->TensorPool: # z (N, 1, 8, 8) float32 in [-1, 1], y (N,) int64 in 0..9
-    "scikit-learn's handwritten digits, with the same split on every machine"
+def digits(split:str='train') -> TensorPool:
+    """scikit-learn's handwritten digits, with the same split on every machine.
+
+    Parameters
+    ----------
+    split
+        'train' (1437 images) or 'held_out' (360: a fifth of every class, spread over all writers).
+
+    Returns
+    -------
+    TensorPool
+        z (N, 1, 8, 8) float32 in [-1, 1], y (N,) int64 in 0..9.
+
+    Raises
+    ------
+    ValueError
+        For another split.
+
+    Notes
+    -----
+    Needs scikit-learn (``pip install 'pafm_nb[train]'``), which carries the images in its package: nothing is downloaded.
+
+    Examples
+    --------
+    >>> from pafm_nb import digits
+    >>> pool = digits('held_out')
+    >>> len(pool), pool.num_classes, tuple(pool[[0]].z.shape)
+    (360, 10, (1, 1, 8, 8))
+    """
     if split not in DIGITS_SPLITS: raise ValueError(f'unknown split {split!r}: use one of {", ".join(DIGITS_SPLITS)}')
-    from sklearn.datasets import load_digits      # here, for it draws from random when imported
-    raw = load_digits()
+    raw = require('sklearn.datasets').load_digits()      # here, for it draws from random when imported
     z = torch.as_tensor(raw.images, dtype=torch.float32)[:, None]/8 - 1
     y = torch.as_tensor(raw.target, dtype=torch.int64)
     held_out = torch.zeros(len(y), dtype=torch.bool)
