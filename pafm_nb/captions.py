@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['IMAGES', 'UNREAD', 'MOST_BYTES', 'CLIP_FILES', 'TEXT', 'NOTES', 'write_shapes', 'open_shards', 'Sample',
-           'shard_index', 'read_caption', 'shard_samples', 'tiny_clip', 'clip_folder', 'load_clip', 'TextEncoder',
-           'load_text_encoder', 'ImageEncoder', 'load_image_encoder', 'Encoders', 'encode_batch', 'encode_shard',
-           'images_in', 'trial', 'json_lines', 'write_notes', 'read_captions', 'ShardProducer', 'prepare_cc12m']
+           'shard_index', 'read_caption', 'shard_samples', 'tiny_clip', 'lacking', 'check_clip', 'clip_folder',
+           'load_clip', 'TextEncoder', 'load_text_encoder', 'ImageEncoder', 'load_image_encoder', 'Encoders',
+           'encode_batch', 'encode_shard', 'images_in', 'trial', 'json_lines', 'write_notes', 'read_captions',
+           'ShardProducer', 'prepare_cc12m']
 
 # %% ../nbs/12d_captions.ipynb #1afbd05b
-import hashlib, io, json, os, time
+import hashlib, io, json, os
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -24,6 +25,7 @@ from .bank_build import Producer, build_bank, check_precision, check_settings, c
 from .vae import PRECISIONS, encode, load_vae, vae_provenance
 from .work_folder import WorkFolder
 from .prefetch import prefetch
+from .extras import require
 from .files import check_writable, is_hidden, whole_file, write_json
 from .distributed import process_state, one_launch
 from .paths import check_count
@@ -179,25 +181,43 @@ def tiny_clip(
 # %% ../nbs/12d_captions.ipynb #01da5e30
 CLIP_FILES = ('config.json', 'model.safetensors', 'preprocessor_config.json')
 
+def lacking(
+    folder:Path, # as save_pretrained of transformers writes it
+) -> list: # of names
+    "The files of a CLIP that are not there"
+    there = lambda *names: all((folder/name).is_file() for name in names)
+    missing = [name for name in CLIP_FILES if not there(name)]
+    return missing if there('tokenizer.json') or there('vocab.json', 'merges.txt') else [*missing, 'tokenizer.json']
+
+def check_clip(
+    folder:Path, # that is there
+):
+    "Refuse a folder without a whole CLIP, and weights that are a pickle"
+    if not (lack := lacking(folder)): return
+    if lack[0] == CLIP_FILES[1] and (pickled := sorted(folder.glob('*.bin'))):
+        raise ValueError(f'{pickled[0]} is a pickle, which may run any code when it is read: convert it to safetensors where you trust it')
+    raise FileNotFoundError(f'{folder} has no {lack[0]}: give a folder with model, tokenizer and image processor of a CLIP, '
+                            'as save_pretrained of transformers writes them')
+
 def clip_folder(
     name, # a folder, or owner/name on the hub
 ) -> Path: # with all files of a CLIP
     "Where the files of a CLIP are; those of the hub are fetched if the cache does not have them"
-    def lacking(folder): return [file for file in CLIP_FILES if not (folder/file).is_file()] + ([] if (folder/'tokenizer.json').is_file() or (folder/'vocab.json').is_file() and (folder/'merges.txt').is_file() else ['tokenizer.json'])
-    if (folder := Path(name)).is_dir():
-        if lack := lacking(folder):
-            if lack[0] == CLIP_FILES[1] and (pickled := sorted(folder.glob('*.bin'))): raise ValueError(f'{pickled[0]} is a pickle, which may run any code when it is read: convert it to safetensors where you trust it')
-            raise FileNotFoundError(f'{folder} has no {lack[0]}: give a folder with model, tokenizer and image processor of a CLIP, as save_pretrained of transformers writes them')
+    folder = Path(name)
+    if folder.is_dir():
+        check_clip(folder)
         return folder
-    if str(name).count('/') != 1 or folder.is_absolute(): raise FileNotFoundError(f'there is no folder {name}: give that of a CLIP, or owner/name of one on the hub')
-    hub = require('huggingface_hub')
-    def find(**kwargs): return Path(hub.snapshot_download(str(name), allow_patterns=['*.json', 'merges.txt', 'model.safetensors'], **kwargs))
+    if str(name).count('/') != 1 or folder.is_absolute():
+        raise FileNotFoundError(f'there is no folder {name}: give that of a CLIP, or owner/name of one on the hub')
+    hub, wanted = require('huggingface_hub'), ['*.json', 'merges.txt', 'model.safetensors']
+    def find(**kwargs): return Path(hub.snapshot_download(str(name), allow_patterns=wanted, **kwargs))
     try:
         if not lacking(folder := find(local_files_only=True)): return folder
     except OSError: pass
     try: return clip_folder(find())
     except (OSError, ValueError) as e:
-        raise ValueError(f'there is no folder {name}, and the hub does not give it ({str(e).strip().splitlines()[0]}): download it where there is a network, and give its folder') from None
+        raise ValueError(f'there is no folder {name}, and the hub does not give it ({str(e).strip().splitlines()[0]}): '
+                         'download it where there is a network, and give its folder') from None
 
 def load_clip(
     name, # a folder, or owner/name on the hub
@@ -316,8 +336,10 @@ def encode_batch(
     tokens = encoders.text.tokens(captions)
     states, embedding = encoders.text.encode(tokens)
     mean, std = encode(encoders.vae, crops)
-    floats = dict(mean=mean, std=std, embedding=embedding, image_embedding=encoders.image.pooled(crops)) | (dict(text=states) if text == 'states' else {})
-    return {name: x.half().cpu().numpy() for name, x in floats.items()} | (dict(text=tokens.numpy()) if text == 'tokens' else {})
+    found = dict(mean=mean, std=std, embedding=embedding, image_embedding=encoders.image.pooled(crops))
+    if text == 'states': found['text'] = states
+    arrays = {name: x.half().cpu().numpy() for name, x in found.items()}
+    return arrays if text == 'states' else arrays | dict(text=tokens.numpy())
 
 def encode_shard(
     path, # of a shard
@@ -328,21 +350,28 @@ def encode_shard(
     most:int|None=None, # samples to read
 ) -> tuple: # name -> array; of each row its key and caption; of each sample left out (key, reason)
     "All rows of a shard"
-    blocks, rows, skipped = [], [], []
+    blocks, rows, skipped, waiting = [], [], [], []
     def skip(key, reason): skipped.append((key, reason))
     def crop(sample):
-        try: return sample, center_crop(read_image(sample.image, sample.key), size)
-        except ValueError as e: return sample, str(e)
-    def encode_some(samples, crops):
+        try: return sample, center_crop(read_image(sample.image, sample.key), size), None
+        except ValueError as e: return sample, None, str(e)
+    def encode_waiting():
+        samples, crops = zip(*waiting)
+        waiting.clear()
         block = encode_batch(torch.stack(crops), [s.caption for s in samples], encoders, text)
         good = np.all([np.isfinite(x).reshape(len(samples), -1).all(1) for x in block.values()], axis=0)
-        for s, ok in zip(samples, good): rows.append((s.key, s.caption)) if ok else skip(s.key, 'its encoding is not finite in half precision')
+        for s, ok in zip(samples, good):
+            if ok: rows.append((s.key, s.caption))
+            else: skip(s.key, 'its encoding is not finite in half precision')
         blocks.append({name: x[good] for name, x in block.items()})
     with closing(prefetch(crop, islice(shard_samples(path, skip), most), 2*batch_size)) as found:
-        good = ((s, x) if isinstance(x, Tensor) else skip(s.key, x) for s, x in found)
-        good = (pair for pair in good if pair)
-        while some := list(islice(good, batch_size)): encode_some(*map(list, zip(*some)))
-    return {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]} if rows else {}, rows, skipped
+        for sample, x, reason in found:
+            if reason is None: waiting.append((sample, x))
+            else: skip(sample.key, reason)
+            if len(waiting) == batch_size: encode_waiting()
+    if waiting: encode_waiting()
+    arrays = {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]} if rows else {}
+    return arrays, rows, skipped
 
 # %% ../nbs/12d_captions.ipynb #69015c93
 def images_in(
