@@ -39,7 +39,8 @@ _BY_MODULE = dict(
     sit='SiT load_sit',
     mmdit='MMDiT load_mmdit',
     config='TrainConfig',
-    training='Trainer load_run',
+    build='load_run',
+    training='Trainer',
     sampling='sample',
     evaluation='evaluate')
 _MODULE_OF = {name: module for module, names in _BY_MODULE.items() for name in names.split()}
@@ -63,7 +64,8 @@ if TYPE_CHECKING:
     from .sit import SiT as SiT, load_sit as load_sit
     from .mmdit import MMDiT as MMDiT, load_mmdit as load_mmdit
     from .config import TrainConfig as TrainConfig
-    from .training import Trainer as Trainer, load_run as load_run
+    from .build import load_run as load_run
+    from .training import Trainer as Trainer
     from .sampling import sample as sample
     from .evaluation import evaluate as evaluate
 else:

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from .extras import require
-from .hub import Shared
+from .hub import HubMixin
 
 # %% ../nbs/13_sit.ipynb #e024166c
 class PatchEmbedding(nn.Module):
@@ -225,7 +225,7 @@ def check_images(
         raise ValueError(f't has shape {tuple(t.shape)} and {t.dtype}: give one float time per row, ({x.shape[0]},)')
 
 # %% ../nbs/13_sit.ipynb #5b524c97
-class SiT(nn.Module, Shared):
+class SiT(nn.Module, HubMixin):
     "A transformer from (z_t, t, y) to a velocity (Ma et al. 2024), with the parameter names of the published weights."
     def __init__(self,
         input_size:int=32, # side of the image or latent
