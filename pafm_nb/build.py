@@ -214,7 +214,7 @@ def load_run(folder) -> tuple[nn.Module, TrainConfig]:
     --------
     >>> import tempfile; from pafm_nb import TrainConfig, Trainer, load_run
     >>> out, small = tempfile.mkdtemp(), dict(depth=1, hidden_size=16, num_heads=2)
-    >>> trainer = Trainer(TrainConfig(out, steps=2, ema_decay=.1, model_args=small), progress=False).fit()
+    >>> trainer = Trainer(TrainConfig(out, steps=2, ema_decay=0., model_args=small), progress=False).fit()
     >>> model, config = load_run(out)
     >>> config.steps, model.training
     (2, False)

@@ -92,9 +92,9 @@ def train_parser() -> argparse.ArgumentParser:
     parser.add_argument('--recipe', choices=tuple(RECIPES), help='settings to start from')
     parser.add_argument('--resume', metavar='DIR', help='folder of a run to go on with')
     kinds = {bool: true_or_false, dict: json_object, int: int, float: float, str: str, int|None: int}
-    about = docments(TrainConfig)
+    help = {name: said.replace('\n', ' ').replace('%', '%%') for name, said in docments(TrainConfig).items() if said}
     for f in fields(TrainConfig):
-        parser.add_argument(f'--{f.name}', type=kinds[f.type], metavar={bool: 'true|false', dict: 'JSON'}.get(f.type, f.name.upper()), help=about[f.name].replace('%', '%%'))
+        parser.add_argument(f'--{f.name}', type=kinds[f.type], metavar={bool: 'true|false', dict: 'JSON'}.get(f.type, f.name.upper()), help=help[f.name])
     return parser
 
 def train_config(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .hub import Shared
+from .hub import HubMixin
 from .sit import (SIT_MODELS, Block, FinalLayer, Models, PatchEmbedding, TimeEmbedding, attend, check_images, check_sizes,
                          check_weights, heads_of, modulated_norm, read_weights, shapes_of, sincos_position, unpatchify)
 
@@ -83,7 +83,7 @@ class JointBlock(nn.Module):
         return context, self.x_block.finish(x, attended[:, length - asked:], *x_rest)
 
 # %% ../nbs/13a_mmdit.ipynb #43be9c0c
-class MMDiT(nn.Module, Shared):
+class MMDiT(nn.Module, HubMixin):
     """A transformer from (z_t, t, text) to a velocity: REPA's text-to-image model, with its parameter names.
 
     Called as ``model(x, t, text)``: x (B, in_channels, input_size, input_size) floating point, the noisy images or latents z_t; t

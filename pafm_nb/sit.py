@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from .extras import require
-from .hub import Shared
+from .hub import HubMixin
 
 # %% ../nbs/13_sit.ipynb #e024166c
 class PatchEmbedding(nn.Module):
@@ -225,7 +225,7 @@ def check_images(
         raise ValueError(f't has shape {tuple(t.shape)} and {t.dtype}: give one float time per row, ({x.shape[0]},)')
 
 # %% ../nbs/13_sit.ipynb #5b524c97
-class SiT(nn.Module, Shared):
+class SiT(nn.Module, HubMixin):
     """A transformer from (z_t, t, y) to a velocity, with the parameter names of the published weights.
 
     Called as ``model(x, t, y)``: x (B, in_channels, input_size, input_size) floating point, the noisy images or latents z_t; t (B,)

@@ -139,11 +139,11 @@ MUTANTS = dict(
         ('elif null_label.shape not in ((), y.shape[1:]):', 'elif False:'), ('    if noise.is_meta: raise', '    if False: raise'), ('    check_guidance(y, scale, null_label)\n\n', '\n')]),
     generation=('generation', [
         ('(torch.arange(seeds.start, seeds.stop) - first) % len(labels)', 'torch.arange(seeds.start, seeds.stop) % len(labels)'),
-        ('default_rng([seed, 1])', 'default_rng([seed - seeds[0], 1])'), ("'utf-8-sig'", "'utf-8'"), ("bank['vae_sha256'] not in (None, found['vae_sha256'])", 'False'),
-        ('torch.as_tensor(numbers) % len(self.text)', 'torch.as_tensor(numbers).clamp_max(len(self.text) - 1)'), ('path=PATHS[run.config.path]()', "path=PATHS['linear']()"),
-        ('if there and parts.missing():', 'if False:'), ('nfe=model.calls/batches', 'nfe=model.calls'), ('if there.get(k) != plan[k]: raise', 'if False: raise'),
-        ("(dict(batch_size=batch_size) if sampling['method'] == 'dopri5' else {})", '{}'),
-        ('batch_size=min(batch_size, piece)', 'batch_size=batch_size')]),
+        ('default_rng([seed, 1])', 'default_rng([seed - seeds[0], 1])'), ("'utf-8-sig'", "'utf-8'"), ("made_by not in (None, found['vae_sha256'])", 'False'),
+        ('torch.as_tensor(numbers) % len(self.text)', 'torch.as_tensor(numbers).clamp_max(len(self.text) - 1)'), ('path = PATHS[run.config.path]()', "path = PATHS['linear']()"),
+        ('if there and work.missing():', 'if False:'), ('nfe=model.calls/batches', 'nfe=model.calls'), ('if there.get(k) != plan[k]:', 'if False:'),
+        ("plan |= dict(batch_size=batch_size)", 'pass'),
+        ('batch_size=min(batch_size, per_piece)', 'batch_size=batch_size')]),
     evaluation=('evaluation', [
         ('/(self.n - 1)', '/self.n'), ('self.products = x.mean(0), 0, 0', 'self.products = 0*x.mean(0), 0, 0'), ('- 2*root)', '- root)'), ('slack = 1e-5*', 'slack = 1e-2*'), ('slack = 1e-5*', 'slack = 1e-9*'),
         ('provenance.get(key, value) != value', 'False'), ('fid=dim + 1', 'fid=dim'), ('size = min(1000, *(len(cloud)//2', 'size = min(1000, *(len(cloud)'), ('max(levels) < 2', 'max(levels) < 1'),
@@ -189,11 +189,11 @@ MUTANTS = dict(
         ('model_class=type(self).__name__', "model_class='SiT'"), ("module=type(self).__module__.rpartition('.')[2]", "module='sit'"), (' | kwargs)', ')'),
         ('import {{ model_class }}', 'import Model')]),
     config=('config', [
-        ('not 0 <= getattr(self, name) <= 1', 'not 0 < getattr(self, name) <= 1'), ('if not str(self.out)', 'if False'), ('batch_size=2**20, k=2**16', 'k=2**16'), ('not abs(self.sample_guidance) < float', 'abs(self.sample_guidance) > float'),
+        ('not 0 <= x <= 1', 'not 0 < x <= 1'), ('if not str(self.out)', 'if False'), ('batch_size=2**20, k=2**16', 'k=2**16'), ('not abs(guidance) < float', 'abs(guidance) > float'),
         ('self.batch_size % (self.micro_batches or 1)', '0'), ("if k != 'out'}", '}'), ('if foreign :=', 'if False and'), ('settings = RECIPES[name] | overrides', 'settings = overrides | RECIPES[name]'),
         ('not (config.data and Path', 'not (Path')]),
     batches=('batches', [
-        ('[seed, piece, step]', '[seed, 0, step]'), ('[seed, epoch, 0, 1]', '[seed, 0, 0, 1]')]),
+        ('[seed, micro_batch, step]', '[seed, 0, step]'), ('[seed, epoch, 0, 1]', '[seed, 0, 0, 1]')]),
     checkpoints=('checkpoints', [
         ('is not None and p.is_dir())', 'is not None)'), ('_step_of(p) <= step and ', ''), (' and not p.is_symlink()]', ']'), ('not in (None, state.get(', 'in (state.get('), ('[:-keep]', '[:-keep-1]'), ('if zlib.crc32(data) != checksum', 'if False'), ('in reversed(found)', 'in found'),
         ("r['step'] <= step", "r['step'] < step"), ('(signal.SIGINT, signal.SIGTERM)', '(signal.SIGINT,)'),
@@ -208,7 +208,7 @@ MUTANTS = dict(
         ('lr=config.lr,', 'lr=2*config.lr,'),
         ("unpack_optimizer(optimizer, given['optimizer'])", 'pass'), ('self.accelerator.backward(out.loss/len(mine))', 'self.accelerator.backward(out.loss)'),
         ('or last > first_newest)', 'or last < first_newest)'),
-        ('dynamo_plugin=TorchDynamoPlugin(backend=\'no\'), ', ''), ('GradientAccumulationPlugin(num_steps=1)', 'None'), ('check_launch(); check_environment(config)', 'check_launch()'),
+        ("dynamo_plugin=TorchDynamoPlugin(backend='no'),", ''), ('GradientAccumulationPlugin(num_steps=1)', 'None'), ('check_launch(); check_environment(config)', 'check_launch()'),
         ('and left > .01', 'and left > .5'),
         ("load_state_dict(unwrapped(given['model']))", "load_state_dict(given['model'])")]),
     images=('images', [

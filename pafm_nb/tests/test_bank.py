@@ -352,9 +352,9 @@ def test_second_writer(tmp_path):
 
 def test_what_a_system_wrote_for_itself_is_not_foreign(tmp_path):
     "A folder that is a disk of its own, or was looked at over a network, can be written to"
-    from pafm_nb.generation import _check_out
+    from pafm_nb.generation import check_out
     for name in ('lost+found', '@eaDir', '.hidden', 'Thumbs.db'): (tmp_path/name).mkdir()
-    check_writable(tmp_path, ('meta.json',)); _check_out(tmp_path); WorkFolder(tmp_path, dict(seed=0), 3)
+    check_writable(tmp_path, ('meta.json',)); check_out(tmp_path); WorkFolder(tmp_path, dict(seed=0), 3)
     assert make(tmp_path/'lost+found/bank').folder.exists()
 
 # %% ../../nbs/tests/test_bank.ipynb #55216229

@@ -6,12 +6,13 @@
 __all__ = ['test_draws_are_functions_of_seed_piece_step', 'test_draws_are_those_of_the_first_version',
            'test_streams_are_unrelated', 'test_every_row_once_an_epoch',
            'test_epochs_and_seeds_have_orders_of_their_own', 'test_pieces_are_cut_from_the_batch',
-           'test_every_piece_has_one_process']
+           'test_every_piece_has_one_process', 'test_how_many_micro_batches']
 
 # %% ../../nbs/tests/test_batches.ipynb #d6f7cec4
 import fastcore.test as ft
 import pytest, torch
-from ..batches import epoch_rows, piece_rows, share, step_generator
+from ..batches import count_micro_batches, micro_batch_rows, micro_batches_of, step_generator, step_rows
+from ..config import TrainConfig
 
 # %% ../../nbs/tests/test_batches.ipynb #0071ecc8
 def test_draws_are_functions_of_seed_piece_step():
@@ -22,7 +23,7 @@ def test_draws_are_functions_of_seed_piece_step():
 
 def test_draws_are_those_of_the_first_version():
     ft.test_eq([step_generator(*a).initial_seed() for a in ((0, 0), (1, 2, 3))], [7896617691693857887, 369936037315138467])
-    ft.test_eq(epoch_rows(0, 1, 6, 5).tolist(), [4, 0, 2, 1, 1, 0])
+    ft.test_eq(step_rows(0, 1, 6, 5).tolist(), [4, 0, 2, 1, 1, 0])
 
 def test_streams_are_unrelated():
     x = torch.stack([torch.randn(4096, generator=step_generator(seed, step, piece)) for seed in range(4) for step in range(8) for piece in range(4)])
@@ -32,20 +33,28 @@ def test_streams_are_unrelated():
 # %% ../../nbs/tests/test_batches.ipynb #54f16fa9
 @pytest.mark.parametrize('n, batch', [(10, 4), (7, 7), (5, 12)])
 def test_every_row_once_an_epoch(n, batch):
-    rows = torch.cat([epoch_rows(3, s, batch, n) for s in range(n)])
+    rows = torch.cat([step_rows(3, s, batch, n) for s in range(n)])
     assert len(rows) == n*batch
     for epoch in rows.view(batch, n): assert torch.equal(epoch.sort().values, torch.arange(n))
 
 def test_epochs_and_seeds_have_orders_of_their_own():
-    orders = [tuple(epoch_rows(seed, step, 50, 50).tolist()) for seed in range(3) for step in range(3)]
+    orders = [tuple(step_rows(seed, step, 50, 50).tolist()) for seed in range(3) for step in range(3)]
     assert len(set(orders)) == 9 and tuple(range(50)) not in orders
 
 @pytest.mark.parametrize('pieces', [1, 2, 3, 6])
 def test_pieces_are_cut_from_the_batch(pieces):
-    parts = [piece_rows(5, 7, 12, 31, pieces, p) for p in range(pieces)]
-    assert torch.equal(torch.cat(parts), epoch_rows(5, 7, 12, 31)) and {len(p) for p in parts} == {12//pieces}
+    parts = [micro_batch_rows(5, 7, 12, 31, pieces, p) for p in range(pieces)]
+    assert torch.equal(torch.cat(parts), step_rows(5, 7, 12, 31)) and {len(p) for p in parts} == {12//pieces}
 
 def test_every_piece_has_one_process():
     for processes, pieces in ((1, 1), (1, 4), (2, 4), (3, 6), (4, 4)):
-        ft.test_eq([p for rank in range(processes) for p in share(pieces, processes, rank)], list(range(pieces)))
-        ft.test_eq({len(share(pieces, processes, rank)) for rank in range(processes)}, {pieces//processes})
+        ft.test_eq([p for rank in range(processes) for p in micro_batches_of(pieces, processes, rank)], list(range(pieces)))
+        ft.test_eq({len(micro_batches_of(pieces, processes, rank)) for rank in range(processes)}, {pieces//processes})
+
+def test_how_many_micro_batches():
+    config = TrainConfig('x', batch_size=24)
+    assert count_micro_batches(config, 3) == 3 and count_micro_batches(TrainConfig('x', batch_size=24, micro_batches=6), 3) == 6
+    with pytest.warns(UserWarning, match='all draws stay'): assert count_micro_batches(config, 2, dict(processes=4, pieces=4)) == 4
+    with pytest.warns(UserWarning, match='others from here on'): assert count_micro_batches(config, 3, dict(processes=4, pieces=4)) == 3
+    ft.test_fail(lambda: count_micro_batches(config, 5), contains='cannot be cut into 5')
+    ft.test_fail(lambda: count_micro_batches(TrainConfig('x', batch_size=24, micro_batches=4), 3), contains='a multiple of 3')

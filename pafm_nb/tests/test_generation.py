@@ -46,7 +46,7 @@ from ..work_folder import WorkFolder
 
 # %% ../../nbs/tests/test_generation.ipynb #0898cac1
 SMALL = dict(depth=1, hidden_size=32, num_heads=2)
-ASK = dict(n=45, piece=10, batch_size=4, method='heun', steps=3, guidance_scale=2., progress=False)
+ASK = dict(n=45, per_piece=10, batch_size=4, method='heun', steps=3, guidance_scale=2., progress=False)
 
 
 def again(run, change, without=()):
@@ -98,7 +98,7 @@ def test_a_later_first_seed(run, whole, tmp_path):
     ft.test_eq(protocol(some)['seeds'], [20, 29])
 
 
-@pytest.mark.parametrize('change', [dict(batch_size=64), dict(batch_size=1), dict(piece=45), dict(piece=7)])
+@pytest.mark.parametrize('change', [dict(batch_size=64), dict(batch_size=1), dict(per_piece=45), dict(per_piece=7)])
 def test_batches_and_pieces_change_no_image(run, whole, tmp_path, change):
     other = images(generate(run, tmp_path/'other', form='npy', **ASK | change)).astype(int)
     off = abs(other - images(whole))
@@ -118,7 +118,7 @@ def test_labels_are_of_the_classes_given():
     drawn = labels_of(range(300), 0, [1, 7, 30], 'random')
     ft.test_eq(drawn.unique().tolist(), [1, 7, 30])
     assert torch.equal(drawn, torch.tensor([1, 7, 30])[labels_of(range(300), 0, 3, 'random')])
-    for kwargs, says in ((dict(how='x'), "labels is 'x': choose one of balanced, random"), (dict(classes=0), 'no class to give'),
+    for kwargs, says in ((dict(how='x'), "unknown labels 'x': use one of balanced, random"), (dict(classes=0), 'no class to give'),
                          (dict(classes=[]), 'no class to give')):
         with pytest.raises(ValueError, match=says): labels_of(**dict(seeds=range(5), first=0, classes=3) | kwargs)
 
@@ -317,7 +317,7 @@ def test_published_features_name_a_vae_without_a_checksum(latent_run):
     run = open_run(latent_run/'run')
     known = run.provenance['latents']
     decoder = generation.Decoder(run._replace(provenance=dict(latents=known | dict(vae_sha256=None, scale=.5, shift=.25))))
-    ft.test_eq([decoder.about[k] for k in ('vae', 'vae_sha256', 'scale', 'shift')], [known['vae'], known['vae_sha256'], .5, .25])
+    ft.test_eq([decoder.protocol[k] for k in ('vae', 'vae_sha256', 'scale', 'shift')], [known['vae'], known['vae_sha256'], .5, .25])
 
 
 @pytest.fixture(scope='module')
@@ -351,8 +351,8 @@ def test_captions(captions_run, tmp_path):
     (dict(n=10**12), 'n is 1000000000000'), (dict(steps=10**9), 'steps is 1000000000'),
     (dict(seed=1.5), 'seed is 1.5'), (dict(guidance_scale=float('nan')), 'guidance_scale must be a finite number'),
     (dict(guidance_interval=(float('nan'), 1.)), 'low <= high'), (dict(out_of='x'), 'out_of'),
-    (dict(piece=0), 'piece is 0'), (dict(seed=-1), 'seeds -1 to'), (dict(seed=2**32 - 1), 'seeds 4294967295 to'),
-    (dict(labels='uniform'), "'uniform': choose one of balanced, random"), (dict(form='jpg'), 'npy, npz, png'), (dict(precision='fp16'), "'fp16': choose"), (dict(method='rk4'), 'rk4'), (dict(steps=0), 'steps is 0'),
+    (dict(per_piece=0), 'per_piece is 0'), (dict(seed=-1), 'seeds -1 to'), (dict(seed=2**32 - 1), 'seeds 4294967295 to'),
+    (dict(labels='uniform'), "'uniform': use one of balanced, random"), (dict(form='jpg'), 'npy, npz, png'), (dict(precision='fp16'), "'fp16': use"), (dict(method='rk4'), 'rk4'), (dict(steps=0), 'steps is 0'),
     (dict(guidance_interval=(.7, .2)), 'low <= high'), (dict(guidance_channels=0), 'guidance_channels is 0'), (dict(guidance_channels=2), 'guidance_channels is 2'), (dict(temperature=2), 'temperature'), (dict(captions='x.txt'), 'takes no captions')])
 def test_bad_arguments(run, tmp_path, kwargs, says):
     with pytest.raises((ValueError, FileNotFoundError), match=says): generate(run, tmp_path/'images', **ASK | kwargs)
@@ -492,4 +492,4 @@ def test_a_full_disk_is_told_by_the_name_of_the_file(run, tmp_path, monkeypatch,
 
 # %% ../../nbs/tests/test_generation.ipynb #96a01abe
 def test_labels_by_another_name():
-    with pytest.raises(ValueError, match="'x': choose one of balanced, random"): labels_of(range(3), 0, 2, 'x')
+    with pytest.raises(ValueError, match="'x': use one of balanced, random"): labels_of(range(3), 0, 2, 'x')

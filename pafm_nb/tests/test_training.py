@@ -14,8 +14,8 @@ __all__ = ['TINY', 'PROGRAM', 'PAIR', 'ERRORS', 'NEEDS', 'StopsAt', 'fit', 'fina
            'test_rows_do_not_depend_on_pieces', 'test_gradient_of_pieces_is_that_of_their_union',
            'test_launches_that_went_wrong', 'test_the_config_decides_and_not_the_environment',
            'test_what_a_plain_launch_sets_is_no_news', 'test_a_checkpoint_of_a_compiled_model_goes_on',
-           'test_an_average_longer_than_the_run_is_told', 'test_two_runs_in_one_folder', 'test_share_out', 'launch',
-           'said', 'pair', 'test_two_processes_equal_one', 'test_killed_machines_without_a_shared_disk_go_on',
+           'test_an_average_longer_than_the_run_is_told', 'test_two_runs_in_one_folder', 'launch', 'said', 'pair',
+           'test_two_processes_equal_one', 'test_killed_machines_without_a_shared_disk_go_on',
            'test_what_fails_on_one_fails_on_both', 'test_fingerprints', 'test_training_from_a_bank',
            'test_a_bank_is_not_searched_at_the_start', 'test_data_in_memory_are_searched',
            'test_captions_bf16_pictures_and_logs', 'test_large_recipes', 'test_kill', 'test_diverged_run_stops',
@@ -35,9 +35,9 @@ from ..pools import TensorPool
 from ..checkpoints import FILES, newest_checkpoint, read_checkpoint, read_log, save_checkpoint
 from ..config import TrainConfig, recipe
 from ..data import digits
-from ..batches import epoch_rows
+from ..batches import step_rows
 from ..build import load_run
-from ..training import Trainer, check_average, connect, fingerprint, share_out
+from ..training import Trainer, check_average, connect, fingerprint
 
 # %% ../../nbs/tests/test_training.ipynb #7dbcd277
 TINY = dict(steps=12, batch_size=16, save_every=5, log_every=4, keep=3, model_args=dict(depth=1, hidden_size=16, num_heads=2))
@@ -339,14 +339,6 @@ def test_two_runs_in_one_folder(tmp_path):
     fit(tmp_path/'alone')
     assert same(final(tmp_path/'run'), final(tmp_path/'alone'))
 
-def test_share_out():
-    config = TrainConfig('x', batch_size=24)
-    assert share_out(config, 3) == 3 and share_out(TrainConfig('x', batch_size=24, micro_batches=6), 3) == 6
-    with pytest.warns(UserWarning, match='all draws stay'): assert share_out(config, 2, dict(processes=4, pieces=4)) == 4
-    with pytest.warns(UserWarning, match='others from here on'): assert share_out(config, 3, dict(processes=4, pieces=4)) == 3
-    ft.test_fail(lambda: share_out(config, 5), contains='cannot be cut into 5')
-    ft.test_fail(lambda: share_out(TrainConfig('x', batch_size=24, micro_batches=4), 3), contains='a multiple of 3')
-
 # %% ../../nbs/tests/test_training.ipynb #8ae3c34c
 PROGRAM = """import hashlib, json, os, signal, sys
 from pafm_nb.checkpoints import pack_optimizer
@@ -392,7 +384,7 @@ def test_two_processes_equal_one(tmp_path, pair):
     assert not (pair/'disk1').exists()
     shutil.copytree(pair/'disk0/run', tmp_path/'run')
     with pytest.warns(UserWarning, match='was on 2 processes and goes on with 1'): resumed = Trainer(TrainConfig(str(tmp_path/'run'), **(PAIR | dict(micro_batches=None, steps=14))), progress=False)
-    assert resumed.pieces == 2 and resumed.fit().step == 14
+    assert resumed.micro_batches == 2 and resumed.fit().step == 14
 
 def test_killed_machines_without_a_shared_disk_go_on(tmp_path, pair):
     assert launch(tmp_path, PROGRAM, '8', json.dumps(PAIR)).returncode != 0
@@ -561,7 +553,7 @@ def test_diverged_run_stops(tmp_path):
     ft.test_fail(lambda: Diverges(TrainConfig(str(tmp_path/'run'), **TINY), progress=False).fit(), contains='step 6 is not finite')
     assert newest_checkpoint(tmp_path/'run/checkpoints')[2]['step'] == 5
     said = json.loads((tmp_path/'run/not_finite.json').read_text())
-    assert said['step'] == 6 and said['rows'] == epoch_rows(0, 6, 16, 1437).tolist()
+    assert said['step'] == 6 and said['rows'] == step_rows(0, 6, 16, 1437).tolist()
 
 def test_it_learns(tmp_path):
     first = fit(tmp_path/'run', steps=60, log_every=10, batch_size=64, model_args=dict(depth=1, hidden_size=32, num_heads=2))
