@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from safetensors import SafetensorError
-from .work_folder import checksum, discard, read_sealed, sealed, whole_file
+from .files import checksum, discard, read_sealed, sealed, whole_file
 
 # %% ../nbs/14b_checkpoints.ipynb #9ed39e2e
 OLDER = 'remove it, or resume from an older one'

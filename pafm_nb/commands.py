@@ -16,7 +16,7 @@ from fastcore.docments import docments
 from fastcore.script import Param, anno_parser, call_parse
 from .checkpoints import newest_state
 from .config import RECIPES, TrainConfig, check_data, recipe, saved_config
-from .work_folder import check_writable, write_json
+from .files import check_writable, write_json
 
 # %% ../nbs/18_commands.ipynb #c3cbd8be
 def system_line(
@@ -287,11 +287,11 @@ def pafm_sample(
         if not Path(run).is_dir(): raise FileNotFoundError(f'there is no folder {run}: give that of a training run')
         import torch
         from pafm_nb.generation import generate
-        from pafm_nb.work_folder import crew
+        from pafm_nb.distributed import process_state
         generate(run, out, n, seed, labels, form, batch_size, precision, vae or '', captions or '', method=method,
                  steps=steps, guidance_scale=guidance_scale, guidance_interval=(guidance_low, guidance_high),
                  guidance_channels=guidance_channels or None, atol=atol, rtol=rtol, dtype=torch.float64 if double else None)
-        if crew().is_main_process: print(f'{n} images are in {out}, and what made them in {out}/protocol.json')
+        if process_state().is_main_process: print(f'{n} images are in {out}, and what made them in {out}/protocol.json')
     return run_command(work, 'run the same command again to go on')
 
 # %% ../nbs/18_commands.ipynb #b031a19b

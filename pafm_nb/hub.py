@@ -6,7 +6,16 @@
 __all__ = ['CARD', 'Shared']
 
 # %% ../nbs/13b_hub.ipynb #a4432148
-from huggingface_hub import PyTorchModelHubMixin
+from .extras import require
+try: from huggingface_hub import PyTorchModelHubMixin
+except ModuleNotFoundError:
+    class PyTorchModelHubMixin: # type: ignore[no-redef]
+        "Where huggingface_hub is missing models are built and loaded all the same; sharing one says what to install"
+        def __init_subclass__(cls, **kwargs): super().__init_subclass__()
+        def save_pretrained(self, *args, **kwargs): require('huggingface_hub')
+        def push_to_hub(self, *args, **kwargs): require('huggingface_hub')
+        @classmethod
+        def from_pretrained(cls, *args, **kwargs): require('huggingface_hub')
 
 # %% ../nbs/13b_hub.ipynb #b00ed1a1
 CARD = """---

@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 import numpy as np, torch
 from torch import Tensor
+from .extras import require
 from .bank import LatentBank, NpyRows, file_entry
 from .paths import check_count
 from .pools import class_slices, read_rows
 from .progress import progress_bar
-from .work_folder import Parts, discard, one_writer, sealed, write_json
+from .files import discard, one_writer, sealed, write_json
+from .work_folder import WorkFolder
 
 # %% ../nbs/12a_neighbors.ipynb #d1e28d37
 def load_faiss() -> Any:
     "FAISS, imported where neighbours are looked for"
-    try: import faiss
-    except ImportError as e: raise ImportError("neighbours and cells need FAISS: pip install 'pafm_nb[neighbors]'") from e
-    return faiss
+    return require('faiss')
 
 def _vectors(x): return np.ascontiguousarray(x.flatten(1).float().cpu().numpy())
 
@@ -202,7 +202,7 @@ class Preparation(NamedTuple):
 
     def stretches(self, bank) -> Iterator[Stretch]:
         "The bank in stretches; the lists of a large class are made once and kept"
-        lists = Parts(self.folder(bank)/'lists', {})
+        lists = WorkFolder(self.folder(bank)/'lists', {})
         for c, (s, e) in enumerate([(0, len(bank))] if self.across else class_slices(bank)):
             x = bank.by_class[s:e]
             if e - s <= self.exact: yield Stretch(s, x, torch.arange(e - s))
@@ -249,7 +249,7 @@ def prepare(
     "Fill a file of the bank stretch by stretch and put it into place; what was stopped goes on"
     with one_writer(bank.folder):
         source, part = LatentBank.open(bank.folder), job.folder(bank)
-        parts = Parts(part, dict(of=source.meta['files']['endpoints']['sha256']))
+        parts = WorkFolder(part, dict(of=source.meta['files']['endpoints']['sha256']))
         with progress_bar(len(bank), desc=job.name, unit=' rows', disable=not progress) as bar:
             for i, stretch in enumerate(job.stretches(source)):
                 if not parts.path(i).exists():

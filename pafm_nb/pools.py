@@ -321,7 +321,7 @@ class TensorPool:
         self.labelled = y is not None
         if y is None: y = torch.zeros(len(z), dtype=torch.int64, device=z.device)
         check_classes(y, z, self.MOST_CLASSES); check_views(y, views)
-        self.views, self.about, self.null_text = views, {}, null_text
+        self.views, self.provenance, self.null_text = views, {}, null_text
         order = y.argsort(stable=True)
         in_order = bool((order[1:] > order[:-1]).all())
         take:Any = (lambda x: x) if in_order else (lambda x: x if x is None else x[order])

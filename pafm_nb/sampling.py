@@ -17,6 +17,7 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
+from .extras import require
 from .paths import LinearPath, check_count, check_generator, check_model, check_number, check_path, check_tensor, check_velocity, expand
 from .progress import progress_bar
 
@@ -99,7 +100,7 @@ def dopri5(
 )->Tensor: # (B, *D) data
     "Follow the field from t = 1 to t = 0 in steps that keep every image's error within bounds: fifth order."
     check_solver(field, z, watch); check_count('steps', steps, 1); check_tolerances(atol, rtol)
-    from torchdiffeq import odeint
+    odeint = require('torchdiffeq').odeint
     calls, breaks = 0, sorted({t for t in breaks if 0 < t < 1}, reverse=True)
     times = torch.tensor(time_grid(steps if watch else 1), dtype=torch.float64, device=z.device)
     options = dict(norm=lambda x: x.flatten(1).square().mean(1).sqrt().amax(), step_t=times[-1:])

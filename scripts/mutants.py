@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
 from fastcore.script import Param, call_parse
-from pafm_nb.bank import write_json
+from pafm_nb.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 MUTANTS = dict(
@@ -142,15 +142,16 @@ MUTANTS = dict(
         ('default_rng([seed, 1])', 'default_rng([seed - seeds[0], 1])'), ("'utf-8-sig'", "'utf-8'"), ("bank['vae_sha256'] not in (None, found['vae_sha256'])", 'False'),
         ('torch.as_tensor(numbers) % len(self.text)', 'torch.as_tensor(numbers).clamp_max(len(self.text) - 1)'), ('path=PATHS[run.config.path]()', "path=PATHS['linear']()"),
         ('if there and parts.missing():', 'if False:'), ('nfe=model.calls/batches', 'nfe=model.calls'), ('if there.get(k) != plan[k]: raise', 'if False: raise'),
-        ("state['checksums']['ema']", "state['checksums']['model']"), ("(dict(batch_size=batch_size) if sampling['method'] == 'dopri5' else {})", '{}'),
+        ("(dict(batch_size=batch_size) if sampling['method'] == 'dopri5' else {})", '{}'),
         ('batch_size=min(batch_size, piece)', 'batch_size=batch_size')]),
     evaluation=('evaluation', [
-        ('/(self.n - 1))', '/self.n)'), ('self.products = x.mean(0), 0, 0', 'self.products = 0*x.mean(0), 0, 0'), ('- 2*root)', '- root)'), ('slack = 1e-5*', 'slack = 1e-2*'), ('slack = 1e-5*', 'slack = 1e-9*'),
-        ('about.get(key, value) != value', 'False'), ('fid=dim + 1', 'fid=dim'), ('size = min(1000, *(len(cloud)//2', 'size = min(1000, *(len(cloud)'), ('max(levels) < 2', 'max(levels) < 1'),
-        ("made.get('n', images.shape[0]) != images.shape[0]", 'False'), ('if path.exists() and not ours(path)', 'if False'), ("max(0., found[key]) if", 'found[key] if'), ('weights_only=True', 'weights_only=False'),
+        ('/(self.n - 1)', '/self.n'), ('self.products = x.mean(0), 0, 0', 'self.products = 0*x.mean(0), 0, 0'), ('- 2*root)', '- root)'), ('slack = 1e-5*', 'slack = 1e-2*'), ('slack = 1e-5*', 'slack = 1e-9*'),
+        ('provenance.get(key, value) != value', 'False'), ('fid=dim + 1', 'fid=dim'), ('size = min(1000, *(len(cloud)//2', 'size = min(1000, *(len(cloud)'), ('max(levels) < 2', 'max(levels) < 1'),
+        ("made.get('n', images.shape[0]) != images.shape[0]", 'False'), ('if path.exists() and not ours(path)', 'if False'), ('max(0., value)', 'value'),
         ("if n % 1000 == 0 else", 'if n > 1000 else')]),
+    extractors=('evaluation', [('weights_only=True', 'weights_only=False'), ('if shape != (1008, 2048)', 'if False')]),
     vae=('vae', [
-        ('(mean - shift)*scale', 'mean*scale'), ('/2).exp()*scale', '/2).exp()'), ('logvar.clamp(-30, 20)/2', 'logvar.clamp(-30, 20)'), ("/about['scale'] + about['shift']", "/about['scale']"),
+        ('(mean - shift)*scale', 'mean*scale'), ('/2).exp()*scale', '/2).exp()'), ('logvar.clamp(-30, 20)/2', 'logvar.clamp(-30, 20)'), ("/provenance['scale'] + provenance['shift']", "/provenance['scale']"),
         ('shift=float(vae.config.shift_factor or 0.)', 'shift=0.'), ('.float()/127.5 - 1', '.float()/255'), ("report['missing_keys'] + report['unexpected_keys']", "report['missing_keys']"),
         ('or vae.config.latents_std is not None', ''), ('2**(len(vae.config.block_out_channels) - 1)', '2**len(vae.config.block_out_channels)'), ('return vae.eval().requires_grad_(False)', 'return vae.eval()'),
         ('if len(found) == 1 and', 'if found and'), ('variant=variant or None', 'variant=None'), ('weights_file(vae_folder(name)).read_bytes()', "(vae_folder(name)/'config.json').read_bytes()"),
@@ -162,19 +163,28 @@ MUTANTS = dict(
     mmdit=('mmdit', [
         ('    check_weights(model, state)\n', ''), (".get('context_length', 77)", ".get('context_length', 76)")]),
     bank=('bank', [
-        ('if size != bytes: raise', 'if False: raise'), ("order = small['labels'].argsort(kind='stable')", "order = small['labels'].argsort(kind='stable')[::-1].copy()"),
+        ('if size != bytes: raise', 'if False: raise'), ("order = labels.argsort(kind='stable')", "order = labels.argsort(kind='stable')[::-1].copy()"),
         ('if found != entry:', 'if False:'), ('self.write_header(rows)\n        self.sync()', 'self.sync()'),
-        ('if bad.any(): raise ValueError(f\'{name} {first', 'if False: raise ValueError(f\'{name} {first'), ("if spec != self.spec: raise", 'if False: raise'),
+        ("        if bad.any():\n            raise ValueError(f'{name} {first", "        if False:\n            raise ValueError(f'{name} {first"), ("if spec != self.spec: raise", 'if False: raise'),
         ('if not resume:', 'if False:'), ('if rows and found < size', 'if False'), ('for f in self.files.values(): f.check()', 'pass'),
         ('            self.files = {}                              # half', '            pass # half'), ("if 'checksum' in meta: unsealed(meta)", 'pass')]),
     neighbors=('neighbors', [
         ('return in_pool(class_neighbors', 'return (class_neighbors'), ('[in_pool(class_neighbors(pool.by_class[s:e], k), s)', '[class_neighbors(pool.by_class[s:e], k)'),
         ('itself[~itself.any(1), -1] = True', 'pass'), ('first = int(parts[-1].max()) + 1', 'first = int(parts[-1].max())'), ('room[c] -= 1', 'room[c] -= 0'),
         ("if job.name in meta['files']: write_json", 'if False: write_json'), ('max(fewest, away[', 'max(1, away['), ('if which == 0: found', 'if True: found')]),
-    work_folder=('bank', [
-        ("if sealed(inner)['checksum'] != state.get('checksum')", 'if False'), ("if checksum(path) != file['crc32']", 'if False'), ('if there and not file.exists()', 'if False'),
-        ('fcntl.LOCK_EX |', 'fcntl.LOCK_SH |'), ('            (folder/name).unlink(missing_ok=True)', '            pass'), ('if said[0] is not None: raise', 'if False: raise'),
-        ('    Path(folder).rename(gone)\n    shutil.rmtree(gone)', '    shutil.rmtree(folder)'), ('    finally: part.unlink(missing_ok=True)', '    finally: pass')]),
+    files=('files', [
+        ("if sealed(inner)['checksum'] != state['checksum']", 'if False'), ('FileLock(path, timeout=0', 'SoftFileLock(path, timeout=0'),
+        ('(folder/name).unlink(missing_ok=True)', 'pass'), ('    Path(folder).rename(gone)\n    shutil.rmtree(gone)', '    shutil.rmtree(folder)'),
+        ('    finally: part.unlink(missing_ok=True)', '    finally: pass'), ('if e.errno not in NO_LOCKS: raise', 'raise'),
+        ('(inside.st_dev, inside.st_ino) in around', 'False'), ('if error.errno != errno.ELOOP: raise', 'raise'), ('part.lower() in HIDDEN', 'part in HIDDEN')]),
+    distributed=('distributed', [
+        ('if said[0] is not None: raise', 'if False: raise'), ('if group is None or dist.get_rank(group) == 0 else', 'if True else'),
+        ('if message is not None: raise', 'if False: raise')]),
+    work_folder=('work_folder', [
+        ("if checksum(path) != file['crc32']", 'if False'), ('if there and not file.exists()', 'if False')]),
+    prefetch=('prefetch', [
+        ("torch.cuda.current_device() if device.type == 'cuda' and device.index is None else device.index", 'device.index'), ('torch.cuda.set_device(number)', 'pass'),
+        ('if self.key == key', 'if self.key != key'), ('    torch.set_num_threads(mine) ', '    pass '), ('if len(waiting) > n: yield', 'if len(waiting) > 50: yield')]),
     hub=('mmdit', [
         ('model_class=type(self).__name__', "model_class='SiT'"), ("module=type(self).__module__.rpartition('.')[2]", "module='sit'"), (' | kwargs)', ')'),
         ('import {{ model_class }}', 'import Model')]),
@@ -183,38 +193,37 @@ MUTANTS = dict(
         ('self.batch_size % (self.micro_batches or 1)', '0'), ("if k != 'out'}", '}'), ('if foreign :=', 'if False and'), ('settings = RECIPES[name] | overrides', 'settings = overrides | RECIPES[name]'),
         ('not (config.data and Path', 'not (Path')]),
     batches=('batches', [
-        ('torch.cuda.current_device() if device.index is None else device.index', 'device.index'), ('if device.index is None else device.index', ''), ('self.thread.submit(torch.cuda.set_device, number)', 'self.thread.submit(int, number)'),
-        ('[seed, piece, step]', '[seed, 0, step]'), ('[seed, epoch, 0, 1]', '[seed, 0, 0, 1]'), ('if self.key == key', 'if self.key != key'),
-        ('            torch.set_num_threads(threads) ', '            pass ')]),
+        ('[seed, piece, step]', '[seed, 0, step]'), ('[seed, epoch, 0, 1]', '[seed, 0, 0, 1]')]),
     checkpoints=('checkpoints', [
         ('is not None and p.is_dir())', 'is not None)'), ('_step_of(p) <= step and ', ''), (' and not p.is_symlink()]', ']'), ('not in (None, state.get(', 'in (state.get('), ('[:-keep]', '[:-keep-1]'), ('if zlib.crc32(data) != checksum', 'if False'), ('in reversed(found)', 'in found'),
         ("r['step'] <= step", "r['step'] < step"), ('(signal.SIGINT, signal.SIGTERM)', '(signal.SIGINT,)'),
         ('for job in on_disk: job.result()', 'pass')]),
+    build=('build', [
+        ('temperature=config.temperature', 'temperature=1.'), ("unwrapped(tensors['ema'])", "unwrapped(tensors['model'])"),
+        ("state['checksums']['ema']", "state['checksums']['model']"), ("if state.get('classes') is not None", 'if True'),
+        ("+ ['neighbors_in_all']*dropped", ''), ('config.k + (config.candidates', 'config.k + 0*(config.candidates'), ("have <= k if part == 'cells' else", '')]),
     training=('training', [
         ('        self.ema.update_parameters(', '        if self.step % 2 == 0: self.ema.update_parameters('),
         ('self.model.parameters(), self.config.grad_clip)', 'self.model.parameters(), 1e9)'),
-        ('lr=config.lr,', 'lr=2*config.lr,'), ('temperature=config.temperature', 'temperature=1.'), ("unwrapped(tensors['ema'])", "unwrapped(tensors['model'])"),
+        ('lr=config.lr,', 'lr=2*config.lr,'),
         ("unpack_optimizer(optimizer, given['optimizer'])", 'pass'), ('self.accelerator.backward(out.loss/len(mine))', 'self.accelerator.backward(out.loss)'),
-        ('dist.broadcast(given[name], 0, group=group)', 'pass'), ('or last > first_newest)', 'or last < first_newest)'),
+        ('or last > first_newest)', 'or last < first_newest)'),
         ('dynamo_plugin=TorchDynamoPlugin(backend=\'no\'), ', ''), ('GradientAccumulationPlugin(num_steps=1)', 'None'), ('check_launch(); check_environment(config)', 'check_launch()'),
-        ('and left > .01', 'and left > .5'), ("wanted.append('neighbors_in_all')", 'pass'), ('config.k + (config.candidates', 'config.k + 0*(config.candidates'), ("have <= k if part == 'cells' else", ''),
+        ('and left > .01', 'and left > .5'),
         ("load_state_dict(unwrapped(given['model']))", "load_state_dict(given['model'])")]),
     images=('images', [
-        ("(inside.st_dev, inside.st_ino) in around", "False"),
-        ('if error.errno != errno.ELOOP: raise', 'raise'),
-        ("part.lower() in HIDDEN", "part in HIDDEN"),
         ("'..' in parts: reason", "False: reason"),
         ("or end.strip(", "or False and end.strip("),
         ("if any(chunk.strip(", "if any(False and chunk.strip("),
         ('zipped = os.pread(fd, 4, 0) in', 'zipped = zipfile.is_zipfile(path) or os.pread(fd, 4, 0) in'),
         ('and not images[only := min(inside[level])]', 'and not images[()] and (only := min(inside[level]))'),
-        ('> 1 and (not images[c] or len(classes) == 1)', '> 1 and not images[c]'),
-        ('c[-1].lower() in SPLITS', 'c[-1] in SPLITS'),
+        ('len(classes) == 1 if images[c] else', 'False if images[c] else'),
+        ('named, c[-1].lower())', 'named, c[-1])'),
         ('sorted(inside[level] - full)', 'sorted(set())'),
         ('tuple(x >> 8 for x in clear)', 'clear'),
         ('clear*255//(2**depth - 1)', 'clear'),
         ('if clear is not None: grey[', 'if False: grey['),
-        ('image if turn is None else image.transpose(turn), depth', 'image, depth'),
+        ('_rgb(_upright(image), depth', '_rgb(image, depth'),
         ('(image.width - size)//2, (image.height - size)//2', '(image.height - size)//2, (image.width - size)//2'),
         ('Image.Resampling.BOX', 'Image.Resampling.BILINEAR'),
         ('if zlib.crc32(data) != crc', 'if False'),
@@ -233,20 +242,21 @@ MUTANTS = dict(
         ("('.zip', '.tar')", "('.zip',)"),
         ('and not ours: raise', ': raise')]),
     encoding=('encoding', [
-        ('images.labels[chosen], len(images.classes))', 'images.labels, len(images.classes))'),
+        ('say_empty(self.labels, len(images.classes))', 'say_empty(images.labels, len(images.classes))'),
         ('check_writable(out, BANK)', 'check_writable(out)'),
-        ('np.random.default_rng([seed, i])', 'np.random.default_rng([seed, 0])'),
-        ('np.repeat([label for label, _, _ in values], views_of_image)', 'np.tile([label for label, _, _ in values], views_of_image)'),
-        ('if bad.any(): raise ValueError(f\'{values', 'if False: raise ValueError(f\'{values'),
+        ('np.random.default_rng([self.seed, i])', 'np.random.default_rng([self.seed, 0])'),
+        ('np.repeat(labels, self.views)', 'np.tile(labels, self.views)'),
+        ('        if bad.any():\n            raise', '        if False:\n            raise'),
         ("second if layout == 'repa' else np.exp(second.clip(-30, 20)/2)", "second if layout == 'repa' else np.exp(second.clip(-30, 20))"),
-        ("std*made_by['scale'], label", "std, label"),
-        ("(name, (mean - made_by['shift'])*made_by['scale']", "(name, mean*made_by['scale']"),
+        ("std*self.scale, label", "std, label"),
+        ("(name, (mean - self.shift)*self.scale", "(name, mean*self.scale"),
         ("if bad.any(): raise ValueError(f'{names[", "if False: raise ValueError(f'{names["),
         ('0 <= label < TensorPool.MOST_CLASSES', '0 <= label'),
-        ('num_classes=classes, null_text', 'null_text'),
+        ('num_classes=classes, null_text', 'null_text'), ('if lost := sorted(', 'if lost := 0*sorted('), ("(int(found[2]), name)", "(found[2], name)")]),
+    bank_build=('bank_build', [
         ('for at in range(max(0, start - (end - n)), n, chunk)', 'for at in range(0, n, chunk)'),
-        ('if not there[images.labels[chosen]].all()', 'if False'),
-        ("(int(found[2]), name)", "(found[2], name)")]),
+        ('if ends[before] <= saved and', 'if'), ('        LatentBank.open(out).verify()', '        pass'), ('if there.get(k) != wanted.get(k):', 'if False:'),
+        ("if k not in NOT_COMPARED}", '}'), ("if not any(counts):", 'if False:'), ('if reason is not None]', 'if False]')]),
     captions=('captions', [
         ("decode('utf-8-sig')", "decode()"),
         ("ending, files = ending.lower(), found", "ending, files = ending, found"),

@@ -18,7 +18,7 @@ from ..candidates import local_spread
 from ..checkpoints import read_log
 from ..config import TrainConfig, recipe
 from ..data import digits
-from ..work_folder import check_writable, read_json, write_json
+from ..files import check_writable, read_json, write_json
 from ..paths import LinearPath
 from ..pools import TensorPool
 from ..posterior import exact_velocity

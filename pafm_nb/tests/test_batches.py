@@ -6,16 +6,12 @@
 __all__ = ['test_draws_are_functions_of_seed_piece_step', 'test_draws_are_those_of_the_first_version',
            'test_streams_are_unrelated', 'test_every_row_once_an_epoch',
            'test_epochs_and_seeds_have_orders_of_their_own', 'test_pieces_are_cut_from_the_batch',
-           'test_every_piece_has_one_process', 'test_ahead_makes_each_thing_once_and_beside_the_caller',
-           'test_other_threads_keep_their_processors', 'test_the_next_is_made_without_being_asked_for',
-           'test_ahead_gives_what_is_asked_for', 'test_an_error_ahead_arrives', 'test_the_thread_is_on_the_callers_gpu',
-           'test_in_turn_is_the_same_without_a_thread']
+           'test_every_piece_has_one_process']
 
 # %% ../../nbs/tests/test_batches.ipynb #d6f7cec4
-import os, subprocess, sys, threading
 import fastcore.test as ft
 import pytest, torch
-from ..batches import Ahead, InTurn, epoch_rows, piece_rows, share, step_generator
+from ..batches import epoch_rows, piece_rows, share, step_generator
 
 # %% ../../nbs/tests/test_batches.ipynb #0071ecc8
 def test_draws_are_functions_of_seed_piece_step():
@@ -53,66 +49,3 @@ def test_every_piece_has_one_process():
     for processes, pieces in ((1, 1), (1, 4), (2, 4), (3, 6), (4, 4)):
         ft.test_eq([p for rank in range(processes) for p in share(pieces, processes, rank)], list(range(pieces)))
         ft.test_eq({len(share(pieces, processes, rank)) for rank in range(processes)}, {pieces//processes})
-
-# %% ../../nbs/tests/test_batches.ipynb #6df1f7f6
-def test_ahead_makes_each_thing_once_and_beside_the_caller():
-    made, threads = [], torch.get_num_threads()
-    ahead = Ahead(lambda i: made.append((i, threading.current_thread() is threading.main_thread(), torch.get_num_threads())) or 10*i)
-    for i in range(4): ft.test_eq(ahead((i,), (i + 1,) if i < 3 else None), 10*i)
-    ahead.close()
-    ft.test_eq(made, [(i, False, 1) for i in range(4)])
-    ft.test_eq(torch.get_num_threads(), threads)
-
-def test_other_threads_keep_their_processors():
-    code = """import threading, torch
-from pafm_nb.batches import Ahead
-ahead, seen = Ahead(lambda: torch.get_num_threads()), [torch.get_num_threads()]
-seen.append(ahead((), None)); ahead.close()
-other = threading.Thread(target=lambda: seen.append(torch.get_num_threads())); other.start(); other.join()
-print(*seen, torch.get_num_threads())"""
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='2'))
-    ft.test_eq(done.stdout.split(), ['2', '1', '2', '2'])
-
-def test_the_next_is_made_without_being_asked_for():
-    begun = threading.Event()
-    ahead = Ahead(lambda i: begun.set() if i == 1 else None)
-    ahead((0,), (1,))
-    assert begun.wait(20)
-    ahead.close()
-
-def test_ahead_gives_what_is_asked_for():
-    ahead = Ahead(lambda a, b: (a, b))
-    assert ahead((0, 0), (0, 1)) == (0, 0) and ahead((0, 1), (1, 0)) == (0, 1) and ahead((5, 5), None) == (5, 5) and ahead((6, 0), None) == (6, 0)
-    ahead.close()
-
-def test_an_error_ahead_arrives():
-    def make(i):
-        if i == 1: raise ValueError('row 3 is not finite')
-    ahead = Ahead(make)
-    ahead((0,), (1,))
-    ft.test_fail(lambda: ahead((1,), None), contains='row 3')
-    ahead.close()
-
-@pytest.mark.parametrize('device, number', [('cuda', 3), (torch.device('cuda'), 3), ('cuda:1', 1), (torch.device('cuda', 0), 0)])
-def test_the_thread_is_on_the_callers_gpu(monkeypatch, device, number):
-    "With a number, and as accelerate tells a process that is alone: without; torch's own check of the argument runs"
-    chosen, main = [], threading.main_thread()
-    def choose(n): chosen.append((n, threading.current_thread() is main))
-    monkeypatch.setattr(torch._C, '_cuda_setDevice', choose, raising=False)
-    monkeypatch.setattr(torch.cuda, 'current_device', lambda: 3 if threading.current_thread() is main else 0)
-    with pytest.raises(ValueError, match='specified index'): torch.cuda.set_device('cuda')
-    ahead = Ahead(lambda i: 10*i, device)
-    ft.test_eq(ahead((4,), None), 40)
-    ahead.close()
-    ft.test_eq(chosen, [(number, False)])
-
-def test_in_turn_is_the_same_without_a_thread():
-    threads = torch.get_num_threads()
-    def make(i):
-        if i == 3: raise ValueError('row 3')
-        return i, torch.get_num_threads()
-    turn = InTurn(make)
-    assert turn((2,), (3,)) == (2, 1)
-    ft.test_fail(lambda: turn((3,), None), contains='row 3')
-    turn.close()
-    assert torch.get_num_threads() == threads
