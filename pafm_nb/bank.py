@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 import numpy as np, torch
 from torch import Tensor
-from .candidates import caption_embedding
 from .files import check_writable, checksum, discard, naming, one_writer, read_json, read_sealed
 from .files import sealed, unsealed, write_array, write_json
 from .paths import check_count
-from .pools import TensorPool, check_embedding, check_text, check_views, read_rows
+from .pools import caption_embedding, TensorPool, check_embedding, check_text, check_views, read_rows
 
 # %% ../nbs/12_bank.ipynb #03d32219
 DTYPES = dict(float16=(torch.float16, '<f2'), bfloat16=(torch.bfloat16, '<u2'), float32=(torch.float32, '<f4'),

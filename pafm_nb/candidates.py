@@ -7,8 +7,8 @@ __all__ = ['SAMPLERS', 'random_groups', 'gather_rows', 'InBatch', 'Recent', 'che
            'check_labels_of', 'PoolSampler', 'check_stored', 'check_drawn', 'distinct', 'others_of', 'some_of_all',
            'own_candidates', 'warn_small', 'InClass', 'WholeClass', 'MomentDraws', 'check_crops', 'check_square',
            'RandomCrops', 'ExactMoments', 'NearestNeighbors', 'local_spread', 'SmoothedClass', 'cell_members',
-           'first_cells', 'Cells', 'caption_embedding', 'balance', 'sinkhorn', 'check_captions', 'check_drawn_from',
-           'TextLikelihood', 'check_log_p', 'Likelihood', 'in_batch']
+           'first_cells', 'Cells', 'balance', 'sinkhorn', 'check_captions', 'check_drawn_from', 'TextLikelihood',
+           'check_log_p', 'Likelihood', 'in_batch']
 
 # %% ../nbs/04_candidates.ipynb #4ed28d5f
 import math, warnings
@@ -22,7 +22,7 @@ from .candidate_sets import (Candidates, CandidateSet, GaussianCandidates, RowCa
                                     check_possible, same_rows)
 from .paths import check_count, check_generator, check_number, check_tensor, readable
 from .posterior import check_log_prior, working_dtype
-from .pools import (Batch, TensorPool, check_batch, check_index, check_pool, check_told, draw,
+from .pools import (Batch, TensorPool, caption_embedding, check_batch, check_index, check_pool, check_told, draw,
                            random_crops, read_rows)
 
 # %% ../nbs/04_candidates.ipynb #d6cc935b
@@ -906,17 +906,6 @@ class Cells(PoolSampler):
         rows = torch.where(rows == place[:, None], rows[:, :1], rows)
         rows = torch.cat([place[:, None], rows[:, 1:]], 1)                         # the source changes places with the first
         return own_candidates(self.pool, batch.z, rows, generator, self.weigh(rows))
-
-# %% ../nbs/04_candidates.ipynb #7e5cd472
-def caption_embedding(
-    text:Tensor, # (N, *L, E) states of captions, or embeddings (N, E)
-    null_text:Tensor|None=None, # (*L, E) states of the empty caption
-) -> Tensor: # (N, E) float32 of length 1, or 0 where a caption says nothing
-    "One direction for each caption: the mean over its tokens, less that of the empty caption"
-    mean = lambda x: x.float().flatten(1, -2).mean(1) if x.ndim > 2 else x.float()
-    embedding = mean(text)
-    if null_text is not None: embedding = embedding - mean(null_text[None].to(text.device))
-    return torch.nn.functional.normalize(embedding, dim=1)
 
 # %% ../nbs/04_candidates.ipynb #166dade3
 def balance(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Batch', 'check_labels', 'check_condition', 'check_batch', 'check_told', 'read_rows', 'sent', 'check_null_text',
-           'check_text', 'check_embedding', 'check_views', 'check_index', 'as_index', 'check_label', 'check_tensors',
-           'check_endpoints', 'check_conditions', 'check_classes', 'TensorPool', 'check_pool', 'class_slices',
-           'classes_with_rows', 'random_crops', 'draw']
+           'check_text', 'check_embedding', 'check_views', 'caption_embedding', 'check_index', 'as_index',
+           'check_label', 'check_tensors', 'check_endpoints', 'check_conditions', 'check_classes', 'TensorPool',
+           'check_pool', 'class_slices', 'classes_with_rows', 'random_crops', 'draw']
 
 # %% ../nbs/02_pools.ipynb #5e58e20a
 from typing import Any, NamedTuple
@@ -187,6 +187,17 @@ def check_views(
     if len(y) % views: raise ValueError(f'{len(y)} rows are not images of {views} views each: give all views of an image, one after the other')
     torn = (y.view(-1, views) != y.view(-1, views)[:, :1]).any(1)
     if torn.any(): raise ValueError(f'the {views} rows from {first + views*torn.nonzero()[0].item()} on are views of one image and have labels {y.view(-1, views)[torn][0].tolist()}: put the views of an image one after the other')
+
+# %% ../nbs/02_pools.ipynb #7e5cd472
+def caption_embedding(
+    text:Tensor, # (N, *L, E) states of captions, or embeddings (N, E)
+    null_text:Tensor|None=None, # (*L, E) states of the empty caption
+) -> Tensor: # (N, E) float32 of length 1, or 0 where a caption says nothing
+    "One direction for each caption: the mean over its tokens, less that of the empty caption"
+    mean = lambda x: x.float().flatten(1, -2).mean(1) if x.ndim > 2 else x.float()
+    embedding = mean(text)
+    if null_text is not None: embedding = embedding - mean(null_text[None].to(text.device))
+    return torch.nn.functional.normalize(embedding, dim=1)
 
 # %% ../nbs/02_pools.ipynb #93a8cd53
 def check_index(
