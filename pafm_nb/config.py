@@ -15,7 +15,7 @@ NAMES = dict(
     data=('digits', 'captions', 'scenes'),
     model=(*(f'SiT-{size}/{patch}' for size in ('Ti', 'S', 'B', 'L', 'XL') for patch in (2, 4, 8)), 'SiT-digits', 'MMDiT-Ti/2', 'MMDiT-B/2', 'MMDiT-captions'),
     objective=('fm', 'pafm'),
-    candidates=('InBatch', 'InClass', 'WholeClass', 'NearestNeighbors', 'Cells', 'Broadened', 'MomentDraws', 'ExactMoments', 'RandomCrops', 'TextLikelihood'),
+    candidates=('InBatch', 'InClass', 'WholeClass', 'NearestNeighbors', 'Cells', 'SmoothedClass', 'MomentDraws', 'ExactMoments', 'RandomCrops', 'TextLikelihood'),
     path=('linear', 'cosine', 'vp'),
     time=('uniform', 'logit_normal'),
     precision=('no', 'bf16', 'fp16'))
@@ -66,6 +66,7 @@ class TrainConfig:
 
     def __post_init__(self):
         if not str(self.out): raise ValueError('out is empty: give the folder of the run')
+        if self.candidates == 'Broadened': self.candidates = 'SmoothedClass'     # its name in runs of before
         for what in ('model', 'objective', 'candidates', 'path', 'time', 'precision'): check_name(what, getattr(self, what), NAMES[what])
         optional = {name: 1 for name in ('micro_batches', 'crop') if getattr(self, name) is not None}
         for name, least in (dict(steps=1, batch_size=1, k=1, save_every=1, keep=1, log_every=1, sample_every=0, seed=0) | optional).items():

@@ -84,7 +84,7 @@ def check_prepared(
 ):
     "Refuse a bank without the neighbours or cells that a run reads: each process would look for them at each start, for hours where the bank is large"
     if not isinstance(pool, LatentBank) or config.objective == 'fm': return
-    k, wanted = config.k + (config.candidates == 'Broadened'), dict(NearestNeighbors=['neighbors'], Broadened=['neighbors'], Cells=['cells']).get(config.candidates, [])
+    k, wanted = config.k + (config.candidates == 'SmoothedClass'), dict(NearestNeighbors=['neighbors'], SmoothedClass=['neighbors'], Cells=['cells']).get(config.candidates, [])
     if config.candidates == 'NearestNeighbors' and config.label_dropout > 0 and pool.num_classes > 1: wanted.append('neighbors_in_all')
     for part in wanted:
         have = pool.meta['prepared'].get(part, {}).get('k')
@@ -202,9 +202,10 @@ def check_same_run(
     state:dict, # of the checkpoint that is there
 ):
     "Refuse to go on with another run, on other data, or back in time"
+    before = saved_config(config.out, state).saved()
     for k, v in config.saved().items():
-        if k not in RESUMABLE and state['config'].get(k) != v:
-            raise ValueError(f'{config.out} holds a run with {k}={state["config"].get(k)!r}, not {v!r}: give the same value, or another folder')
+        if k not in RESUMABLE and before[k] != v:
+            raise ValueError(f'{config.out} holds a run with {k}={before[k]!r}, not {v!r}: give the same value, or another folder')
     if state['data'] != data: raise ValueError(f'{config.out} holds a run on {state["data"]}, and {config.data} is {data}: give the same data, or another folder')
     if state['step'] > config.steps: raise ValueError(f'{config.out} holds a run of {state["step"]} steps already, more than steps={config.steps}: ask for more, or give another folder')
 

@@ -205,14 +205,14 @@ def device_cost(
     dtype:torch.dtype=torch.float32, # the pool's
 ) -> dict: # operations, bytes, share (of the bytes of B x K candidates in float32), waits
     "What a step's candidates and target ask of a GPU, counted on tensors without content; raises where the host would have to wait"
-    if name == 'Broadened': classes, per_class = 2, 100      # for small data: on a GPU every row takes the whole pool
+    if name == 'SmoothedClass': classes, per_class = 2, 100      # for small data: on a GPU every row takes the whole pool
     n, images = classes*per_class, name == 'RandomCrops'
     z = torch.randn(n, *((1, 2, 2) if images else (1,)), generator=torch.Generator().manual_seed(0)).to(dtype)
     gaussian:dict = dict(mean=z, std=torch.ones_like(z)) if name in ('MomentDraws', 'ExactMoments') else {}
     pool = TensorPool(z, torch.arange(n) % classes, text=z.flatten(1).float() if name == 'TextLikelihood' else None, **gaussian)
     sampler = SAMPLERS[name](pool, k)
     if name == 'NearestNeighbors': sampler.near_in_all = sampler.near
-    count = dict(InBatch=batch, WholeClass=per_class, ExactMoments=per_class, Broadened=n).get(name, k)
+    count = dict(InBatch=batch, WholeClass=per_class, ExactMoments=per_class, SmoothedClass=n).get(name, k)
     with FakeTensorMode(), DeviceCost() as cost:
         endpoint = (shape[0], shape[1] + 8, shape[2] + 8) if images else shape
         row = lambda *size, dtype=torch.float32: torch.empty(batch, *size, dtype=dtype, device='cuda')

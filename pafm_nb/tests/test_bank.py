@@ -74,7 +74,7 @@ def test_a_bank_is_a_pool(tmp_path, order, moments):
 def test_every_sampler_takes_a_bank(tmp_path, name):
     z, y = random_rows(shape=(1, 4, 4))
     std, text = .1*z.abs(), z.flatten(2)
-    plain = name in ('Broadened', 'WholeClass', 'RandomCrops')   # they take rows as they are stored
+    plain = name in ('SmoothedClass', 'WholeClass', 'RandomCrops')   # they take rows as they are stored
     bank, pool = LatentBank.create(tmp_path/'bank', [(z if plain else (z, std), y, text)], dtype=torch.float32), TensorPool(z, y, *((None, None) if plain else (z, std)), text)
     seeds = lambda: torch.Generator().manual_seed(4)
     rows = dict(crop=3) if name == 'RandomCrops' else {}
