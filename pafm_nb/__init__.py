@@ -17,7 +17,7 @@ __doc__ = '''Posterior-Augmented Flow Matching. Time runs from 0, the data, to 1
 
 Begin with    pafm_target: replaces the line `target = eps - z` of a loop; PAFMLoss, FMLoss: the whole loss
 Data          TensorPool in memory, LatentBank on disk, Batch for batches of one's own, digits to try it on
-Candidates    InClass, WholeClass, InBatch, Cells (exact); NearestNeighbors, RandomCrops, TextLikelihood and others
+Candidates    InClass, WholeClass, InBatch, Cells (exact); NearestNeighbors, Likelihood for conditions, and others
 Paths         LinearPath, CosinePath, VPPath; reverse_time for models whose time runs the other way
 Models        SiT, MMDiT, load_sit, load_mmdit; sample draws images; TrainConfig, Trainer, load_run train and load
 To check      check_loop for your own loop; bias_variance, gradient_variance; evaluate for FID and its kin
@@ -30,7 +30,8 @@ _BY_MODULE = dict(
     paths='LinearPath CosinePath VPPath reverse_time',
     posterior='log_weights exact_velocity moment_posterior',
     pools='Batch TensorPool',
-    candidates='InBatch InClass WholeClass MomentDraws ExactMoments RandomCrops TextLikelihood NearestNeighbors Cells',
+    candidates='InBatch InClass WholeClass Cells NearestNeighbors MomentDraws ExactMoments RandomCrops TextLikelihood '
+               'Likelihood Recent SmoothedClass',
     objective='pafm_target FMLoss PAFMLoss',
     diagnostics='bias_variance gradient_variance',
     adapters='check_loop',
@@ -44,6 +45,7 @@ _BY_MODULE = dict(
     sampling='sample',
     evaluation='evaluate')
 _MODULE_OF = {name: module for module, names in _BY_MODULE.items() for name in names.split()}
+_NEEDS = dict(build='safetensors', training='accelerate', evaluation='PIL')  # modules that do not import without a package of an extra
 __all__ = list(_MODULE_OF)
 
 # %% ../nbs/07_door.ipynb #076e7d02
@@ -53,9 +55,10 @@ if TYPE_CHECKING:
     from .posterior import (log_weights as log_weights, exact_velocity as exact_velocity,
         moment_posterior as moment_posterior)
     from .pools import Batch as Batch, TensorPool as TensorPool
-    from .candidates import (InBatch as InBatch, InClass as InClass, WholeClass as WholeClass,
-        MomentDraws as MomentDraws, ExactMoments as ExactMoments, RandomCrops as RandomCrops,
-        TextLikelihood as TextLikelihood, NearestNeighbors as NearestNeighbors, Cells as Cells)
+    from .candidates import (InBatch as InBatch, InClass as InClass, WholeClass as WholeClass, Cells as Cells,
+        NearestNeighbors as NearestNeighbors, MomentDraws as MomentDraws, ExactMoments as ExactMoments,
+        RandomCrops as RandomCrops, TextLikelihood as TextLikelihood, Likelihood as Likelihood, Recent as Recent,
+        SmoothedClass as SmoothedClass)
     from .objective import pafm_target as pafm_target, FMLoss as FMLoss, PAFMLoss as PAFMLoss
     from .diagnostics import bias_variance as bias_variance, gradient_variance as gradient_variance
     from .adapters import check_loop as check_loop
@@ -80,5 +83,8 @@ else:
         return globals().setdefault(name, getattr(module, name))
 
     def __dir__():
-        "The door's names, and what every module has"
-        return [*__all__, *(name for name in globals() if name.startswith('__'))]
+        "The door's names that can be imported here, and what every module has"
+        from pafm_nb.extras import installed
+        absent = {module for module, package in _NEEDS.items() if not installed(package)}
+        here = [name for name in __all__ if _MODULE_OF[name] not in absent]
+        return here + [name for name in globals() if name.startswith('__')]

@@ -48,7 +48,7 @@ def open_encoder(
     "The frozen text encoder of a bank of token ids"
     if pool.text is None or pool.text.is_floating_point(): return None
     from pafm_nb.captions import load_text_encoder
-    made_with = pool.about.get('text', {})
+    made_with = pool.provenance.get('text', {})
     name = config.text_encoder or made_with.get('clip')
     if not name: raise ValueError(f'{config.data} holds token ids and does not say of which encoder: give text_encoder')
     encoder = load_text_encoder(name, device, PRECISIONS[config.precision])
@@ -114,7 +114,7 @@ def prepared_parts(
     pool, # its data
 ) -> list: # names of parts
     "What a run reads of neighbours and cells"
-    parts = dict(NearestNeighbors=['neighbors'], Broadened=['neighbors'], Cells=['cells']).get(config.candidates, [])
+    parts = dict(NearestNeighbors=['neighbors'], SmoothedClass=['neighbors'], Cells=['cells']).get(config.candidates, [])
     dropped = config.candidates == 'NearestNeighbors' and config.label_dropout > 0 and pool.num_classes > 1
     return parts + ['neighbors_in_all']*dropped
 
@@ -124,7 +124,7 @@ def check_prepared(
 ):
     "Refuse a bank without the neighbours or cells that a run reads: each process would look for them at each start, for hours where the bank is large"
     if not isinstance(pool, LatentBank) or config.objective == 'fm': return
-    k = config.k + (config.candidates == 'Broadened')
+    k = config.k + (config.candidates == 'SmoothedClass')
     for part in prepared_parts(config, pool):
         have = pool.meta['prepared'].get(part, {}).get('k')
         if have and (have <= k if part == 'cells' else have >= min(k, len(pool))): continue

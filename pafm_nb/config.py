@@ -17,7 +17,7 @@ NAMES = dict(
     model=(*(f'SiT-{size}/{patch}' for size in ('Ti', 'S', 'B', 'L', 'XL') for patch in (2, 4, 8)), 'SiT-digits',
            'MMDiT-Ti/2', 'MMDiT-B/2', 'MMDiT-captions'),
     objective=('fm', 'pafm'),
-    candidates=('InBatch', 'InClass', 'WholeClass', 'NearestNeighbors', 'Cells', 'Broadened', 'MomentDraws', 'ExactMoments', 'RandomCrops', 'TextLikelihood'),
+    candidates=('InBatch', 'InClass', 'WholeClass', 'NearestNeighbors', 'Cells', 'SmoothedClass', 'MomentDraws', 'ExactMoments', 'RandomCrops', 'TextLikelihood'),
     path=('linear', 'cosine', 'vp'),
     time=('uniform', 'logit_normal'),
     precision=('no', 'bf16', 'fp16'))
@@ -81,7 +81,7 @@ class TrainConfig:
     objective : str, default 'pafm'
         'fm' or 'pafm'.
     candidates : str, default 'WholeClass'
-        'InBatch', 'InClass', 'WholeClass', 'NearestNeighbors', 'Cells', 'Broadened', 'MomentDraws',
+        'InBatch', 'InClass', 'WholeClass', 'NearestNeighbors', 'Cells', 'SmoothedClass', 'MomentDraws',
         'ExactMoments', 'RandomCrops' or 'TextLikelihood' (pafm).
     k : int, default 16
         Candidates, the source included, for samplers that take a number (pafm).
@@ -183,6 +183,7 @@ class TrainConfig:
 
     def __post_init__(self):
         if not str(self.out): raise ValueError('out is empty: give the folder of the run')
+        if self.candidates == 'Broadened': self.candidates = 'SmoothedClass'     # its name in runs of before
         for what in ('model', 'objective', 'candidates', 'path', 'time', 'precision'):
             check_name(what, getattr(self, what), NAMES[what])
         check_counts(vars(self)); check_numbers(vars(self))

@@ -13,18 +13,44 @@ from itertools import product
 from typing import NamedTuple
 import torch
 from torch import Tensor
+from .extras import require
 from .paths import check_count
 from .pools import TensorPool
 
 # %% ../nbs/11_data.ipynb #2dc3bb37
 DIGITS_SPLITS = ('train', 'held_out')
 
-def digits(split:str='train', # 'train' (1437 images) or 'held_out' (360)
-          )->TensorPool: # z (N, 1, 8, 8) float32 in [-1, 1], y (N,) int64 in 0..9
-    "scikit-learn's handwritten digits, with the same split on every machine"
+def digits(split:str='train') -> TensorPool:
+    """scikit-learn's handwritten digits, with the same split on every machine.
+
+    Parameters
+    ----------
+    split
+        'train' (1437 images) or 'held_out' (360: a fifth of every class, spread over all writers).
+
+    Returns
+    -------
+    TensorPool
+        z (N, 1, 8, 8) float32 in [-1, 1], y (N,) int64 in 0..9.
+
+    Raises
+    ------
+    ValueError
+        For another split.
+
+    Notes
+    -----
+    Needs scikit-learn (``pip install 'pafm_nb[train]'``), which carries the images in its package: nothing is downloaded.
+
+    Examples
+    --------
+    >>> from pafm_nb import digits
+    >>> pool = digits('held_out')
+    >>> len(pool), pool.num_classes, tuple(pool[[0]].z.shape)
+    (360, 10, (1, 1, 8, 8))
+    """
     if split not in DIGITS_SPLITS: raise ValueError(f'unknown split {split!r}: use one of {", ".join(DIGITS_SPLITS)}')
-    from sklearn.datasets import load_digits      # here, for it draws from random when imported
-    raw = load_digits()
+    raw = require('sklearn.datasets').load_digits()      # here, for it draws from random when imported
     z = torch.as_tensor(raw.images, dtype=torch.float32)[:, None]/8 - 1
     y = torch.as_tensor(raw.target, dtype=torch.int64)
     held_out = torch.zeros(len(y), dtype=torch.bool)
@@ -43,18 +69,22 @@ def _numbered(captions, words, length):
     if isinstance(captions, str): raise ValueError(f'captions must be a list of strings, got the string {captions!r}: put it into a list')
     number, rows = {word: i for i, word in enumerate(words)}, [caption.lower().split() for caption in captions]
     for caption, row in zip(captions, rows):
-        for word in row:
-            if word not in number: raise ValueError(f'unknown word {word!r} in the caption {caption!r}: the vocabulary is {", ".join(words)}')
+        unknown = [word for word in row if word not in number]
+        if unknown: raise ValueError(f'unknown word {unknown[0]!r} in the caption {caption!r}: the vocabulary is {", ".join(words)}')
         if len(row) > length: raise ValueError(f'the caption {caption!r} has {len(row)} words: use at most {length} of {", ".join(words)}')
     return [[number[word] for word in row] for row in rows]
+
+def _one_hot(rows, length, width):
+    "A unit vector for each number, zeros for padding"
+    padded = [row + [width]*(length - len(row)) for row in rows]
+    return torch.eye(width + 1, width)[torch.tensor(padded, dtype=torch.int64).view(len(rows), length)]
 
 def encode_captions(
     captions:list, # of strings
     length:int=8, # most words in a caption
 ) -> Tensor: # (N, length, 32) float32: a unit vector for each word, zeros for padding
     "States of captions about `SCENES`, a stand-in for a text encoder's; '' is the empty caption"
-    padded = torch.tensor([row + [32]*(length - len(row)) for row in _numbered(captions, WORDS, length)], dtype=torch.int64).view(len(captions), length)
-    return torch.eye(33, 32)[padded]
+    return _one_hot(_numbered(captions, WORDS, length), length, 32)
 
 def decode_captions(
     text:Tensor, # (N, length, 32) states of encode_captions
@@ -117,12 +147,14 @@ def captioned_shapes(
     counts = torch.tensor([len(names) for names in SCENES.values()])
     facts, said = (u[:, :5]*counts).long(), u[:, 5:8] < .5
     z = (255*_draw_scenes(facts, 2*u[:, 8:] - 1)).round()/127.5 - 1
-    captions = []
-    for row, (with_size, with_place, with_background) in zip(facts.tolist(), said.tolist()):
-        size, color, shape, place, background = (names[i] for names, i in zip(SCENES.values(), row))
-        captions.append(f'a {size*with_size} {color} {shape} {place*with_place} {f"on {background}"*with_background}')
-    scene = (facts*torch.cat([counts.flip(0).cumprod(0).flip(0)[1:], counts.new_ones(1)])).sum(1)
-    return TensorPool(z.float(), scene, text=encode_captions(captions), null_text=encode_captions([''])[0])
+    captions = [_shape_caption(row, *told) for row, told in zip(facts.tolist(), said.tolist())]
+    row_of_scene = torch.cat([counts.flip(0).cumprod(0).flip(0)[1:], counts.new_ones(1)])
+    text, null_text = encode_captions(captions), encode_captions([''])[0]
+    return TensorPool(z.float(), (facts*row_of_scene).sum(1), text=text, null_text=null_text)
+
+def _shape_caption(facts, with_size, with_place, with_background):
+    size, color, shape, place, background = (names[i] for names, i in zip(SCENES.values(), facts))
+    return f'a {size*with_size} {color} {shape} {place*with_place} {f"on {background}"*with_background}'
 
 # %% ../nbs/11_data.ipynb #4e66ad11
 def _held_out_pairs():
@@ -168,22 +200,29 @@ def scene_captions(
     said:Tensor|None=None, # (N, 2) bool: are size and place said? None: both
 ) -> list: # of strings of at most eleven words
     "Captions of scenes, in the order of reading"
-    captions, told = [], [[True, True]]*len(scenes.size) if said is None else said.tolist()
-    for colors, shapes, size, (with_size, with_place) in zip(scenes.color.tolist(), scenes.shape.tolist(), scenes.size.tolist(), told):
-        at = [place for place, color in enumerate(colors) if color >= 0]
-        pairs = [f"{SCENES['color'][colors[place]]} {SCENES['shape'][shapes[place]]}" for place in at]
-        if len(at) > 1 and len(set(pairs)) == 1: captions.append(f"{('two', 'three')[len(at) - 2]} {pairs[0]}{'es' if pairs[0].endswith('s') else 's'}"); continue
-        phrases = [f"a {pair} {SCENES['place'][place]*with_place}".strip() for pair, place in zip(pairs, at)]
-        captions.append(' and '.join(phrases) if len(at) > 1 else phrases[0].replace('a ', f"a {SCENES['size'][size]} ", 1) if with_size else phrases[0])
-    return captions
+    told = [[True, True]]*len(scenes.size) if said is None else said.tolist()
+    rows = zip(scenes.color.tolist(), scenes.shape.tolist(), scenes.size.tolist(), told)
+    return [_scene_caption(*row) for row in rows]
+
+def _scene_caption(colors, shapes, size, told):
+    with_size, with_place = told
+    at = [place for place, color in enumerate(colors) if color >= 0]
+    pairs = [f"{SCENES['color'][colors[place]]} {SCENES['shape'][shapes[place]]}" for place in at]
+    if len(at) > 1 and len(set(pairs)) == 1:
+        plural = 'es' if pairs[0].endswith('s') else 's'
+        return f"{('two', 'three')[len(at) - 2]} {pairs[0]}{plural}"
+    phrases = [f"a {pair} {SCENES['place'][place]*with_place}".strip() for pair, place in zip(pairs, at)]
+    if len(at) == 1 and with_size: return phrases[0].replace('a ', f"a {SCENES['size'][size]} ", 1)
+    return ' and '.join(phrases)
 
 def encode_scene_captions(
     captions:list, # of strings
     length:int=11, # most words in a caption
 ) -> Tensor: # (N, length, 64) float32: a unit vector for each word, another one after 'and'; zeros for padding
     "States of captions about `Scenes`, a stand-in for a text encoder's; '' is the empty caption"
-    rows = [[n + 32*(SCENE_WORDS.index('and') in row[:i]) for i, n in enumerate(row)] for row in _numbered(captions, SCENE_WORDS, length)]
-    return torch.eye(65, 64)[torch.tensor([row + [64]*(length - len(row)) for row in rows], dtype=torch.int64).view(len(rows), length)]
+    joined, rows = SCENE_WORDS.index('and'), _numbered(captions, SCENE_WORDS, length)
+    later = [[n + 32*(joined in row[:i]) for i, n in enumerate(row)] for row in rows]
+    return _one_hot(later, length, 64)
 
 # %% ../nbs/11_data.ipynb #25658e3f
 GRAIN = .05
@@ -199,8 +238,10 @@ def draw_scenes(
     for place, corner in enumerate(torch.tensor(_CORNERS, dtype=u.dtype)):
         rows = (scenes.color[:, place] >= 0).nonzero().squeeze(1)
         v, color, shape = u[rows, place], scenes.color[rows, place], scenes.shape[rows, place]
-        radius, (down, right) = torch.tensor([2.7, 4.2], dtype=u.dtype)[scenes.size[rows]]*(1 + .08*v[:, 3]), (3.7*corner + .4*v[:, 4:6]).T
-        picture[rows] += _cover(shape, radius, down, right, .3*v[:, 6], 17)*(_tinted('color', color, v[:, [7, 0, 1]] if place else v[:, [7, 4, 5]]) - picture[rows])
+        radius = torch.tensor([2.7, 4.2], dtype=u.dtype)[scenes.size[rows]]*(1 + .08*v[:, 3])
+        down, right = (3.7*corner + .4*v[:, 4:6]).T
+        front = _tinted('color', color, v[:, [7, 0, 1]] if place else v[:, [7, 4, 5]])
+        picture[rows] += _cover(shape, radius, down, right, .3*v[:, 6], 17)*(front - picture[rows])
     return ((255*picture).round()/127.5 - 1).float()
 
 def scene_views(
@@ -221,4 +262,5 @@ def captioned_scenes(
     number = {caption: i for i, caption in enumerate(sorted(set(captions)))}
     z = scene_views(draw_scenes(scenes, seed + 2)).flatten(0, 1)
     y, text = torch.tensor([number[caption] for caption in captions]), encode_scene_captions(captions)
-    return TensorPool(z, y.repeat_interleave(4), z, torch.full_like(z, GRAIN), text.repeat_interleave(4, 0), encode_scene_captions([''])[0], views=4)
+    null_text = encode_scene_captions([''])[0]
+    return TensorPool(z, y.repeat_interleave(4), z, torch.full_like(z, GRAIN), text.repeat_interleave(4, 0), null_text, views=4)

@@ -399,8 +399,8 @@ def evaluate(
     >>> from pafm_nb import digits, evaluate
     >>> from pafm_nb.images import to_uint8
     >>> found = evaluate(to_uint8(digits('held_out').z), to_uint8(digits('train').z), 'fid', 'digits', device='cpu')
-    >>> round(found['fd_digits']), found['n_samples'], found['n_reference']
-    (1, 360, 1437)
+    >>> found['fd_digits'] < 1, found['n_samples'], found['n_reference']
+    (True, 360, 1437)
     """
     metrics = check_metrics(metrics, extractor)
     check_how(batch_size, size, stats)

@@ -104,7 +104,7 @@ def check_vae(
     run:TrainedModel, # whose samples are decoded
     name:str, # of the VAE
     vae, # with that name
-    found:dict, # its vae_about
+    found:dict, # its vae_provenance
     asked:bool, # for by the user, in the place of the one of the run's bank
 ):
     "Refuse a VAE that cannot decode a run's samples, or is another than made its bank"
@@ -131,10 +131,10 @@ class Decoder:
             if run.model.in_channels in (1, 3): return
             raise ValueError(f'{run.config.out} makes latents of {run.model.in_channels} channels and does not say of which '
                              'VAE: name one with --vae')
-        from pafm_nb.vae import load_vae, vae_about
+        from pafm_nb.vae import load_vae, vae_provenance
         name = vae or bank['vae']
         self.vae = load_vae(name, device)
-        found = vae_about(self.vae, name)
+        found = vae_provenance(self.vae, name)
         check_vae(run, name, self.vae, found, bool(vae))
         self.scaling = bank or found
         self.protocol |= dict(vae=name, vae_sha256=found['vae_sha256'], scale=self.scaling['scale'],

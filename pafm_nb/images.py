@@ -418,11 +418,45 @@ def images_in(
     "The image files at any depth, sorted"
     return sorted('/'.join(parts) for parts, *_ in _found(Path(path))[1].found)
 
-def open_images(
-    path, # a folder of folders, a tar or zip of them, or ImageNet's tar of tars
-    labelled:bool=True, # False: all images at any depth, without classes
-) -> Images: # sorted by class and name
-    "Find the images; a ValueError if it is not clear what their classes are, or one has no image"
+def open_images(path, labelled:bool=True) -> Images:
+    """Find the images of a folder or an archive; none is read yet.
+
+    Parameters
+    ----------
+    path
+        A folder of folders (CLASS/name.jpg), a .tar or .zip of them, or ImageNet's tar of tars.
+    labelled
+        False: all images at any depth, without classes.
+
+    Returns
+    -------
+    Images
+        Sorted by class and name, with a label for each class in order; `read(i)` gives bytes, label and name of an image, from any
+        thread, `skipped` what is no image and why.
+
+    Raises
+    ------
+    ValueError
+        If it is not clear which folders are the classes, a class has no image, there are none at all, or an archive is damaged.
+    FileNotFoundError
+        If there is nothing at the path.
+
+    Notes
+    -----
+    The rule is that of torchvision's `ImageFolder`; nothing is unpacked.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from pafm_nb.images import open_images
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ('cat/1.png', 'dog/1.png', 'dog/2.png'):
+    ...     (folder/name).parent.mkdir(exist_ok=True)
+    ...     (folder/name).touch()
+    >>> open_images(folder).classes, open_images(folder).labels.tolist()
+    (['cat', 'dog'], [0, 1, 1])
+    """
     path = Path(path)
     if not path.exists(): raise FileNotFoundError(f'there is no {path}: give a folder of images (CLASS/name.jpg), a zip or a tar')
     kind, finder = _found(path)

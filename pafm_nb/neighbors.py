@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 import numpy as np, torch
 from torch import Tensor
+from .extras import require
 from .bank import LatentBank, NpyRows, file_entry
 from .paths import check_count
 from .pools import class_slices, read_rows
@@ -24,9 +25,7 @@ from .work_folder import WorkFolder
 # %% ../nbs/12a_neighbors.ipynb #d1e28d37
 def load_faiss() -> Any:
     "FAISS, imported where neighbours are looked for"
-    try: import faiss
-    except ImportError as e: raise ImportError("neighbours and cells need FAISS: pip install 'pafm_nb[neighbors]'") from e
-    return faiss
+    return require('faiss')
 
 def _vectors(x): return np.ascontiguousarray(x.flatten(1).float().cpu().numpy())
 

@@ -7,9 +7,8 @@ __all__ = ['Lines', 'NoBar', 'progress_bar']
 
 # %% ../nbs/10a_progress.ipynb #6d7a4259
 import sys
-from importlib.util import find_spec
 from typing import Any
-from .extras import require
+from .extras import installed, require
 
 # %% ../nbs/10a_progress.ipynb #180ab667
 class Lines:
@@ -36,7 +35,7 @@ def progress_bar(
     **kwargs # of tqdm: desc, unit, initial
 ) -> Any: # a tqdm bar
     "A bar on a terminal and in Jupyter; in a log file a line a minute; nothing where tqdm is not installed"
-    if disable or find_spec('tqdm') is None: return NoBar()
+    if disable or not installed('tqdm'): return NoBar()
     tqdm = require('tqdm.auto').tqdm
     if sys.stderr.isatty() or 'ipykernel' in sys.modules: return tqdm(total=total, **kwargs)
     return tqdm(total=total, file=Lines(sys.stderr), mininterval=every, maxinterval=every, miniters=1, **kwargs)

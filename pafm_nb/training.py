@@ -21,7 +21,7 @@ from .batches import count_micro_batches, micro_batch_rows, micro_batches_of, st
 from .build import build_model, build_objective, check_fit, check_prepared, open_data, open_encoder
 from .checkpoints import FILES, JsonLines, deferred_signals, last_name, newest_checkpoint
 from .checkpoints import pack_optimizer, save_checkpoint, unpack_optimizer
-from .config import TrainConfig
+from .config import TrainConfig, saved_config
 from .images import image_grid
 from .distributed import all_gather, broadcast, check_found, check_launch, on_all_ranks, on_main
 from .files import check_writable, one_writer, write_json
@@ -103,9 +103,10 @@ def check_same_run(
     state:dict, # of the checkpoint that is there
 ):
     "Refuse to go on with another run, on other data, or back in time"
+    before = saved_config(config.out, state).saved()
     for k, v in config.saved().items():
-        if k not in RESUMABLE and state['config'].get(k) != v:
-            raise ValueError(f'{config.out} holds a run with {k}={state["config"].get(k)!r}, not {v!r}: '
+        if k not in RESUMABLE and before[k] != v:
+            raise ValueError(f'{config.out} holds a run with {k}={before[k]!r}, not {v!r}: '
                              'give the same value, or another folder')
     if state['data'] != data:
         raise ValueError(f'{config.out} holds a run on {state["data"]}, and {config.data} is {data}: '
@@ -253,7 +254,7 @@ class TrainingSteps:
         optimizer = pack_optimizer(self.optimizer.optimizer)
         tensors = dict(model=model.state_dict(), ema=self.ema.module.state_dict(), optimizer=optimizer)
         classes = classes_with_rows(self.pool).tolist() if self.pool.labelled else []      # those that can be sampled
-        state = dict(config=self.config.saved(), data=self.data, classes=classes, about=self.pool.about,
+        state = dict(config=self.config.saved(), data=self.data, classes=classes, about=self.pool.provenance,
                      processes=self.accelerator.num_processes, pieces=self.micro_batches,
                      scaler=None if scaler is None else scaler.state_dict(),
                      torch=str(torch.__version__), accelerate=accelerate.__version__)

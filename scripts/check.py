@@ -4,12 +4,16 @@ Each check is a function below; its docstring is the name it is printed under. I
 The checks look at the files git knows or would add; where something is generated, that happens in a copy. Exit code 1 if anything is wrong."""
 import ast, builtins, configparser, email, importlib, inspect, json, os, re, shutil, subprocess, sys, tarfile, tempfile, zipfile
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 import yaml
 from execnb.nbio import read_nb
 from fastcore.script import call_parse, Param
 from nbdev.doclinks import NbdevLookup
 from nbdev.process import NBProcessor
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from pafm_nb.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parent.parent
 IGNORED = re.compile(r'(^|/)(\.git|\.venv|__pycache__|\.ipynb_checkpoints|\.pytest_cache|\.quarto|_docs|_proc|build|dist|runs|[^/]*\.egg-info)(/|$)')
@@ -114,6 +118,23 @@ def readme():
     import make_readme
     yield from make_readme.differences()
 
+def house():
+    "house: nbs/images/house.svg is what scripts/house.py draws of the imports"
+    import house
+    yield from house.differences()
+    return house.picture()[1].splitlines()[0]
+
+def mutants():
+    "mutants: each text that scripts/mutants.py changes occurs in its module"
+    from mutants import MUTANTS
+    for module, (tests, changes) in MUTANTS.items():
+        file = ROOT/'pafm_nb'/f'{module}.py'
+        for old, _ in changes:
+            if not file.exists() or old not in file.read_text(encoding='utf-8'): yield f'{module}: {old!r} is not there'
+        for test in tests.split():
+            if not (ROOT/f'pafm_nb/tests/test_{test}.py').exists(): yield f'{module}: there are no tests of {test}'
+    return f'{sum(len(changes) for _, changes in MUTANTS.values())} mutants'
+
 def commands():
     "commands: the workflow runs the README's test command, word for word"
     lines = [l for l in (ROOT/'README.md').read_text(encoding='utf-8').splitlines() if 'nbdev_test' in l and l.startswith('pip install')]
@@ -216,14 +237,37 @@ def links():
             if not ((ROOT/file).parent/target).exists(): yield f'{file}: {target} does not exist'
     return f'{seen} links'
 
+def brought_by(requirements): return {canonicalize_name(Requirement(r).name) for r in requirements.split()}
+
+def brought(extras):
+    "Names of the distributions that extras of ours bring, over extras of their own"
+    found, todo = set(), list(extras)
+    while todo:
+        for need in map(Requirement, config()[f'{todo.pop()}_requirements'].split()):
+            if need.name == config()['lib_name']: todo += need.extras
+            else: found.add(canonicalize_name(need.name))
+    return found
+
 def colab():
-    "colab: a badge opens the notebook it stands in, and a cell below it fetches the repository"
-    seen = 0
+    """colab: a badge opens the notebook it stands in, and a cell below it fetches the repository and its extras
+
+    Looked at: what the notebook's code imports of the packages in `pafm_nb.extras`; experiments of ours need matplotlib."""
+    user, repo, branch = (config()[k] for k in ('user', 'repo', 'branch'))
+    clone, seen = f'git clone -q https://github.com/{user}/{repo} ', 0
     for n in notebooks():
         badges = re.findall(r'colab\.research\.google\.com/github/([^"]+)"', '\n'.join(c.source for c in cells(n)))
         seen += len(badges)
-        if badges and badges != [f'{config()["user"]}/{config()["repo"]}/blob/{config()["branch"]}/{n}']: yield f'{n}: its badge opens {badges}'
-        if badges and f'git clone -q https://github.com/{config()["user"]}/{config()["repo"]} ' not in cells(n)[2].source: yield f'{n}: no cell below the badge fetches the repository'
+        if not badges: continue
+        if badges != [f'{user}/{repo}/blob/{branch}/{n}']: yield f'{n}: its badge opens {badges}'
+        if clone not in cells(n)[2].source: yield f'{n}: no cell below the badge fetches the repository'
+        named = re.search(r"pip install -q '[^'\[]+\[([\w,]+)\]'", cells(n)[2].source)
+        if not named: yield f'{n}: the cell below the badge names no extra'; continue
+        code = '\n'.join(c.source for c in cells(n) if c.cell_type == 'code')
+        needs = {m for m in re.findall(r'^\s*(?:from|import) (\w+)', code, re.M) if m in EXTRAS}
+        if f'{config()["lib_name"]}.experiments' in code: needs.add('matplotlib')
+        for m in sorted(needs):
+            if not {canonicalize_name(d) for d in packages_distributions().get(m, [m])} & brought(named[1].split(',')):
+                yield f'{n}: imports {m}, and [{named[1]}] does not bring it'
     return f'{seen} badges'
 
 def spelling():
@@ -312,6 +356,8 @@ def packages():
     with tarfile.open(sdist) as t: packed = {n.partition('/')[2] for n in t.getnames()}
     for n in sorted(wanted | {'settings.ini', 'setup.py', 'pyproject.toml', 'LICENSE', 'README.md'}):
         if n not in packed: yield f'{sdist.name} lacks {n}'
+    core = {canonicalize_name(Requirement(r).name) for r in meta.get_all('Requires-Dist', []) if 'extra ==' not in r}
+    if core != brought_by(cfg['requirements']): yield f'{wheel.name}: its core asks for {sorted(core)}'
     extras = {k.removesuffix('_requirements') for k in cfg if k.endswith('_requirements')}
     for field, want in dict(Version=[cfg['version']], Name=[cfg['lib_name']], License_Expression=['Apache-2.0'], Requires_Python=[f'>={cfg["min_python"]}'],
                             License_File=['LICENSE'], Provides_Extra=sorted(extras)).items():
@@ -322,7 +368,8 @@ def packages():
     if 'nbdev' not in points: yield f'{wheel.name}: no nbdev entry point, other projects could not link to our documentation'
     return f'{wheel.name} {wheel.stat().st_size/1e3:.0f} kB with {len(held)} files, extras {", ".join(sorted(extras))}'
 
-CHECKS = [exports, clean, outputs, alts, sizes, readme, commands, workflows, sidebar, doclinks, links, colab, spelling, paths, results, site, packages]
+CHECKS = [exports, clean, outputs, alts, sizes, readme, house, mutants, commands, workflows, sidebar, doclinks, links,
+          colab, spelling, paths, results, site, packages]
 
 def problems(check):
     "The problems `check` yields, and what it returns; an exception is a problem too."

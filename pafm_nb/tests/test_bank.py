@@ -11,11 +11,10 @@ __all__ = ['IMPORTS', 'FILES', 'random_rows', 'blocks_of', 'make', 'same_tensors
            'go_on', 'flip', 'test_a_damaged_unfinished_bank', 'test_an_unfinished_bank_lacks_a_file',
            'test_a_bit_that_flips_while_rows_arrive', 'test_every_byte_of_meta_counts', 'test_verified_on_request',
            'spoiled', 'test_bad_rows', 'test_bad_captions', 'test_bad_calls', 'test_damaged_files', 'test_damaged_meta',
-           'test_second_writer', 'test_what_a_system_wrote_for_itself_is_not_foreign', 'pieces',
-           'test_rows_of_an_older_version', 'test_what_may_not_be_read_is_not_called_damaged', 'Killed', 'killed_at',
-           'test_killed_in_the_last_clean_up', 'test_a_bank_is_verified_when_it_is_made',
-           'test_a_flipped_bit_in_a_piece_makes_no_bank', 'test_opening_a_large_bank', 'test_larger_than_memory',
-           'Rows', 'test_workers_share_a_bank', 'test_resident_on_a_gpu', 'room', 'test_no_room_while_writing']
+           'test_second_writer', 'test_what_a_system_wrote_for_itself_is_not_foreign', 'test_rows_of_an_older_version',
+           'test_what_may_not_be_read_is_not_called_damaged', 'Killed', 'killed_at', 'test_opening_a_large_bank',
+           'test_larger_than_memory', 'Rows', 'test_workers_share_a_bank', 'test_resident_on_a_gpu', 'room',
+           'test_no_room_while_writing']
 
 # %% ../../nbs/tests/test_bank.ipynb #a363aa7f
 import json, os, pickle, resource, signal, subprocess, sys
@@ -34,9 +33,8 @@ from ..candidates import SAMPLERS, TextLikelihood
 from ..neighbors import prepare_cells, prepare_neighbors
 from ..pools import TensorPool, draw, read_rows
 from ..objective import PAFMLoss
-from ..work_folder import WorkFolder, remove_work
-from ..files import check_writable, one_writer, read_json, write_json
-from ..distributed import one_launch
+from ..work_folder import WorkFolder
+from ..files import check_writable, one_writer, write_json
 
 # %% ../../nbs/tests/test_bank.ipynb #e6d2ba88
 def random_rows(n=120, classes=5, seed=0, shape=(2, 3)):
@@ -76,7 +74,7 @@ def test_a_bank_is_a_pool(tmp_path, order, moments):
 def test_every_sampler_takes_a_bank(tmp_path, name):
     z, y = random_rows(shape=(1, 4, 4))
     std, text = .1*z.abs(), z.flatten(2)
-    plain = name in ('Broadened', 'WholeClass', 'RandomCrops')   # they take rows as they are stored
+    plain = name in ('SmoothedClass', 'WholeClass', 'RandomCrops')   # they take rows as they are stored
     bank, pool = LatentBank.create(tmp_path/'bank', [(z if plain else (z, std), y, text)], dtype=torch.float32), TensorPool(z, y, *((None, None) if plain else (z, std)), text)
     seeds = lambda: torch.Generator().manual_seed(4)
     rows = dict(crop=3) if name == 'RandomCrops' else {}
@@ -133,8 +131,8 @@ def test_views_tokens_and_image_embeddings(tmp_path, dtype):
     z, y, ids = torch.randn(12, 2, generator=g), torch.tensor([2, 0, 2, 1]).repeat_interleave(3), torch.arange(36, dtype=torch.int32).view(12, 3)
     e, f, about = torch.randn(12, 5, generator=g), torch.randn(12, 5, generator=g), dict(text=dict(clip='here'))
     blocks = lambda there: ((z[s:s+6], y[s:s+6], ids[s:s+6], e[s:s+6], f[s:s+6]) for s in range(there, 12, 6))
-    bank = LatentBank.create(tmp_path/'bank', blocks, dtype, null_text=ids[0], views=3, about=about)
-    assert bank.views == 3 and bank.about == about and LatentBank.open(tmp_path/'bank').views == 3 and bank.to('cpu').views == 3
+    bank = LatentBank.create(tmp_path/'bank', blocks, dtype, null_text=ids[0], views=3, provenance=about)
+    assert bank.views == 3 and bank.provenance == about and LatentBank.open(tmp_path/'bank').views == 3 and bank.to('cpu').views == 3
     assert torch.equal(bank[[7, 2]].text, ids[[7, 2]]) and bank.text.dtype == torch.int32 and torch.equal(bank.null_text, ids[0])
     assert torch.equal(bank.by_class.view(4, 3, 2), z.view(4, 3, 2)[[1, 3, 0, 2]].to(dtype)) and torch.equal(bank.image_embedding[bank.place], f.to(dtype))
     bank.verify()
@@ -251,7 +249,7 @@ def test_a_bit_that_flips_while_rows_arrive(tmp_path):
 
 def test_every_byte_of_meta_counts(tmp_path):
     "A digit that changed in meta.json, in what is only said of the rows as well, is noticed when the bank is opened"
-    bank = LatentBank.create(tmp_path/'bank', blocks_of(*random_rows()), about=dict(latents=dict(scale=.18215)))
+    bank = LatentBank.create(tmp_path/'bank', blocks_of(*random_rows()), provenance=dict(latents=dict(scale=.18215)))
     path = tmp_path/'bank/meta.json'
     path.write_text(path.read_text().replace('.18215', '.18315'))
     ft.test_fail(lambda: LatentBank.open(bank.folder), exc=ValueError, contains='meta.json is damaged (it does not match its checksum)')
@@ -356,16 +354,10 @@ def test_what_a_system_wrote_for_itself_is_not_foreign(tmp_path):
     "A folder that is a disk of its own, or was looked at over a network, can be written to"
     from pafm_nb.generation import check_out
     for name in ('lost+found', '@eaDir', '.hidden', 'Thumbs.db'): (tmp_path/name).mkdir()
-    check_writable(tmp_path, ('meta.json',)); check_out(tmp_path); pieces(tmp_path)
+    check_writable(tmp_path, ('meta.json',)); check_out(tmp_path); WorkFolder(tmp_path, dict(seed=0), 3)
     assert make(tmp_path/'lost+found/bank').folder.exists()
 
 # %% ../../nbs/tests/test_bank.ipynb #55216229
-def pieces(folder, n=3):
-    "Finished pieces of a bank"
-    parts = WorkFolder(folder, dict(seed=0), n)
-    for i in parts.missing(): parts.write(i, dict(z=np.full((4, 2), i, np.float32)), dict(name=f'piece {i}'))
-    return parts
-
 def test_rows_of_an_older_version(tmp_path):
     "A state without a checksum is not only called damaged"
     state = unfinished(tmp_path/'bank')/'state.json'
@@ -397,54 +389,6 @@ def killed_at(n, begun=lambda: True):
     with pytest.MonkeyPatch.context() as m:
         for name in real: m.setattr(os, name, counted(name))
         yield done
-
-def test_killed_in_the_last_clean_up(tmp_path):
-    "Killed at any step after the bank is there, the same call keeps the bank, makes no piece again and leaves nothing behind"
-    from pafm_nb.encoding import finished, publish
-    made = []
-    @one_launch
-    def prepare(out):
-        if finished(out, {}) and not (out/'.pieces').exists(): return LatentBank.open(out)
-        parts = WorkFolder(out/'.pieces', {}, 2)
-        for i in parts.missing():
-            made.append(i)
-            parts.write(i, dict(z=np.full((4, 2), i, np.float32)), i)
-        def notes():
-            write_json(out/'.skipped.json', [])
-            return [len(parts.read(i)[0]['z']) for i in range(2)]
-        return publish(out, parts, notes, ('skipped.json',), lambda x: (x['z'], None))
-    whole = prepare(tmp_path/'whole')
-    listing = lambda folder: {p.name: p.read_bytes() for p in folder.iterdir() if p.name != 'meta.json'}
-    n, lived = 0, False
-    while not lived:
-        n, out = n + 1, tmp_path/f'{n}'
-        made.clear()
-        with killed_at(n, (out/'meta.json').exists):
-            try: lived = prepare(out) is not None
-            except Killed: pass
-        assert (out/'meta.json').exists() and prepare(out).meta == whole.meta and made == [0, 1] and listing(out) == listing(whole.folder), n
-    assert n > 15
-
-def test_a_bank_is_verified_when_it_is_made(tmp_path, monkeypatch):
-    "What differs from its checksum after the bank was put together is named, and its pieces stay"
-    from pafm_nb.encoding import publish
-    def make():
-        parts = pieces(tmp_path/'.pieces')
-        return publish(tmp_path, parts, lambda: [4]*3, (), lambda x: (x['z'], None))
-    create = LatentBank.create
-    monkeypatch.setattr(LatentBank, 'create', lambda out, *args, **kwargs: (create(out, *args, **kwargs), flip(out/'endpoints.npy')))
-    ft.test_fail(make, exc=ValueError, contains='endpoints.npy does not match its checksum')
-    ft.test_fail(make, exc=ValueError, contains='endpoints.npy does not match its checksum')
-    assert (tmp_path/'.pieces').exists()
-
-def test_a_flipped_bit_in_a_piece_makes_no_bank(tmp_path):
-    "Pieces are compared with their checksums when they are joined"
-    from pafm_nb.encoding import publish
-    parts = pieces(tmp_path/'.pieces')
-    parts.seal([4]*3)
-    flip(parts.path(2)/'z.npy')
-    ft.test_fail(lambda: publish(tmp_path, parts, None, (), lambda x: (x['z'], None)), exc=ValueError, contains='z.npy does not match its checksum')
-    assert not (tmp_path/'meta.json').exists()
 
 # %% ../../nbs/tests/test_bank.ipynb #02eee179
 def test_opening_a_large_bank(tmp_path):

@@ -60,7 +60,7 @@ def test_dropped_captions_are_the_empty_one():
 
 # %% ../../nbs/tests/test_build.ipynb #b1d70a3e
 NEEDS = [(dict(candidates='NearestNeighbors', label_dropout=0.), [('neighbors', 4, False)]), (dict(candidates='Cells'), [('cells', 4, False)]),
-         (dict(candidates='NearestNeighbors'), [('neighbors', 4, False), ('neighbors', 4, True)]), (dict(candidates='Broadened'), [('neighbors', 5, False)])]
+         (dict(candidates='NearestNeighbors'), [('neighbors', 4, False), ('neighbors', 4, True)]), (dict(candidates='SmoothedClass'), [('neighbors', 5, False)])]
 
 @pytest.mark.parametrize('changes, parts', NEEDS, ids=lambda x: x.get('candidates') if isinstance(x, dict) else '')
 def test_what_a_sampler_reads_of_a_bank_is_there(tmp_path, changes, parts):

@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
 from torch.testing import assert_close
-import pafm_nb.encoding as encoding
+from .. import bank_build, encoding
 from ..bank import LatentBank
 from ..candidates import RandomCrops
-from ..encoding import every_class, find_features, piece_blocks, prepare_imagenet, prepare_repa, summary
+from ..bank_build import piece_blocks, summary
+from ..encoding import every_class, find_features, prepare_imagenet, prepare_repa
 from ..images import Images, center_crop, open_images, read_image, views
 from ..vae import encode, load_vae, tiny_vae
 from ..work_folder import WorkFolder
@@ -81,7 +82,7 @@ def test_rows_are_moments_of_crops(made, whole):
     RandomCrops(whole, 4)(draw(whole, torch.arange(len(whole))))
 
 def test_what_the_bank_says_of_itself(made, whole):
-    about = whole.about['latents']
+    about = whole.provenance['latents']
     assert about['scale'] == .18215 and about['shift'] == 0 and about['moments'] == 'mean+std' and about['size'] == 16 and len(about['vae_sha256']) == 64
     told = {s['name']: s['reason'] for s in json.loads((whole.folder/'skipped.json').read_text())}
     assert told.keys() == {'class0/broken.png', 'class2/empty.png', 'class3/cut.png', 'class1/notes.txt'} and all(told.values())
@@ -108,16 +109,16 @@ def test_stopped_anywhere(made, whole, tmp_path, small, monkeypatch, at):
 
 @pytest.mark.parametrize('name', ['piece_blocks', 'write_json'])
 def test_stopped_while_the_bank_is_written(made, whole, tmp_path, small, monkeypatch, name):
-    real, calls = getattr(encoding, name), []
+    real, calls = getattr(bank_build, name), []
     def stops_at_once(*args): raise KeyboardInterrupt
     def stops(*args):
         for block in real(*args):
             calls.append(1)
             if len(calls) == 9: raise KeyboardInterrupt
             yield block
-    monkeypatch.setattr(encoding, name, stops_at_once if name == 'write_json' else stops)
+    monkeypatch.setattr(bank_build, name, stops_at_once if name == 'write_json' else stops)
     with pytest.raises(KeyboardInterrupt): prepare_imagenet(made[1], made[0], tmp_path/'bank', **HOW)
-    monkeypatch.setattr(encoding, name, real)
+    monkeypatch.setattr(bank_build, name, real)
     monkeypatch.setattr(encoding, 'encode', None)                        # nothing is encoded again
     bank = prepare_imagenet(made[1], made[0], tmp_path/'bank', **HOW)
     assert files(bank.folder) == files(whole.folder) and len(json.loads((bank.folder/'skipped.json').read_text())) == 4
@@ -270,7 +271,7 @@ def test_repa(tmp_path):
     for folder in ('data', 'data/vae-sd'):
         bank = prepare_repa(tmp_path/folder, tmp_path/f'bank_{len(folder)}', dtype=torch.float32, progress=False)
         assert_close(bank.mean, MEAN.flip(0)*.18215); assert_close(bank.std, STD.flip(0)*.18215)
-        assert bank.y.tolist() == list(range(6)) and bank.about['latents']['moments'] == 'mean+std' and bank.about['latents']['size'] == 32
+        assert bank.y.tolist() == list(range(6)) and bank.provenance['latents']['moments'] == 'mean+std' and bank.provenance['latents']['size'] == 32
     assert prepare_repa(tmp_path/'data', tmp_path/'bank_4', dtype=torch.float32, progress=False).folder == (tmp_path/'bank_4').absolute()
     with pytest.raises(ValueError, match="dtype='float32'"): prepare_repa(tmp_path/'data', tmp_path/'bank_4', progress=False)
 
@@ -280,7 +281,7 @@ def test_uvit(tmp_path):
     n = torch.tensor([1, 2, 12, 1, 3, 1])
     assert_close(bank.mean, MEAN.repeat_interleave(n, 0)*.18215); assert_close(bank.std, STD.repeat_interleave(n, 0)*.18215)
     assert_close(bank.text, text); assert torch.equal(bank.null_text, torch.ones(7, 16))
-    assert bank.about['text']['kind'] == 'states' and bank.about['text']['length'] == 7
+    assert bank.provenance['text']['kind'] == 'states' and bank.provenance['text']['length'] == 7
 
 def test_repa_with_a_vae_of_its_own(made, tmp_path):
     vae = Path(shutil.copytree(made[0], tmp_path/'vae'))

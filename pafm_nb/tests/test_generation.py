@@ -274,11 +274,11 @@ def test_other_settings_are_refused(run, whole, tmp_path):
 @pytest.fixture(scope='module')
 def latent_run(tmp_path_factory):
     pytest.importorskip('diffusers')
-    from pafm_nb.vae import load_vae, tiny_vae, vae_about
+    from pafm_nb.vae import load_vae, tiny_vae, vae_provenance
     folder = tmp_path_factory.mktemp('latents')
     name = tiny_vae(folder/'vae', factor=4)
     z, y = torch.randn(40, 4, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
-    LatentBank.create(folder/'bank', [(z, y)], about=dict(latents=vae_about(load_vae(name), name)))
+    LatentBank.create(folder/'bank', [(z, y)], provenance=dict(latents=vae_provenance(load_vae(name), name)))
     trained(folder/'run', data=str(folder/'bank'), candidates='InClass', k=4, model_args=SMALL | dict(input_size=4, in_channels=4, num_classes=2))
     return folder
 

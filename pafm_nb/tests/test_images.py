@@ -33,7 +33,7 @@ from PIL import Image
 from torch.testing import assert_close
 from torchvision.datasets import ImageFolder
 from ..images import Images, center_crop, image_grid, image_head, open_images, random_crop, read_image, to_uint8, views
-from ..vae import decode, encode, load_vae, tiny_vae, vae_about, vae_factor
+from ..vae import decode, encode, load_vae, tiny_vae, vae_provenance, vae_factor
 
 # %% ../../nbs/tests/test_images.ipynb #0a0f854e
 def picture(seed, size=(24, 20)): return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), np.uint8))
@@ -501,7 +501,7 @@ def shift_config(folder, **changes):
 def test_moments_are_scaled_and_undone(tiny_vae_folder, tmp_path):
     folder = shift_config(shutil.copytree(tiny_vae_folder, tmp_path/'vae'), shift_factor=.5, scaling_factor=.3)
     model, x = load_vae(folder), torch.randint(0, 256, (5, 3, 16, 24), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    about = vae_about(model, folder)
+    about = vae_provenance(model, folder)
     mean, std = encode(model, x)
     with torch.no_grad(): peer = model.encode(x.float()/127.5 - 1).latent_dist
     assert_close(mean, (peer.mean - .5)*.3); assert_close(std, peer.std*.3)
@@ -539,4 +539,4 @@ def test_vaes_that_are_refused(tiny_vae_folder, tmp_path, monkeypatch):
 
 def test_vae_in_a_pipeline(tiny_vae_folder, tmp_path):
     shutil.copytree(tiny_vae_folder, tmp_path/'pipe/vae')
-    assert vae_about(load_vae(tmp_path/'pipe'), tmp_path/'pipe')['vae_sha256'] == vae_about(load_vae(tiny_vae_folder), tiny_vae_folder)['vae_sha256']
+    assert vae_provenance(load_vae(tmp_path/'pipe'), tmp_path/'pipe')['vae_sha256'] == vae_provenance(load_vae(tiny_vae_folder), tiny_vae_folder)['vae_sha256']

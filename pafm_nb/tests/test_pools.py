@@ -94,7 +94,7 @@ def refusals():
         (lambda: pool.of_class(None), 'None'), (lambda: pool.of_class(1.5), '1.5'), (lambda: draw(None, [0]), 'NoneType'), (lambda: draw(pool, [0], 5), 'generator must be'),
         (lambda: draw(pool, [0], crop=2), '(B, C, H, W)'), (lambda: draw(images, [0], crop=2.5), '2.5'), (lambda: random_crops(None, 2, 1), 'NoneType'), (lambda: random_crops(images.z, 2, -1), 'k must be'),
         (lambda: random_crops(images.z, 2, None), 'k must be'), (lambda: random_crops(images.z, 2, 1, 'x'), 'generator must be'), (lambda: class_slices(z), 'Tensor'),
-        (lambda: InClass(pool, 2)(pool[[0]], 7), 'generator must be'), (lambda: SAMPLERS['InBatch'](None, 2), 'NoneType'), (lambda: InClass(pool, 2)(pool[[0]]._replace(text='x')), 'text must be a tensor'),
+        (lambda: InClass(pool, 2)(pool[[0]], 7), 'generator must be'), (lambda: SAMPLERS['InBatch'](None, 2), 'NoneType'), (lambda: InClass(pool, 2)(pool[[0]]._replace(text='x')), 'condition must be a tensor'),
         (lambda: RandomCrops(images, 2)(images[[0]]._replace(z=torch.zeros(1, 3, 3, 3))), 'crop=size'), (lambda: RandomCrops(TensorPool(images.z, None, images.z, images.z.abs()), 2), 'fresh draw'),
         (lambda: InBatch()(Batch(z[:2], torch.zeros(2, dtype=torch.int64, device='meta'))), 'y is on meta')]
 

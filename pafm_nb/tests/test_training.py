@@ -477,7 +477,7 @@ def test_training_from_a_bank(tmp_path):
     ft.test_fail(lambda: fit(tmp_path/'run', **(run | dict(data=str(tmp_path/'other')))), contains='holds a run on 1437')
 
 NEEDS = [(dict(candidates='NearestNeighbors', k=4, label_dropout=0.), [('neighbors', 4, False)]), (dict(candidates='Cells', k=4), [('cells', 4, False)]),
-         (dict(candidates='NearestNeighbors', k=4), [('neighbors', 4, False), ('neighbors', 4, True)]), (dict(candidates='Broadened', k=4), [('neighbors', 5, False)])]
+         (dict(candidates='NearestNeighbors', k=4), [('neighbors', 4, False), ('neighbors', 4, True)]), (dict(candidates='SmoothedClass', k=4), [('neighbors', 5, False)])]
 
 @pytest.mark.parametrize('changes, parts', NEEDS, ids=lambda x: x.get('candidates') if isinstance(x, dict) else '')
 def test_a_bank_is_not_searched_at_the_start(tmp_path, monkeypatch, changes, parts):
