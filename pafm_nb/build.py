@@ -11,7 +11,7 @@ __all__ = ['DATA', 'TIMES', 'open_data', 'open_encoder', 'build_model', 'check_c
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import torch
 from torch import nn
 from .bank import LatentBank
@@ -152,7 +152,7 @@ def build_objective(
 # %% ../nbs/14c_build.ipynb #ac1578a3
 class TrainedModel(NamedTuple):
     "What a run has come to, with what one has to know to use it"
-    model:nn.Module # averaged weights, in eval mode
+    model:Any # a SiT or an MMDiT with the averaged weights, in eval mode
     config:TrainConfig # it was trained with
     step:int # of the checkpoint
     checksum:int # CRC-32 of the averaged weights

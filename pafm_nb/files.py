@@ -11,7 +11,6 @@ __all__ = ['HIDDEN', 'AROUND', 'GONE', 'NO_LOCKS', 'is_hidden', 'names_in', 'che
 import errno, json, os, re, shutil, socket, zlib
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from filelock import FileLock, Timeout
 
 # %% ../nbs/10_files.ipynb #6ed6a75d
 HIDDEN = ('__macosx', '@eadir', '#recycle', '$recycle.bin', 'system volume information', 'lost+found', 'thumbs.db',
@@ -188,6 +187,7 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP) # of a file system tha
 
 def _lock(path):
     "The lock at a path, held and signed; an error that names the owner if another has it"
+    from filelock import FileLock, Timeout               # slow to import: not before something is written
     lock = FileLock(path, timeout=0, thread_local=False)
     while True:
         try: lock.acquire()

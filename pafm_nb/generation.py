@@ -257,8 +257,8 @@ def generate(
     null, shown = texts.null if texts else run.model.null_label, progress and state.is_main_process
     with progress_bar(sum(map(len, pieces.values())), unit='image', disable=not shown) as bar:
         for i, seeds in pieces.items():
-            if texts: y = texts.of(range(seeds.start - seed, seeds.stop - seed))
-            else: y = labels_of(seeds, seed, run.classes, labels) if run.classes else None
+            y:Tensor|None = texts.of(range(seeds.start - seed, seeds.stop - seed)) if texts else None
+            if run.classes and not texts: y = labels_of(seeds, seed, run.classes, labels)
             images, cost = draw_images(run, decoder, seeds, y, batch_size, precision, state.device,
                                        null_label=null, dtype=dtype, **sampling)
             work.write(i, dict(images=images), dict(batch_size=min(batch_size, per_piece), **cost))

@@ -173,7 +173,7 @@ MUTANTS = dict(
         ('itself[~itself.any(1), -1] = True', 'pass'), ('first = int(parts[-1].max()) + 1', 'first = int(parts[-1].max())'), ('room[c] -= 1', 'room[c] -= 0'),
         ("if job.name in meta['files']: write_json", 'if False: write_json'), ('max(fewest, away[', 'max(1, away['), ('if which == 0: found', 'if True: found')]),
     files=('files', [
-        ("if sealed(inner)['checksum'] != state['checksum']", 'if False'), ('FileLock(path, timeout=0', 'SoftFileLock(path, timeout=0'),
+        ("if sealed(inner)['checksum'] != state['checksum']", 'if False'), ('import FileLock, Timeout', 'import SoftFileLock as FileLock, Timeout'),
         ('(folder/name).unlink(missing_ok=True)', 'pass'), ('    Path(folder).rename(gone)\n    shutil.rmtree(gone)', '    shutil.rmtree(folder)'),
         ('    finally: part.unlink(missing_ok=True)', '    finally: pass'), ('if e.errno not in NO_LOCKS: raise', 'raise'),
         ('(inside.st_dev, inside.st_ino) in around', 'False'), ('if error.errno != errno.ELOOP: raise', 'raise'), ('part.lower() in HIDDEN', 'part in HIDDEN')]),
