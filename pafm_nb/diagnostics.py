@@ -280,7 +280,8 @@ def ess_curve(pool:TensorPool, t, sampler:Sampler|PointSampler|None=None, rows:i
     Examples
     --------
     >>> import torch
-    >>> from pafm_nb import TensorPool, ess_curve
+    >>> from pafm_nb import TensorPool
+    >>> from pafm_nb.diagnostics import ess_curve
     >>> pool = TensorPool(torch.randn(50, 2, generator=torch.Generator().manual_seed(0)))
     >>> near, far = ess_curve(pool, [.01, 1.], generator=torch.Generator().manual_seed(1))
     >>> near['ess'] < 3, round(far['ess'])
