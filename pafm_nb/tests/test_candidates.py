@@ -608,7 +608,7 @@ def test_groups_of_a_batch_are_unbiased_by_enumeration(k, label, monkeypatch):
 
 @pytest.mark.parametrize('label', [0, 1, -1])
 def test_rows_seen_before_are_unbiased_by_enumeration(label):
-    "Over all queues of three independent rows, one of them dropped; not so over the end of a shuffled epoch"
+    "Over all queues of three independent rows, one of them dropped, and inside a shuffled epoch; not so over its end"
     def seen(rows, y):
         sampler = Recent(4, independent=True)
         sampler.load_state_dict(dict(z=FOUR[rows], y=y))
@@ -618,8 +618,11 @@ def test_rows_seen_before_are_unbiased_by_enumeration(label):
             yield seen(rows, LABELS[rows].masked_fill(torch.arange(3) == 2, -1)), FOUR[i][None], torch.tensor([label])
     def epochs(i):
         for rows in map(torch.tensor, permutations(range(4), 2)): yield seen(rows, LABELS[rows]), FOUR[i][None], torch.tensor([label])
-    mean, field = expected_of(independent, label)
-    assert_close(mean, field, rtol=1e-12, atol=1e-12)
+    def one_epoch(i):
+        for rows in map(torch.tensor, permutations([j for j in range(4) if j != i], 2)): yield seen(rows, LABELS[rows]), FOUR[i][None], torch.tensor([label])
+    for mechanism in (independent, one_epoch):
+        mean, field = expected_of(mechanism, label)
+        assert_close(mean, field, rtol=1e-12, atol=1e-12)
     mean, field = expected_of(epochs, label)
     assert label == 1 or (mean - field).abs().max() > 1e-3
 
