@@ -166,7 +166,7 @@ MUTANTS = dict(
         ('if size != bytes: raise', 'if False: raise'), ("order = labels.argsort(kind='stable')", "order = labels.argsort(kind='stable')[::-1].copy()"),
         ('if found != entry:', 'if False:'), ('self.write_header(rows)\n        self.sync()', 'self.sync()'),
         ("        if bad.any():\n            raise ValueError(f'{name} {first", "        if False:\n            raise ValueError(f'{name} {first"), ("if spec != self.spec: raise", 'if False: raise'),
-        ('if not resume:', 'if False:'), ('if rows and found < size', 'if False'), ('for f in self.files.values(): f.check()', 'pass'),
+        ('if not wanted:', 'if False:'), ('if rows and found < size', 'if False'), ('for f in self.files.values(): f.check()', 'pass'),
         ('            self.files = {}                              # half', '            pass # half'), ("if 'checksum' in meta: unsealed(meta)", 'pass')]),
     neighbors=('neighbors', [
         ('return in_pool(class_neighbors', 'return (class_neighbors'), ('[in_pool(class_neighbors(pool.by_class[s:e], k), s)', '[class_neighbors(pool.by_class[s:e], k)'),
@@ -267,7 +267,7 @@ MUTANTS = dict(
         ("for ending in others: skip", "for ending in (): skip"),
         ("for path in files if not is_hidden(path.name)", "for path in files"),
         ("end = (tokens == self.eos).int().argmax(1)", "end = torch.full((len(tokens),), tokens.shape[1] - 1)"),
-        ("for s, ok in zip(samples, good): rows.append", "for s, ok in zip(samples, ~good): rows.append"),
+        ("for s, ok in zip(samples, good):", "for s, ok in zip(samples, ~good):"),
         ("truncation=True", "truncation=False"),
         ("limit -= n", "limit -= 1"),
         ("check_writable(out, BANK)", "check_writable(out)"),
