@@ -267,7 +267,7 @@ MUTANTS = dict(
         ("for ending in others: skip", "for ending in (): skip"),
         ("for path in files if not is_hidden(path.name)", "for path in files"),
         ("end = (tokens == self.eos).int().argmax(1)", "end = torch.full((len(tokens),), tokens.shape[1] - 1)"),
-        ('for s, ok in zip(samples, good):', 'for s, ok in zip(samples, ~good):'),
+        ("for s, ok in zip(samples, good):", "for s, ok in zip(samples, ~good):"),
         ("truncation=True", "truncation=False"),
         ("limit -= n", "limit -= 1"),
         ("check_writable(out, BANK)", "check_writable(out)"),
