@@ -333,6 +333,7 @@ def test_captions(captions_run, tmp_path):
     ask = ASK | dict(n=5, form='npy')
     out = generate(captions_run, tmp_path/'images', captions=tmp_path/'captions.txt', **ask)
     model, text = open_run(captions_run).model, encode_captions([lines[i % 3] for i in range(5)])
+    assert torch.equal(Captions(open_run(captions_run), tmp_path/'captions.txt').of(range(5)), text.float())
     z = sample_many(model, range(5), text, (3, 16, 16), progress=False, method='heun', steps=3, guidance_scale=2., null_label=encode_captions([''])[0])
     assert abs(images(out).astype(int) - to_uint8(z).permute(0, 2, 3, 1).numpy()).max() <= 1
     ft.test_eq(protocol(out)['labels'], 'captions')
