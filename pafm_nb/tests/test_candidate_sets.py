@@ -135,6 +135,8 @@ def test_without_the_derivative_of_torch(monkeypatch):
     wanted = bag_dot(q, pool, rows)
     monkeypatch.setattr(candidate_sets, 'BAG_DERIVATIVE', None)
     assert_close(bag_dot(q, pool, rows), wanted)
+    monkeypatch.setattr(candidate_sets, 'row_chunks', lambda n, *sizes: (slice(i, i + 1) for i in range(n)))
+    assert_close(bag_dot(q, pool, rows), wanted)
 
 # %% ../../nbs/tests/test_candidate_sets.ipynb #be1a0c97
 @pytest.mark.parametrize('name, k', [(name, k) for name in SAMPLERS for k in ((16, 64) if name not in ('InBatch', 'WholeClass', 'ExactMoments', 'SmoothedClass') else (16,))])

@@ -16,7 +16,7 @@ __all__ = ['second', 'OTHERS', 'setting', 'test_k1_is_fm_bit_for_bit', 'test_k1_
            'test_targets_of_meta_tensors_have_their_shape', 'test_samplers_and_pools_are_no_candidates',
            'test_labels_that_a_loader_dropped_and_numbers_of_numpy', 'test_target_refuses', 'Output',
            'test_loss_refuses', 'test_samplers_that_ask_get_the_point', 'test_noise_of_the_users_own',
-           'test_conditions_of_any_kind']
+           'test_conditions_of_any_kind', 'test_rows_that_come_dropped']
 
 # %% ../../nbs/tests/test_objective.ipynb #733ee3e4
 import copy
@@ -432,3 +432,11 @@ def test_conditions_of_any_kind(given, null):
     assert torch.equal(p.condition, q.condition) and torch.equal(q.target, p.target)
     ft.test_fail(lambda: Batch(batch.z, condition=given, text=given), contains='one slot')
     ft.test_fail(lambda: FMLoss()(lambda *a: a[0], batch._replace(condition=given[:3])), contains='condition must be a tensor (16, ...)')
+
+def test_rows_that_come_dropped():
+    "y = -1 in the batch: the model is given the null one there, and elsewhere what the row has"
+    _, batch, *_ = setting()
+    gone = torch.arange(16) % 3 == 0
+    y, given = batch.y.masked_fill(gone, -1), torch.rand(16, 5)
+    assert torch.equal(FMLoss(null_label=4).prepare(batch._replace(y=y)).condition, batch.y.masked_fill(gone, 4))
+    assert torch.equal(FMLoss(null_condition=torch.zeros(5)).prepare(batch._replace(y=y, condition=given)).condition, given*~gone[:, None])
