@@ -4,32 +4,34 @@
 
 # %% auto #0
 __all__ = ['IMAGES', 'UNREAD', 'MOST_BYTES', 'CLIP_FILES', 'TEXT', 'NOTES', 'write_shapes', 'open_shards', 'Sample',
-           'shard_index', 'read_caption', 'shard_samples', 'tiny_clip', 'clip_folder', 'load_clip', 'TextEncoder',
-           'load_text_encoder', 'ImageEncoder', 'load_image_encoder', 'Encoders', 'encode_batch', 'encode_shard',
-           'images_in', 'trial', 'json_lines', 'write_notes', 'read_captions', 'prepare_cc12m']
+           'shard_index', 'read_caption', 'shard_samples', 'tiny_clip', 'lacking', 'check_clip', 'clip_folder',
+           'load_clip', 'TextEncoder', 'load_text_encoder', 'ImageEncoder', 'load_image_encoder', 'Encoders',
+           'encode_batch', 'encode_shard', 'images_in', 'trial', 'json_lines', 'write_notes', 'read_captions',
+           'ShardProducer', 'prepare_cc12m']
 
 # %% ../nbs/12d_captions.ipynb #1afbd05b
-import hashlib, importlib, io, json, os, time
+import hashlib, io, json, os
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np, torch
 from torch import Tensor, nn
+from .extras import require
 from .bank import BANK, LatentBank
-from .data import WORDS, captioned_shapes, decode_captions, image_grid, to_uint8
-from .images import MAX_BYTES, SUFFIXES, center_crop, read_image, tar_members
-from .encoding import ahead, finished, print_summary, publish, settings
-from .vae import PRECISIONS, encode, load_vae, vae_about, vae_factor
-from .work_folder import Parts, check_writable, crew, is_hidden, one_launch, whole_file, write_json
+from .data import WORDS, captioned_shapes, decode_captions
+from .images import MAX_BYTES, SUFFIXES, center_crop, image_grid, read_image, tar_members, to_uint8
+from .bank_build import Producer, build_bank, check_precision, check_settings, check_side
+from .vae import PRECISIONS, encode, load_vae, vae_provenance
+from .work_folder import WorkFolder
+from .prefetch import prefetch
+from .extras import require
+from .files import check_writable, is_hidden, whole_file, write_json
+from .distributed import process_state, one_launch
 from .paths import check_count
 from .progress import progress_bar
 
 # %% ../nbs/12d_captions.ipynb #7421c7cf
-def _extra(name):
-    try: return importlib.import_module(name)
-    except ImportError as e: raise ValueError(f"captions need {name}: pip install 'pafm_nb[text]'") from e
-
 def write_shapes(
     folder, # to write to
     n:int, # samples in each shard
@@ -43,7 +45,7 @@ def write_shapes(
     folder.mkdir(parents=True, exist_ok=True)
     captions = decode_captions(pool.text[pool.place])
     for s in range(shards):
-        with _extra('webdataset').TarWriter(str(folder/f'{s:05d}.tar'), encoder=False, mtime=0) as tar:
+        with require('webdataset').TarWriter(str(folder/f'{s:05d}.tar'), encoder=False, mtime=0) as tar:
             for i in range(s*n, (s + 1)*n):
                 jpg, width = io.BytesIO(), side + (i % 3)*side//8
                 image_grid(pool.z[i:i + 1], 1, 1).crop((2, 2, 18, 18)).resize((width, side), Image.Resampling.BICUBIC).save(jpg, 'JPEG', quality=95)
@@ -62,7 +64,7 @@ def open_shards(
             files = [path for path in Path(name).iterdir() if path.suffix.lower() == '.tar']
             found += sorted(path for path in files if not is_hidden(path.name))
         else:
-            try: found += [Path(path) for path in islice(_extra('braceexpand').braceexpand(str(name)), 1_000_000)]
+            try: found += [Path(path) for path in islice(require('braceexpand').braceexpand(str(name)), 1_000_000)]
             except ValueError as e: raise ValueError(f'{name} is no pattern ({e}): write one as cc12m-{{00000..01242}}.tar') from e
     if not found: raise FileNotFoundError(f'there is no .tar file in {shards}: give a folder of shards, or a pattern')
     if missing := [path for path in found if not path.is_file()]:
@@ -157,7 +159,7 @@ def tiny_clip(
     side:int=32, # of the images it sees
 ) -> str: # the folder
     "Save an untrained CLIP with a tokenizer that knows the words of the captioned shapes and letters, for tests and lessons"
-    clip = _extra('transformers')
+    clip = require('transformers')
     letters = [chr(c) for c in (*range(33, 127), *range(161, 173), *range(174, 512))][:256]  # as byte-level BPE writes the 256 bytes
     words, merges = [*letters, *(c + '</w>' for c in letters)], []
     for word in WORDS:
@@ -179,31 +181,49 @@ def tiny_clip(
 # %% ../nbs/12d_captions.ipynb #01da5e30
 CLIP_FILES = ('config.json', 'model.safetensors', 'preprocessor_config.json')
 
+def lacking(
+    folder:Path, # as save_pretrained of transformers writes it
+) -> list: # of names
+    "The files of a CLIP that are not there"
+    there = lambda *names: all((folder/name).is_file() for name in names)
+    missing = [name for name in CLIP_FILES if not there(name)]
+    return missing if there('tokenizer.json') or there('vocab.json', 'merges.txt') else [*missing, 'tokenizer.json']
+
+def check_clip(
+    folder:Path, # that is there
+):
+    "Refuse a folder without a whole CLIP, and weights that are a pickle"
+    if not (lack := lacking(folder)): return
+    if lack[0] == CLIP_FILES[1] and (pickled := sorted(folder.glob('*.bin'))):
+        raise ValueError(f'{pickled[0]} is a pickle, which may run any code when it is read: convert it to safetensors where you trust it')
+    raise FileNotFoundError(f'{folder} has no {lack[0]}: give a folder with model, tokenizer and image processor of a CLIP, '
+                            'as save_pretrained of transformers writes them')
+
 def clip_folder(
     name, # a folder, or owner/name on the hub
 ) -> Path: # with all files of a CLIP
     "Where the files of a CLIP are; those of the hub are fetched if the cache does not have them"
-    def lacking(folder): return [file for file in CLIP_FILES if not (folder/file).is_file()] + ([] if (folder/'tokenizer.json').is_file() or (folder/'vocab.json').is_file() and (folder/'merges.txt').is_file() else ['tokenizer.json'])
-    if (folder := Path(name)).is_dir():
-        if lack := lacking(folder):
-            if lack[0] == CLIP_FILES[1] and (pickled := sorted(folder.glob('*.bin'))): raise ValueError(f'{pickled[0]} is a pickle, which may run any code when it is read: convert it to safetensors where you trust it')
-            raise FileNotFoundError(f'{folder} has no {lack[0]}: give a folder with model, tokenizer and image processor of a CLIP, as save_pretrained of transformers writes them')
+    folder = Path(name)
+    if folder.is_dir():
+        check_clip(folder)
         return folder
-    if str(name).count('/') != 1 or folder.is_absolute(): raise FileNotFoundError(f'there is no folder {name}: give that of a CLIP, or owner/name of one on the hub')
-    hub = _extra('huggingface_hub')
-    def find(**kwargs): return Path(hub.snapshot_download(str(name), allow_patterns=['*.json', 'merges.txt', 'model.safetensors'], **kwargs))
+    if str(name).count('/') != 1 or folder.is_absolute():
+        raise FileNotFoundError(f'there is no folder {name}: give that of a CLIP, or owner/name of one on the hub')
+    hub, wanted = require('huggingface_hub'), ['*.json', 'merges.txt', 'model.safetensors']
+    def find(**kwargs): return Path(hub.snapshot_download(str(name), allow_patterns=wanted, **kwargs))
     try:
         if not lacking(folder := find(local_files_only=True)): return folder
     except OSError: pass
     try: return clip_folder(find())
     except (OSError, ValueError) as e:
-        raise ValueError(f'there is no folder {name}, and the hub does not give it ({str(e).strip().splitlines()[0]}): download it where there is a network, and give its folder') from None
+        raise ValueError(f'there is no folder {name}, and the hub does not give it ({str(e).strip().splitlines()[0]}): '
+                         'download it where there is a network, and give its folder') from None
 
 def load_clip(
     name, # a folder, or owner/name on the hub
 ) -> tuple: # transformers' CLIPModel, frozen, on the CPU; its folder; SHA-256 of its weights
     "Load a CLIP from safetensors, complete or not at all"
-    folder, clip = clip_folder(name), _extra('transformers')
+    folder, clip = clip_folder(name), require('transformers')
     try: model, report = clip.CLIPModel.from_pretrained(folder, use_safetensors=True, local_files_only=True, output_loading_info=True)
     except Exception as e: raise ValueError(f'the CLIP in {folder} cannot be read ({str(e).strip().splitlines()[0]}): copy it again') from e
     if wrong := sorted(report['missing_keys']): raise ValueError(f'{folder}/model.safetensors lacks {len(wrong)} weights, {wrong[0]} first: give a whole CLIP, text and image tower')
@@ -261,7 +281,7 @@ def load_text_encoder(
 ) -> TextEncoder:
     "CLIP's text tower with its tokenizer"
     model, folder, sha256 = load_clip(name)
-    tokenizer = _extra('transformers').CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
+    tokenizer = require('transformers').CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
     del model.vision_model
     return TextEncoder(model.to(device, dtype), tokenizer, sha256)
 
@@ -295,7 +315,7 @@ def load_image_encoder(
     "CLIP's image tower with its preprocessing"
     model, folder, _ = load_clip(name)
     del model.text_model
-    return ImageEncoder(model.to(device, dtype), _extra('transformers').CLIPImageProcessor.from_pretrained(folder, local_files_only=True))
+    return ImageEncoder(model.to(device, dtype), require('transformers').CLIPImageProcessor.from_pretrained(folder, local_files_only=True))
 
 # %% ../nbs/12d_captions.ipynb #0123881d
 TEXT = ('states', 'tokens')
@@ -316,8 +336,10 @@ def encode_batch(
     tokens = encoders.text.tokens(captions)
     states, embedding = encoders.text.encode(tokens)
     mean, std = encode(encoders.vae, crops)
-    floats = dict(mean=mean, std=std, embedding=embedding, image_embedding=encoders.image.pooled(crops)) | (dict(text=states) if text == 'states' else {})
-    return {name: x.half().cpu().numpy() for name, x in floats.items()} | (dict(text=tokens.numpy()) if text == 'tokens' else {})
+    found = dict(mean=mean, std=std, embedding=embedding, image_embedding=encoders.image.pooled(crops))
+    if text == 'states': found['text'] = states
+    arrays = {name: x.half().cpu().numpy() for name, x in found.items()}
+    return arrays if text == 'states' else arrays | dict(text=tokens.numpy())
 
 def encode_shard(
     path, # of a shard
@@ -328,21 +350,28 @@ def encode_shard(
     most:int|None=None, # samples to read
 ) -> tuple: # name -> array; of each row its key and caption; of each sample left out (key, reason)
     "All rows of a shard"
-    blocks, rows, skipped = [], [], []
+    blocks, rows, skipped, waiting = [], [], [], []
     def skip(key, reason): skipped.append((key, reason))
     def crop(sample):
-        try: return sample, center_crop(read_image(sample.image, sample.key), size)
-        except ValueError as e: return sample, str(e)
-    def encode_some(samples, crops):
+        try: return sample, center_crop(read_image(sample.image, sample.key), size), None
+        except ValueError as e: return sample, None, str(e)
+    def encode_waiting():
+        samples, crops = zip(*waiting)
+        waiting.clear()
         block = encode_batch(torch.stack(crops), [s.caption for s in samples], encoders, text)
         good = np.all([np.isfinite(x).reshape(len(samples), -1).all(1) for x in block.values()], axis=0)
-        for s, ok in zip(samples, good): rows.append((s.key, s.caption)) if ok else skip(s.key, 'its encoding is not finite in half precision')
+        for s, ok in zip(samples, good):
+            if ok: rows.append((s.key, s.caption))
+            else: skip(s.key, 'its encoding is not finite in half precision')
         blocks.append({name: x[good] for name, x in block.items()})
-    with closing(ahead(crop, islice(shard_samples(path, skip), most), 2*batch_size)) as found:
-        good = ((s, x) if isinstance(x, Tensor) else skip(s.key, x) for s, x in found)
-        good = (pair for pair in good if pair)
-        while some := list(islice(good, batch_size)): encode_some(*map(list, zip(*some)))
-    return {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]} if rows else {}, rows, skipped
+    with closing(prefetch(crop, islice(shard_samples(path, skip), most), 2*batch_size)) as found:
+        for sample, x, reason in found:
+            if reason is None: waiting.append((sample, x))
+            else: skip(sample.key, reason)
+            if len(waiting) == batch_size: encode_waiting()
+    if waiting: encode_waiting()
+    arrays = {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]} if rows else {}
+    return arrays, rows, skipped
 
 # %% ../nbs/12d_captions.ipynb #69015c93
 def images_in(
@@ -375,7 +404,7 @@ def json_lines(
     with whole_file(path) as f: f.writelines(json.dumps(value) + '\n' for value in values)
 
 def write_notes(
-    parts:Parts, # complete, its notes as prepare_cc12m writes them
+    parts:WorkFolder, # complete, its notes as prepare_cc12m writes them
     shards:list, # of paths, one for each piece
     out, # folder of the bank
 ) -> list: # rows of each piece
@@ -405,6 +434,37 @@ def read_captions(
     except (ValueError, LookupError, TypeError, RecursionError) as e: raise ValueError(f'{file} is damaged ({e!r}): copy it from where the bank was made, or write the bank again') from e
 
 # %% ../nbs/12d_captions.ipynb #c34d2e59
+class ShardProducer(Producer):
+    "Shards of captioned pictures: a shard is a piece"
+    notes = NOTES
+    def __init__(self,
+        shards:list, # of paths
+        encoders:Encoders,
+        batch_size:int, # samples in one pass
+        limit:int|None, # samples for a trial
+        provenance:dict, # of the bank
+    ):
+        self.shards, self.encoders, self.batch_size, self.limit = shards, encoders, batch_size, limit
+        self.text, self.size = provenance['text']['kind'], provenance['latents']['size']
+        empty = encoders.text.tokens([''])
+        super().__init__(provenance, null_text=encoders.text.states(empty)[0] if self.text == 'states' else empty[0])
+
+    def begin(self, pieces, state): self.items = trial(self.shards, self.limit)
+
+    def make(self, work, state, progress=True):
+        "The missing shards of this process, each read front to back"
+        missing, hidden = len(work.missing()), not (progress and state.is_main_process)
+        with progress_bar(work.total, desc='encode', unit=' shards', initial=work.total - missing, disable=hidden) as bar:
+            for i in work.mine(state):
+                path, most = self.items[i]
+                arrays, rows, skipped = encode_shard(path, self.encoders, self.text, self.size, self.batch_size, most)
+                work.write(i, arrays, dict(rows=rows, skipped=skipped))
+                bar.update(work.total - len(work.missing()) - bar.n)
+
+    def write_notes(self, out, work): return write_notes(work, [path for path, _ in self.items], out)
+    def block(self, x): return (x['mean'], x['std']), None, x['text'], x['embedding'], x['image_embedding']
+
+# %% ../nbs/12d_captions.ipynb #a9c4e8d0
 @one_launch
 def prepare_cc12m(
     shards, # a pattern as 'cc12m-{00000..01242}.tar', a folder, or a list, of img2dataset's shards
@@ -420,35 +480,17 @@ def prepare_cc12m(
 ) -> LatentBank:
     "Shards of captioned pictures -> a bank, by all processes that were launched; the same call goes on after a stop"
     if text not in TEXT: raise ValueError(f"text must be 'states' or 'tokens', got {text!r}")
-    for name, n in dict(size=size, batch_size=batch_size, limit=1 if limit is None else limit).items(): check_count(name, n, 1)
-    files, state, out = open_shards(shards), crew(), Path(out)
+    check_settings(size=size, batch_size=batch_size, limit=limit)
+    files, state, out = open_shards(shards), process_state(), Path(out)
     check_writable(out, BANK)
-    precision = precision or ('fp16' if state.device.type == 'cuda' else 'no')
-    if precision not in PRECISIONS: raise ValueError(f'precision must be one of {", ".join(PRECISIONS)}, got {precision!r}')
-    loaded = [load(name, state.device, PRECISIONS[precision]) for load, name in ((load_vae, vae), (load_text_encoder, clip), (load_image_encoder, clip))]
-    encoders = Encoders._make(loaded)
-    if size % vae_factor(encoders.vae): raise ValueError(f'size must be a multiple of {vae_factor(encoders.vae)}, by which {vae} shrinks, got {size}')
-    listed = [(path.name, path.stat().st_size) for path in files]
-    about = dict(latents=vae_about(encoders.vae, vae) | dict(size=size, image_size=size),
-                 text=dict(kind=text, clip=str(clip), clip_sha256=encoders.text.sha256, length=encoders.text.length),
-                 source=dict(shards=f'{len(files)} files, {hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]}', limit=limit, precision=precision))
-    pieces = out/'.pieces'
-    if finished(out, about) and not pieces.exists(): return LatentBank.open(out)
-    todo, begun = trial(files, limit), time.monotonic()
-    parts = Parts(pieces, settings(about), len(todo))
-    new = parts.missing()
-    with progress_bar(len(todo), desc='encode', unit=' shards', initial=len(todo) - len(new), disable=not (progress and state.is_main_process)) as bar:
-        for i in parts.mine(state):
-            arrays, rows, skipped = encode_shard(todo[i][0], encoders, text, size, batch_size, todo[i][1])
-            parts.write(i, arrays, dict(rows=rows, skipped=skipped))
-            bar.update(len(todo) - len(parts.missing()) - bar.n)
-    state.wait_for_everyone()
-    seconds = time.monotonic() - begun
-    if state.is_main_process:
-        empty = encoders.text.tokens([''])
-        null_text = encoders.text.states(empty)[0] if text == 'states' else empty[0]
-        counts = parts.sealed() or write_notes(parts, [path for path, _ in todo], out)
-        bank = publish(out, parts, lambda: counts, NOTES, lambda x: ((x['mean'], x['std']), None, x['text'], x['embedding'], x['image_embedding']), null_text=null_text, about=about)
-        if progress: print_summary(bank, sum(counts[i] for i in new), seconds)
-    state.wait_for_everyone()
-    return LatentBank.open(out)
+    precision = check_precision(precision, state.device)
+    how = state.device, PRECISIONS[precision]
+    encoders = Encoders(load_vae(vae, *how), load_text_encoder(clip, *how), load_image_encoder(clip, *how))
+    check_side(size, encoders.vae)
+    listed = json.dumps([(path.name, path.stat().st_size) for path in files])
+    counted = f'{len(files)} files, {hashlib.sha256(listed.encode()).hexdigest()[:16]}'
+    provenance = dict(
+        latents=vae_provenance(encoders.vae, vae) | dict(size=size, image_size=size),
+        text=dict(kind=text, clip=str(clip), clip_sha256=encoders.text.sha256, length=encoders.text.length),
+        source=dict(shards=counted, limit=limit, precision=precision))
+    return build_bank(ShardProducer(files, encoders, batch_size, limit, provenance), out, state, progress)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MOST', 'PREPARE', 'METRICS', 'BENCHES', 'system_line', 'run_command', 'summary_table', 'pafm_demo', 'true_or_false',
            'json_object', 'train_parser', 'train_config', 'pafm_train', 'check_given', 'check_there', 'check_model',
-           'prepare_parser', 'pafm_prepare', 'check_filled', 'pafm_sample', 'results_table', 'metric_names',
-           'pafm_evaluate', 'pafm_bench']
+           'prepare_parser', 'pafm_prepare', 'check_filled', 'check_folders', 'pafm_sample', 'results_table',
+           'metric_names', 'check_alone', 'check_images', 'check_files', 'pafm_evaluate', 'pafm_bench']
 
 # %% ../nbs/18_commands.ipynb #57c844a7
 import argparse, errno, inspect, json, os, re, sys, time
@@ -16,7 +16,7 @@ from fastcore.docments import docments
 from fastcore.script import Param, anno_parser, call_parse
 from .checkpoints import newest_state
 from .config import RECIPES, TrainConfig, check_data, recipe, saved_config
-from .work_folder import check_writable, write_json
+from .files import check_writable, write_json
 
 # %% ../nbs/18_commands.ipynb #c3cbd8be
 def system_line(
@@ -92,9 +92,9 @@ def train_parser() -> argparse.ArgumentParser:
     parser.add_argument('--recipe', choices=tuple(RECIPES), help='settings to start from')
     parser.add_argument('--resume', metavar='DIR', help='folder of a run to go on with')
     kinds = {bool: true_or_false, dict: json_object, int: int, float: float, str: str, int|None: int}
-    about = docments(TrainConfig)
+    help = {name: said.replace('\n', ' ').replace('%', '%%') for name, said in docments(TrainConfig).items() if said}
     for f in fields(TrainConfig):
-        parser.add_argument(f'--{f.name}', type=kinds[f.type], metavar={bool: 'true|false', dict: 'JSON'}.get(f.type, f.name.upper()), help=about[f.name].replace('%', '%%'))
+        parser.add_argument(f'--{f.name}', type=kinds[f.type], metavar={bool: 'true|false', dict: 'JSON'}.get(f.type, f.name.upper()), help=help[f.name])
     return parser
 
 def train_config(
@@ -209,7 +209,7 @@ def _neighbors(
     "Find the nearest neighbours of every row, once"
     check_given(dict(k=k), bank=bank)
     check_there(bank)
-    from pafm_nb.bank import prepare_neighbors
+    from pafm_nb.neighbors import prepare_neighbors
     print(prepare_neighbors(bank, k, across=across))
 
 def _cells(
@@ -220,7 +220,7 @@ def _cells(
     "Cut every class into cells of near rows, once"
     check_given(dict(k=k), seed, bank=bank)
     check_there(bank)
-    from pafm_nb.bank import prepare_cells
+    from pafm_nb.neighbors import prepare_cells
     print(prepare_cells(bank, k, seed))
 
 # %% ../nbs/18_commands.ipynb #ef978085
@@ -257,6 +257,15 @@ def check_filled(**flags):
     for name, value in flags.items():
         if value == '': raise ValueError(f'--{name} is empty: give a value, or leave it out')
 
+def check_folders(
+    run, # of pafm_sample
+    out,
+):
+    "Refuse flags that name no folder"
+    for name, value in dict(run=run, out=out).items():
+        if value is None: raise ValueError(f'which folder? give it with --{name}')
+    if not Path(run).is_dir(): raise FileNotFoundError(f'there is no folder {run}: give that of a training run')
+
 @call_parse
 def pafm_sample(
     run:str=None, # folder of a training run: the averaged weights of its newest checkpoint
@@ -281,17 +290,14 @@ def pafm_sample(
 ):
     "Draw images of a run; the same command goes on after a stop"
     def work():
-        check_filled(run=run, out=out, vae=vae, captions=captions)
-        for name, value in dict(run=run, out=out).items():
-            if value is None: raise ValueError(f'which folder? give it with --{name}')
-        if not Path(run).is_dir(): raise FileNotFoundError(f'there is no folder {run}: give that of a training run')
+        check_filled(run=run, out=out, vae=vae, captions=captions); check_folders(run, out)
         import torch
         from pafm_nb.generation import generate
-        from pafm_nb.work_folder import crew
+        from pafm_nb.distributed import process_state
         generate(run, out, n, seed, labels, form, batch_size, precision, vae or '', captions or '', method=method,
                  steps=steps, guidance_scale=guidance_scale, guidance_interval=(guidance_low, guidance_high),
                  guidance_channels=guidance_channels or None, atol=atol, rtol=rtol, dtype=torch.float64 if double else None)
-        if crew().is_main_process: print(f'{n} images are in {out}, and what made them in {out}/protocol.json')
+        if process_state().is_main_process: print(f'{n} images are in {out}, and what made them in {out}/protocol.json')
     return run_command(work, 'run the same command again to go on')
 
 # %% ../nbs/18_commands.ipynb #b031a19b
@@ -314,6 +320,25 @@ def metric_names(
     if unknown: raise ValueError(f'unknown metrics {unknown}: use one or more of {", ".join(METRICS)}')
     return names
 
+def check_alone():
+    "Refuse a launcher: one process evaluates"
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1:
+        raise ValueError('pafm_evaluate is one process: start it without a launcher')
+
+def check_images(**flags):
+    "Refuse images that are not there"
+    for name, value in flags.items():
+        if value is None: raise ValueError(f'which images? give a file or folder with --{name}')
+        if not Path(value).exists():
+            raise FileNotFoundError(f'there is nothing at {value}: give the --{name} as a file or folder')
+
+def check_files(**flags):
+    "Refuse files that cannot be written where they are asked for"
+    for name, value in flags.items():
+        if value and not Path(value).absolute().parent.is_dir():
+            raise FileNotFoundError(f'there is no folder for --{name} {value}: make it first')
+        if value and Path(value).is_dir(): raise ValueError(f'--{name} {value} is a folder: give a file')
+
 @call_parse
 def pafm_evaluate(
     samples:str=None, # folder of pafm_sample, .npz with arr_0 (N, H, W, C), .npy, or folder of images
@@ -331,14 +356,7 @@ def pafm_evaluate(
     def work():
         check_filled(samples=samples, reference=reference, weights=weights, save_stats=save_stats, out=out, device=device)
         names = metric_names(metrics)
-        if int(os.environ.get('WORLD_SIZE', 1)) > 1:
-            raise ValueError('pafm_evaluate is one process: start it without a launcher')
-        for name, value in dict(samples=samples, reference=reference).items():
-            if value is None: raise ValueError(f'which images? give a file or folder with --{name}')
-            if not Path(value).exists(): raise FileNotFoundError(f'there is nothing at {value}: give the --{name} as a file or folder')
-        for name, value in dict(out=out, save_stats=save_stats).items():
-            if value and not Path(value).absolute().parent.is_dir(): raise FileNotFoundError(f'there is no folder for --{name} {value}: make it first')
-            if value and Path(value).is_dir(): raise ValueError(f'--{name} {value} is a folder: give a file')
+        check_alone(); check_images(samples=samples, reference=reference); check_files(out=out, save_stats=save_stats)
         from pafm_nb.evaluation import evaluate_files, protocol_line
         from pafm_nb.image_sets import protocol_of
         found, file = evaluate_files(samples, reference, out, extractor, weights=weights, metrics=names, size=size or None,

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['all_crops', 'endpoints', 'Revisit', 'revisit', 'smallest_prime', 'meetings', 'ratio', 'check_times',
-           'check_same_pool', 'bias_variance', 'ess_curve', 'row_gradients', 'squared_norm', 'variances',
-           'GradientSums', 'check_losses', 'gradient_variance']
+           'check_same_pool', 'check_measurable', 'bias_variance', 'ess_curve', 'row_gradients', 'squared_norm',
+           'variances', 'GradientSums', 'check_losses', 'check_gradients', 'gradient_variance']
 
 # %% ../nbs/06_diagnostics.ipynb #89e599d7
 from typing import NamedTuple
@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from . import paths
+from .candidate_sets import PointSampler, Sampler, asks_for_point
 from .candidates import ExactMoments, WholeClass
-from .pools import Batch, check_pool, draw
+from .pools import Batch, TensorPool, check_pool, draw
 from .objective import mixed_target, pafm_target
 from .paths import LinearPath, check_count, check_generator, check_path, check_tensor, check_velocity
 from .posterior import check_pair, check_temperature, effective_sample_size, working_dtype
@@ -55,7 +57,7 @@ def revisit(
     label:Tensor, # (B,) int64 their classes
     pool, # a TensorPool or a LatentBank
     draws:int, # M
-    path=LinearPath(), # the path
+    path:paths.Path=LinearPath(), # the path
     crop:int|None=None, # side of the crops the model is trained on; None: whole rows
     generator=None, # torch.Generator on the pool's device
 ) -> Revisit:
@@ -137,26 +139,67 @@ def check_same_pool(sampler, pool, crop=None):
         raise ValueError('the sampler draws from another pool, whose truth is another: pass sampler.pool')
 
 # %% ../nbs/06_diagnostics.ipynb #a29e8a93
-@torch.no_grad()
-def bias_variance(
-    sampler, # a sampler of pafm_nb.candidates, or any function of (batch, generator) that returns Candidates
-    pool, # the TensorPool or LatentBank the rows come from
-    t, # a time or a list of times in (0, 1]
-    points:int=1000, # noisy points at each time; rounded up
-    draws:int=4, # M, targets at each noisy point
-    batch_size:int=32, # rows of the batches the sampler is called with
-    path=LinearPath(), # the path
-    temperature:float=1., # divides the log-likelihood; 1 is exact
-    crop:int|None=None, # side of the crops the model is trained on; None: whole rows
-    generator=None, # torch.Generator on the pool's device
-) -> list: # of dicts, one for each time; x_se is the standard error of x
-    "Bias and variance of a sampler's target against the exact velocity of the row's class, as shares of FM's variance"
-    times = check_times(t)
-    for name, n, least in (('points', points, 1), ('draws', draws, 2), ('batch_size', batch_size, 1)):
-        check_count(name, n, least)
+def check_measurable(sampler, pool, path, temperature, crop, generator, **counts):
+    "Refuse a sampler, a pool or numbers of which nothing can be measured; counts are name=(number, the least)"
+    for name, (n, least) in counts.items(): check_count(name, n, least)
     check_path(path); check_generator(generator); check_temperature(temperature)
     if sampler is None: raise ValueError('sampler is None: give one, such as WholeClass(pool)')
     check_same_pool(sampler, pool, crop)
+
+@torch.no_grad()
+def bias_variance(sampler:Sampler|PointSampler, pool:TensorPool, t, points:int=1000, draws:int=4, batch_size:int=32, path:paths.Path=LinearPath(),
+                  temperature:float=1., crop:int|None=None, generator:torch.Generator|None=None) -> list[dict]:
+    """Bias and variance of a sampler's target against the exact velocity of the row's class, as shares of FM's variance.
+
+    Parameters
+    ----------
+    sampler : Sampler
+        `InClass(pool, 16)`, or any function of (batch, generator) that returns a candidate set.
+    pool : TensorPool or LatentBank
+        Where the rows come from; its field is the truth.
+    t : float or sequence of float
+        Times in (0, 1]: 0 would be data, 1 is noise.
+    points : int
+        Noisy points at each time, rounded up.
+    draws : int
+        Targets at each noisy point, each of another source, at least 2.
+    batch_size : int
+        Rows of the batches that the sampler is called with.
+    path : Path
+        The path.
+    temperature : float
+        Divides the log-likelihood; 1 is exact.
+    crop : int, optional
+        Side of the crops a model is trained on; None: whole rows.
+    generator : torch.Generator, optional
+        On the pool's device.
+
+    Returns
+    -------
+    list of dict
+        One for each time: `bias2` and `variance` as shares of FM's variance, what Theorem 2's formulas say of it
+        (`one_over_ess`, `equidistant`), `ess`, `fm_variance` per dimension; `x_se` is the standard error of x.
+
+    Raises
+    ------
+    ValueError
+        For times outside (0, 1], a pool of fewer than 2 rows or that the sampler does not draw from, counts below the least.
+
+    Notes
+    -----
+    No two rows of a batch meet twice, so that draws are independent: see 06_diagnostics.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pafm_nb import TensorPool, WholeClass, bias_variance
+    >>> pool = TensorPool(torch.randn(50, 2, generator=torch.Generator().manual_seed(0)))
+    >>> row, = bias_variance(WholeClass(pool), pool, .5, points=200, generator=torch.Generator().manual_seed(1))
+    >>> row['variance'] < 1e-6
+    True
+    """
+    times = check_times(t)
+    check_measurable(sampler, pool, path, temperature, crop, generator, points=(points, 1), draws=(draws, 2), batch_size=(batch_size, 1))
     groups = smallest_prime(max(-(-points//batch_size), batch_size, draws))
     plan = meetings(groups, batch_size, draws).to(pool.place.device)
     return [_bias_variance(sampler, pool, x, plan, path, temperature, crop, generator) for x in times]
@@ -170,12 +213,13 @@ def _bias_variance(sampler, pool, time, plan, path, temperature, crop, generator
     z_t = path.interpolate(rows.z.double(), eps, t.expand(n))
     again = revisit(z_t, t, label, pool, len(plan), path, crop, generator)
     error, inverse = torch.empty_like(again.z), z_t.new_empty(again.row.shape)
-    index = pool.order[again.row].long()
+    index, asks = pool.order[again.row].long(), asks_for_point(sampler)
     for c, batches in enumerate(plan):
         for b in batches:
             z = again.z[c, b].to(rows.z.dtype)
-            found = sampler(Batch(z, None if rows.y is None else label[b], index[c, b]), generator)
-            z, tb = z.double(), t.expand(len(b))
+            tb = t.expand(len(b))
+            point = dict(z_t=z_t[b].to(z.dtype), t=tb.to(z.dtype)) if asks else {}
+            found, z = sampler(Batch(z, None if rows.y is None else label[b], index[c, b]), generator, **point), z.double()
             noise = (z_t[b] - path.alpha(t)*z)/path.sigma(t)
             target, weights = mixed_target(z, noise, tb, found, path, temperature)
             error[c, b], inverse[c, b] = target - again.velocity[b], 1/effective_sample_size(weights)
@@ -196,28 +240,65 @@ def _summary(error, inverse, again):
 
 # %% ../nbs/06_diagnostics.ipynb #55f8c91f
 @torch.no_grad()
-def ess_curve(
-    pool, # a TensorPool or a LatentBank
-    t, # a time or a list of times in (0, 1]
-    sampler=None, # a sampler; None: the whole class, ExactMoments for a pool with moments
-    rows:int=256, # rows of the pool, one batch
-    path=LinearPath(), # the path
-    temperature:float=1., # divides the log-likelihood; 1 is exact
-    crop:int|None=None, # side of the crops the model is trained on; None: whole rows
-    generator=None, # torch.Generator on the pool's device
-) -> list: # of dicts, one for each time: mean, and 10% and 90% quantiles over rows
-    "Effective sample size and source weight over t"
+def ess_curve(pool:TensorPool, t, sampler:Sampler|PointSampler|None=None, rows:int=256, path:paths.Path=LinearPath(), temperature:float=1.,
+              crop:int|None=None, generator:torch.Generator|None=None) -> list[dict]:
+    """Effective sample size and weight of the source over t: where in time there is anything to average.
+
+    Parameters
+    ----------
+    pool : TensorPool or LatentBank
+        The data.
+    t : float or sequence of float
+        Times in (0, 1]: 0 would be data, 1 is noise.
+    sampler : Sampler, optional
+        None takes the whole class, `ExactMoments` for a pool with moments.
+    rows : int
+        Rows of the pool, one batch.
+    path : Path
+        The path.
+    temperature : float
+        Divides the log-likelihood; 1 is exact.
+    crop : int, optional
+        Side of the crops a model is trained on; None: whole rows.
+    generator : torch.Generator, optional
+        On the pool's device.
+
+    Returns
+    -------
+    list of dict
+        One for each time: `ess` and `source_weight`, means over the rows, and their 10% and 90% quantiles `_low` and `_high`.
+
+    Raises
+    ------
+    ValueError
+        For times outside (0, 1], a pool of fewer than 2 rows or that the sampler does not draw from, rows below 1.
+
+    References
+    ----------
+    `1/sum_j w_j^2` is the ESS of the paper's Theorem 2 (arXiv 2605.00825).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pafm_nb import TensorPool
+    >>> from pafm_nb.diagnostics import ess_curve
+    >>> pool = TensorPool(torch.randn(50, 2, generator=torch.Generator().manual_seed(0)))
+    >>> near, far = ess_curve(pool, [.01, 1.], generator=torch.Generator().manual_seed(1))
+    >>> near['ess'] < 3, round(far['ess'])
+    (True, 50)
+    """
     times = check_times(t)
-    check_count('rows', rows, 1); check_path(path); check_generator(generator); check_temperature(temperature)
-    check_same_pool(sampler, pool, crop)
+    if sampler is None: check_pool(pool)
     if sampler is None: sampler = WholeClass(pool) if pool.mean is None else ExactMoments(pool)
+    check_measurable(sampler, pool, path, temperature, crop, generator, rows=(rows, 1))
     dev = pool.place.device
     batch = draw(pool, torch.randint(len(pool), (rows,), generator=generator, device=dev), generator, crop)
     eps = torch.randn(batch.z.shape, generator=generator, device=dev)
     out = []
     for x in times:
-        found = sampler(batch, generator)
         tb = torch.full((rows,), x, device=dev)
+        point = dict(z_t=path.interpolate(batch.z, eps, tb), t=tb) if asks_for_point(sampler) else {}
+        found = sampler(batch, generator, **point)
         weights = pafm_target(batch.z, eps, tb, found, path, temperature=temperature).weights
         source = found.source_weight(weights)
         row = dict(t=x, n=rows)
@@ -307,31 +388,74 @@ def check_losses(losses):
     for name, loss in losses.items():
         if not all(hasattr(loss, x) for x in ('path', 'time', 'drop', 'target')):
             raise ValueError(f'losses[{name!r}] is a {type(loss).__name__}: give an FMLoss or a PAFMLoss')
-    for x in ('path', 'time', 'label_dropout', 'null_label', 'null_text'):
+    for x in ('path', 'time', 'label_dropout', 'null_label', 'null_condition'):
         values = [getattr(loss, x, None) for loss in losses.values()]
         if not all(_alike(v, values[0]) for v in values):
             raise ValueError(f'losses must share their {x} to be compared on the same rows, got {values}')
 
-def gradient_variance(
-    model:torch.nn.Module, # model(z_t, t, y) -> velocity
-    losses:dict, # name -> FMLoss or PAFMLoss; the first is what the others are compared with
-    batch:Batch, # rows to draw from, pool[index]: the whole data set, or some hundred rows
-    bins:int=8, # equal stretches of [0, 1] for t
-    batches:int=50, # training batches to draw
-    batch_size:int=64, # rows of a training batch, which is what samplers are called with
-    chunk:int=16, # rows whose gradients are in memory at once
-    generator=None, # torch.Generator on the batch's device
-) -> list: # of dicts, one for each bin and loss, and at the end one for each loss over all t
-    "Variance of a row's gradient (trace of the covariance) for several losses on the same rows, times and noise, by t"
+def check_gradients(model, losses, batch, generator, **counts) -> dict: # the trainable parameters, by name
+    "Refuse what has no gradients to be compared; counts are name=(number, the least)"
     check_losses(losses); check_generator(generator)
     if not isinstance(model, torch.nn.Module): raise ValueError(f'model must be a torch.nn.Module with parameters, got {type(model).__name__}')
     if not isinstance(batch, Batch): raise ValueError(f'batch must be a Batch, got {type(batch).__name__}: take pool[index], or Batch(z, y)')
     check_tensor('z', batch.z)
-    counts = dict(bins=(bins, 1), batches=(batches, 2), batch_size=(batch_size, 1), chunk=(chunk, 1))
     for name, (n, least) in counts.items(): check_count(name, n, least)
     if len(batch.z) < 2: raise ValueError(f'the batch has {len(batch.z)} row: a variance needs at least 2')
     params = {k: p.detach() for k, p in model.named_parameters() if p.requires_grad}
     if not params: raise ValueError('the model has no parameter that requires a gradient: call model.requires_grad_()')
+    return params
+
+def gradient_variance(model:torch.nn.Module, losses:dict, batch:Batch, bins:int=8, batches:int=50, batch_size:int=64, chunk:int=16,
+                      generator:torch.Generator|None=None) -> list[dict]:
+    """Variance of a row's gradient (trace of the covariance) for several losses on the same rows, times and noise, by t.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        `model(z_t, t, y)` returns a velocity (B, *D); is asked in eval mode.
+    losses : dict
+        Name -> `FMLoss` or `PAFMLoss`; the first is what the others are compared with.
+    batch : Batch
+        Rows to draw from, `pool[index]`: the whole data set, or some hundred rows.
+    bins : int
+        Equal stretches of [0, 1] for t; 0 is data, 1 is noise.
+    batches : int
+        Training batches to draw, at least 2.
+    batch_size : int
+        Rows of a training batch, which is what samplers are called with.
+    chunk : int
+        Rows whose gradients are in memory at once.
+    generator : torch.Generator, optional
+        On the batch's device.
+
+    Returns
+    -------
+    list of dict
+        One for each bin and loss, and at the end one for each loss over all t, with the variance of batch means as well:
+        `variance`, `relative` to the first loss, and their standard errors `_se`.
+
+    Raises
+    ------
+    ValueError
+        For losses that differ in path, time or dropout, a model without trainable parameters, a batch of fewer than 2 rows,
+        counts below the least.
+
+    References
+    ----------
+    What Theorem 2 of arXiv 2605.00825 is about; per-row gradients by `torch.func`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pafm_nb import FMLoss, PAFMLoss, TensorPool, WholeClass, gradient_variance
+    >>> class Scale(torch.nn.Linear):
+    ...     def forward(self, z_t, t, y): return super().forward(z_t)
+    >>> pool, g = TensorPool(torch.randn(50, 2, generator=torch.Generator().manual_seed(0))), torch.Generator().manual_seed(1)
+    >>> table = gradient_variance(Scale(2, 2), dict(FM=FMLoss(), PAFM=PAFMLoss(WholeClass(pool))), pool[torch.arange(50)], generator=g)
+    >>> table[-1]['relative'] < 1
+    True
+    """
+    params = check_gradients(model, losses, batch, generator, bins=(bins, 1), batches=(batches, 2), batch_size=(batch_size, 1), chunk=(chunk, 1))
     training, sums = model.training, GradientSums(params, len(losses), bins)
     model.eval()
     try:

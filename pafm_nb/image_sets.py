@@ -10,8 +10,8 @@ __all__ = ['BROKEN', 'ImageSet', 'array_images', 'npz_keys', 'npz_images', 'fold
 import math, os, zipfile, zlib
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .images import AROUND, NO_IMAGE, center_crop, image_head, images_in, open_images, read_image
-from .work_folder import is_hidden, read_json
+from .images import NO_IMAGE, center_crop, image_head, images_in, open_images, read_image
+from .files import AROUND, is_hidden, read_json
+from .prefetch import prefetch
 
 # %% ../nbs/11b_image_sets.ipynb #d1098321
 class ImageSet(NamedTuple):
@@ -31,7 +32,7 @@ class ImageSet(NamedTuple):
 
 def _layout(shape, dtype, name):
     "(N, C, H, W) of an array, and whether its channels come last"
-    if dtype != np.uint8: raise ValueError(f'{name} holds {dtype}: images must be uint8 in 0..255, pafm_nb.data.to_uint8 makes them of floats in [-1, 1]')
+    if dtype != np.uint8: raise ValueError(f'{name} holds {dtype}: images must be uint8 in 0..255, pafm_nb.images.to_uint8 makes them of floats in [-1, 1]')
     first, last = (len(shape) == 4 and shape[i] in (1, 3) for i in (1, 3))
     if first == last or not math.prod(shape): raise ValueError(f'{name} has shape {tuple(shape)}: give images (N, H, W, C) or (N, C, H, W) with 1 or 3 channels')
     return (shape[0], shape[3], shape[1], shape[2]) if last else tuple(shape), last
@@ -95,15 +96,6 @@ def _decoded(images, i, channels, size):
     image = read_image(data, f'{images.path}/{name}')
     return (torch.from_numpy(np.array(image)).permute(2, 0, 1) if size is None else center_crop(image, size))[:channels]
 
-def _ahead(count, n, decode, threads):
-    "Batches of n, the next one on its way"
-    with ThreadPoolExecutor(threads) as pool:
-        start = lambda i: [pool.submit(decode, j) for j in range(i, min(i + n, count))]
-        coming = start(0)
-        for i in range(n, count + n, n):
-            ready, coming = coming, start(i)
-            yield [one.result() for one in ready]
-
 def _heads(images):
     "Width, height and greyness of all images; a ValueError names those that cannot be read"
     lost = [s for s in images.skipped if s['reason'] not in (NO_IMAGE, AROUND)]
@@ -128,7 +120,9 @@ def folder_images(folder:str|Path, # image files at any depth, or a zip or tar o
     channels, (width, height) = 1 if all(grey for *_, grey in heads) else 3, first if size is None else (size, size)
     def read(n):
         decode = lambda i: _decoded(images, i, channels, size)
-        for k, batch in enumerate(_ahead(len(images), n, decode, threads or min(8, os.cpu_count() or 1))):
+        decoded = prefetch(decode, range(len(images)), n, threads or min(8, os.cpu_count() or 1))
+        for k in range(-(-len(images)//n)):
+            batch = [*islice(decoded, n)]
             for name, x in zip(images.names[k*n:(k + 1)*n], batch):
                 if x.shape[1:] != (height, width):
                     raise ValueError(f'{images.path}/{name} decodes to {tuple(x.shape)}: turn it as its EXIF data say, '
@@ -161,7 +155,7 @@ def image_set(source, # (N, C, H, W) uint8 tensor; array; path of an .npz (arr_0
     "Images from anywhere, checked as far as can be before they are read"
     if isinstance(source, ImageSet): return source
     if isinstance(source, Tensor):
-        if source.dtype != torch.uint8: raise ValueError(f'{name} must be uint8 images in 0..255, got {source.dtype}: pafm_nb.data.to_uint8 makes them of floats in [-1, 1]')
+        if source.dtype != torch.uint8: raise ValueError(f'{name} must be uint8 images in 0..255, got {source.dtype}: pafm_nb.images.to_uint8 makes them of floats in [-1, 1]')
         if source.ndim != 4 or source.shape[1] not in (1, 3) or not source.numel(): raise ValueError(f'{name} must be (N, 1 or 3, H, W), got {tuple(source.shape)}')
         return ImageSet(name, tuple(source.shape), source.split)
     if isinstance(source, np.ndarray): return array_images(source, name)

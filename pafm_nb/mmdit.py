@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .hub import Shared
+from .hub import HubMixin
 from .sit import (SIT_MODELS, Block, FinalLayer, Models, PatchEmbedding, TimeEmbedding, attend, check_images, check_sizes,
                          check_weights, heads_of, modulated_norm, read_weights, shapes_of, sincos_position, unpatchify)
 
@@ -83,21 +83,74 @@ class JointBlock(nn.Module):
         return context, self.x_block.finish(x, attended[:, length - asked:], *x_rest)
 
 # %% ../nbs/13a_mmdit.ipynb #43be9c0c
-class MMDiT(nn.Module, Shared):
-    "A transformer from (z_t, t, text) to a velocity: REPA's text-to-image model, with its parameter names."
+class MMDiT(nn.Module, HubMixin):
+    """A transformer from (z_t, t, text) to a velocity: REPA's text-to-image model, with its parameter names.
+
+    Called as ``model(x, t, text)``: x (B, in_channels, input_size, input_size) floating point, the noisy images or latents z_t; t
+    (B,) floating point times, 0 is data and 1 is noise; text (B, context_length, context_size) floating point, the states of a text
+    encoder, those of an empty caption for no text. Returns the velocity, of x's shape, in the dtype of the weights.
+
+    Parameters
+    ----------
+    input_size
+        Side of the image or latent, a multiple of `patch_size`.
+    patch_size
+        Side of a patch.
+    in_channels
+        Channels of the image or latent.
+    depth
+        Joint blocks.
+    hidden_size
+        Width of a token, a multiple of `num_heads` and of 4.
+    num_heads
+        Attention heads.
+    mlp_ratio
+        Width of each two-layer network over `hidden_size`.
+    context_size
+        Width of the text's states.
+    context_length
+        How many states there are, padding included.
+    adaln_zero
+        Start with modulations and head at zero, as SiT does, and not as the published code.
+    generator
+        torch.Generator of the initial weights; None: the global one.
+
+    Returns
+    -------
+    MMDiT
+        Untrained.
+
+    Raises
+    ------
+    ValueError
+        For sizes of which no transformer can be built; when called, for x, t or text of another shape or dtype.
+
+    Notes
+    -----
+    `MMDIT_MODELS['MMDiT-B/2']()` and its kin have the published sizes. Joint blocks: Esser et al. 2024, arXiv 2403.03206; names and
+    sizes: REPA, Yu et al., 2410.06940.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pafm_nb import MMDiT
+    >>> model = MMDiT(input_size=8, in_channels=3, depth=2, hidden_size=32, num_heads=4, context_size=16, context_length=5)
+    >>> tuple(model(torch.zeros(2, 3, 8, 8), torch.rand(2), torch.zeros(2, 5, 16)).shape)
+    (2, 3, 8, 8)
+    """
     pos_embed:Tensor # (1, (S/p)^2, hidden_size)
     def __init__(self,
-        input_size:int=32, # side of the image or latent
-        patch_size:int=2, # side of a patch
-        in_channels:int=4, # channels of the image or latent
-        depth:int=24, # joint blocks
-        hidden_size:int=768, # width of a token
-        num_heads:int=24, # attention heads
-        mlp_ratio:float=4., # width of each two-layer network over hidden_size
-        context_size:int=768, # width of the text's states
-        context_length:int=77, # how many there are, padding included
-        adaln_zero:bool=False, # start with modulations and head at zero, like SiT, and not as the published code
-        generator=None, # torch.Generator of the initial weights
+        input_size:int=32,
+        patch_size:int=2,
+        in_channels:int=4,
+        depth:int=24,
+        hidden_size:int=768,
+        num_heads:int=24,
+        mlp_ratio:float=4.,
+        context_size:int=768,
+        context_length:int=77,
+        adaln_zero:bool=False,
+        generator:torch.Generator|None=None,
     ):
         super().__init__()
         check_sizes(input_size, patch_size, in_channels, hidden_size, depth, num_heads)
@@ -150,12 +203,43 @@ MMDIT_MODELS['MMDiT-captions'] = partial(MMDiT, input_size=16, patch_size=2, in_
 MODELS = Models({**SIT_MODELS, **MMDIT_MODELS})
 
 # %% ../nbs/13a_mmdit.ipynb #f779b073
-def load_mmdit(
-    weights:dict|str|Path, # as read_weights takes them
-    num_heads:int|None=None, # needed for sizes that are not among MMDIT_MODELS
-    context_length:int|None=None, # text states a row; None: as the model of MMDIT_MODELS of this size, or else 77
-)->MMDiT: # float32, on the CPU
-    "The model that weights under REPA's names belong to."
+def load_mmdit(weights:dict|str|Path, num_heads:int|None=None, context_length:int|None=None) -> MMDiT:
+    """The model that weights under REPA's names belong to.
+
+    Parameters
+    ----------
+    weights
+        A state dict (names and float tensors), a checkpoint that holds one as 'ema', or the path of a .safetensors, .pt or .pth file
+        of either. What DDP, averaging and torch.compile put into names is taken off. A pickle runs no code.
+    num_heads
+        Needed for sizes that are not among `MMDIT_MODELS`: no shape tells it.
+    context_length
+        States of a caption; None: as the model of `MMDIT_MODELS` of this size has, or else 77.
+
+    Returns
+    -------
+    MMDiT
+        float32, on the CPU; its t = 0 is data and 1 is noise, as REPA's.
+
+    Raises
+    ------
+    ValueError
+        For weights that are not an MMDiT's, lack a tensor, are damaged, or are a pickle that asks for code.
+    FileNotFoundError
+        For a path where nothing is.
+
+    Notes
+    -----
+    REPA, Yu et al., arXiv 2410.06940.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pafm_nb import MMDiT, load_mmdit
+    >>> model = MMDiT(8, 2, 3, depth=2, hidden_size=32, num_heads=4, context_size=16, context_length=5)
+    >>> load_mmdit(model.state_dict(), num_heads=4, context_length=5).context_length
+    5
+    """
     state = read_weights(weights)
     with torch.device('meta'): model = MMDiT(**_sizes_of(state, num_heads, context_length))
     check_weights(model, state)

@@ -4,20 +4,22 @@
 
 # %% auto #0
 __all__ = ['Target', 'as_set', 'mixed_target', 'made_by', 'noise_faults', 'other_ways', 'check_point', 'pafm_target',
-           'check_draws_times', 'uniform_time', 'logit_normal_time', 'shifted_time', 'Prepared', 'LossOutput', 'FMLoss',
-           'PAFMLoss']
+           'check_draws_times', 'check_draws_noise', 'uniform_time', 'logit_normal_time', 'shifted_time',
+           'normal_noise', 'Prepared', 'LossOutput', 'check_dropping', 'check_droppable', 'FMLoss', 'check_sampler',
+           'check_found', 'PAFMLoss']
 
 # %% ../nbs/05_objective.ipynb #f7be0b48
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 import math, torch
 from torch import Tensor
-from .candidate_sets import Candidates, CandidateSet, Noisy, SharedCandidates
-from .paths import (PATHS, LinearPath, check_count, check_generator, check_model, check_number, check_path, check_velocity,
-                           expand, readable)
+from .candidate_sets import (Candidates, CandidateSet, Noisy, PointSampler, Sampler, SharedCandidates,
+                                    asks_for_point)
+from .paths import (PATHS, LinearPath, Path, check_count, check_generator, check_model, check_number, check_path,
+                           check_velocity, expand, readable)
 from .pools import Batch, check_batch, check_null_text, check_told, sent
-from .posterior import (check_candidates, check_device, check_pair, check_points, check_temperature, effective_sample_size,
-                               signal_to_noise, working_dtype)
+from .posterior import (check_candidates, check_device, check_finite, check_pair, check_points, check_temperature,
+                               effective_sample_size, signal_to_noise, working_dtype)
 
 # %% ../nbs/05_objective.ipynb #2c0ea7c3
 class Target(NamedTuple):
@@ -46,15 +48,17 @@ def mixed_target(
     eps:Tensor, # (B, *D) noises
     t:Tensor, # (B,) times
     candidates:CandidateSet, # is not checked
-    path=LinearPath(), # the path that made z_t
+    path:Path=LinearPath(), # the path that made z_t
     temperature:float=1., # divides the log-likelihood; 1 is exact
+    velocity:Tensor|None=None, # (B, *D) that of the sources' own paths, where it is known already
 ) -> Target:
     "The posterior mean of the velocity over a set, right or wrong"
     with torch.autocast('cpu' if z.is_meta else z.device.type, enabled=False):
         shift, weights = candidates.average(Noisy.of(z, eps, t, path, temperature))
         z, eps, t = (x.to(shift.dtype) for x in (z, eps, t))
         slope = path.d_alpha(t) - path.d_sigma(t)*signal_to_noise(path, t)
-        return Target(path.velocity(z, eps, t).addcmul_(expand(slope, z), shift.view_as(z)), weights)
+        own = path.velocity(z, eps, t) if velocity is None else velocity.to(shift.dtype)
+        return Target(own.addcmul(expand(slope, z), shift.view_as(z)), weights)
 
 # %% ../nbs/05_objective.ipynb #2c0ea7c5
 def made_by(
@@ -62,7 +66,7 @@ def made_by(
     z:Tensor, # (B, *D)
     eps:Tensor, # (B, *D)
     t:Tensor, # (B,)
-    path, # a Path
+    path:Path, # a Path
 ) -> Tensor: # (B,) bool
     "Which points lie where the path puts them, to 1e-4 or to four units of the coarsest dtype's precision"
     within = max(1e-4, *(4*torch.finfo(x.dtype).eps for x in (z_t, z, eps, t)))
@@ -101,7 +105,7 @@ def check_point(
     z:Tensor, # (B, *D) sources
     eps:Tensor, # (B, *D) the noise they should be made with
     t:Tensor, # (B,)
-    path, # a Path
+    path:Path, # a Path
 ):
     "Refuse points that `z` and `eps` did not make, and noise that is none, and say what fits; on a CPU"
     check_points('z_t', z_t)
@@ -117,17 +121,54 @@ def check_point(
                      'Take sigma = 0, eta = 0 and a matcher without a coupling, or draw eps and z_t yourself')
 
 # %% ../nbs/05_objective.ipynb #2c0ea7c6
-def pafm_target(
-    z:Tensor, # (B, *D) sources
-    eps:Tensor, # (B, *D) the noise that made z_t from them
-    t:Tensor, # (B,) times
-    candidates, # (B, K, *D) with the source in column 0, a shared pool (N, *D) with the sources in it, or what a sampler returns
-    path=LinearPath(), # the path that made z_t
-    log_prior:Tensor|None=None, # (B, K) log p(y|z_j) p(z_j) up to a constant, -inf masks
-    temperature:float=1., # divides the log-likelihood; 1 is exact
-    z_t:Tensor|None=None, # (B, *D) the noisy points of your loop: on a CPU it is checked that `z` and `eps` made them; None: not checked
-) -> Target: # the velocity averaged over the posterior, and the posterior
-    "The PAFM regression target: the posterior mean of the velocity (the paper's self-normalised mixture)"
+def pafm_target(z:Tensor, eps:Tensor, t:Tensor, candidates:Tensor|CandidateSet, path:Path=LinearPath(), log_prior:Tensor|None=None,
+                temperature:float=1., z_t:Tensor|None=None) -> Target:
+    """The PAFM regression target: the velocity averaged over the posterior of the endpoints.
+
+    Parameters
+    ----------
+    z : Tensor
+        (B, *D) floating point sources, the data points that made the noisy ones.
+    eps : Tensor
+        (B, *D) the standard normal noise that made z_t from them, drawn without looking at z.
+    t : Tensor
+        (B,) floating point times in [0, 1]: 0 is data, 1 is noise.
+    candidates : Tensor or CandidateSet
+        (B, K, *D) with the source in column 0, or a pool (N, *D) that all rows share with every source in it, or what a
+        sampler returns.
+    path : Path
+        The path that made z_t.
+    log_prior : Tensor, optional
+        (B, K) log p(y|z_j) p(z_j) up to a constant; -inf masks a candidate, never the source.
+    temperature : float
+        Divides the log-likelihood; 1 is exact.
+    z_t : Tensor, optional
+        (B, *D) the noisy points of your loop. On a CPU it is checked that z and eps made them.
+
+    Returns
+    -------
+    Target
+        `velocity` (B, *D) and `weights` (B, K), rows sum to 1; float32, or float64 where z is.
+
+    Raises
+    ------
+    ValueError
+        For shapes or devices that do not fit, times outside [0, 1], numbers that are not finite, K = 0, a source that is not
+        among its candidates, noise that is none, or points that z and eps did not make (with the way that fits).
+
+    References
+    ----------
+    The self-normalised mixture of arXiv 2605.00825; with K = 1 it is flow matching's target bit for bit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pafm_nb import pafm_target
+    >>> z, eps = torch.tensor([[-1.], [1.]]), torch.tensor([[0.], [0.]])
+    >>> pafm_target(z, eps, torch.tensor([.5, .5]), z).velocity
+    tensor([[ 0.5232],
+            [-0.5232]])
+    """
     check_temperature(temperature); check_path(path)
     t = check_pair(z, eps, t)
     if z_t is not None: check_point(z_t, z, eps, t, path)
@@ -137,6 +178,10 @@ def pafm_target(
 def check_draws_times(time):
     "Refuse what draws no times"
     if not callable(time) or isinstance(time, type): raise ValueError(f'time must be a function time(n, generator, device) such as uniform_time, got {time!r}')
+
+def check_draws_noise(noise):
+    "Refuse what draws no noise"
+    if not callable(noise) or isinstance(noise, type): raise ValueError(f'noise must be a function noise(z, batch, generator) such as normal_noise, got {noise!r}')
 
 def uniform_time(
     n:int, # how many
@@ -169,6 +214,14 @@ def shifted_time(
         return shift*t/(1 + (shift - 1)*t)
     return shifted
 
+def normal_noise(
+    z:Tensor, # (B, *D) the rows, in the dtype of the computation
+    batch:Batch, # the same with their places in the pool
+    generator=None, # torch.Generator on z's device
+) -> Tensor: # (B, *D)
+    "Fresh standard normal noise for every row"
+    return torch.randn(z.shape, dtype=z.dtype, generator=generator, device=z.device)
+
 # %% ../nbs/05_objective.ipynb #5799e642
 class Prepared(NamedTuple):
     "What the network is asked, and what its answers are compared with"
@@ -193,50 +246,103 @@ class LossOutput(NamedTuple):
     shift:Tensor # () mean square of (target - FM's target), 0 for FM
 
 # %% ../nbs/05_objective.ipynb #c171b6d3
+def check_dropping(label_dropout, null_label, null_condition):
+    "Refuse a share of dropped rows that is none, or for which the model is given nothing"
+    check_number('label_dropout', label_dropout, lambda x: 0 <= x <= 1, 'a probability in [0, 1]')
+    if null_label is not None: check_count('null_label', null_label, 0)
+    if label_dropout > 0 and null_label is None and null_condition is None:
+        raise ValueError(f'label_dropout={label_dropout} needs null_label, what the model is given in place of a label, or null_condition, in place of a condition')
+    if null_condition is None: return
+    if not isinstance(null_condition, Tensor): raise ValueError(f'null_condition must be a tensor, got {type(null_condition).__name__}: convert with torch.as_tensor')
+    check_finite('null_condition', null_condition)
+
+def check_droppable(
+    y:Tensor, # (B,) labels, -1 where dropped
+    condition:Tensor|None, # (B, ...) what the model is given in place of labels
+    label_dropout:float, # share of rows that are to be dropped
+    null_label:int|None, # what the model is given for a dropped label
+    null:Tensor|None, # (...) and for a dropped condition
+):
+    "Refuse rows of which the model could not be told that they are dropped"
+    name, what, there = ('null_label', 'labels', null_label) if condition is None else ('null_condition', 'a condition', null)
+    if there is None and label_dropout > 0: raise ValueError(f'label_dropout={label_dropout} needs {name} for a batch with {what}: it is what the model is given where it is dropped')
+    if there is None and y.device.type == 'cpu' and y.eq(-1).any():
+        raise ValueError(f'the batch holds dropped rows (y = -1): give the loss {name}, what the model is given there')
+    if condition is None and label_dropout > 0 and readable(y) and y.eq(null_label or 0).any():
+        raise ValueError(f'null_label={null_label} is a label of the batch, too: take the number of classes, which no row has')
+    if condition is not None and null is not None and condition.shape[1:] != null.shape:
+        raise ValueError(f'condition has shape {tuple(condition.shape)} and null_condition {tuple(null.shape)}: they must be (B, ...) and (...)')
+
 class FMLoss:
-    "Flow matching: regress on the velocity of the one path that made the point (L_FM)"
-    def __init__(self,
-        path=LinearPath(), # the path
-        time=uniform_time, # called as time(n, generator, device)
-        label_dropout:float=0., # share of rows trained without their label or caption
-        null_label:int|None=None, # what the model is given for a dropped label
-        null_text:Tensor|None=None, # (*L) states of the empty caption, what the model is given for a dropped caption
-    ):
-        check_path(path)
-        check_draws_times(time)
-        check_number('label_dropout', label_dropout, lambda x: 0 <= x <= 1, 'a probability in [0, 1]')
-        if null_label is not None: check_count('null_label', null_label, 0)
-        if label_dropout > 0 and null_label is None and null_text is None:
-            raise ValueError(f'label_dropout={label_dropout} needs null_label, what the model is given in place of a label, or null_text, in place of a caption')
-        check_null_text(null_text)
-        self.path, self.time, self.label_dropout, self.null_label, self.null_text = path, time, label_dropout, null_label, null_text
+    """Flow matching: regress on the velocity of the one path that made the point (L_FM).
+
+    Called as `loss(model, batch, generator=None)`: `model(z_t, t, y)` gets noisy points (B, *D), times (B,), 0 is data and 1 is
+    noise, and labels (B,), or `batch.condition` where there is one, or None, and returns a velocity (B, *D). What comes back is a
+    `LossOutput`: `.loss` to call `.backward()` on, and detached means over the batch. `prepare` and `compare` are its two halves.
+
+    Parameters
+    ----------
+    path : Path
+        The path from data to noise.
+    time : callable
+        `time(n, generator, device)` returns n times in [0, 1].
+    label_dropout : float
+        Share of rows that are trained without their label or condition.
+    null_label : int, optional
+        What the model is given for a dropped label; a number that no row has.
+    null_condition : Tensor, optional
+        (...) what the model is given for a dropped condition, such as the states of the empty caption.
+    noise : callable
+        `noise(z, batch, generator)` returns standard normal noise like z; the weights of PAFM rely on its law.
+    null_text : Tensor, optional
+        The former name of `null_condition`.
+
+    Raises
+    ------
+    ValueError
+        For a path, time or noise that is none, a share outside [0, 1], or dropped rows without a null; when called, for a
+        batch, generator or velocity that does not fit.
+
+    References
+    ----------
+    Lipman et al. 2023 (arXiv 2210.02747).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pafm_nb import Batch, FMLoss
+    >>> loss = FMLoss()(lambda z_t, t, y: torch.zeros_like(z_t), Batch(torch.zeros(1000, 8)), torch.Generator().manual_seed(0)).loss
+    >>> round(loss.item(), 1)
+    1.0
+    """
+    def __init__(self, path:Path=LinearPath(), time:Callable[..., Tensor]=uniform_time, label_dropout:float=0., null_label:int|None=None,
+                 null_condition:Tensor|None=None, noise:Callable[..., Tensor]=normal_noise, *, null_text:Tensor|None=None):
+        check_path(path); check_draws_times(time); check_draws_noise(noise); check_null_text(null_text)
+        if null_condition is None: null_condition = null_text
+        check_dropping(label_dropout, null_label, null_condition)
+        self.path, self.time, self.noise = path, time, noise
+        self.label_dropout, self.null_label, self.null_condition = label_dropout, null_label, null_condition
+
+    @property
+    def null_text(self) -> Tensor|None: return self.null_condition
 
     def drop(self, batch, generator):
-        "What the sampler is told (labels, -1 where dropped) and what the model is given (text or else labels, the null one where dropped)"
-        if batch.y is None and batch.text is None: return None, None
+        "What the sampler is told (labels, -1 where dropped) and what the model is given (the condition or else labels, the null one where dropped)"
+        if batch.y is None and batch.condition is None: return None, None
         y = torch.zeros(len(batch.z), dtype=torch.int64, device=batch.z.device) if batch.y is None else batch.y
-        given, null, name = (y, self.null_label, 'null_label') if batch.text is None else (batch.text, self.null_text, 'null_text')
-        if null is None and self.label_dropout > 0: raise ValueError(f'label_dropout={self.label_dropout} needs {name} for a batch with {name[5:]}: it is what the model is given where it is dropped')
-        gone = y == -1
-        if given is y and self.label_dropout > 0 and readable(y) and (y == null).any():
-            raise ValueError(f'null_label={null} is a label of the batch, too: take the number of classes, which no row has')
+        check_droppable(y, batch.condition, self.label_dropout, self.null_label, self.null_condition)
+        gone, given, null = y == -1, batch.condition, self.null_condition
         if self.label_dropout > 0: gone = gone | (torch.rand(len(y), generator=generator, device=y.device) < self.label_dropout)
-        if null is None:
-            if y.device.type == 'cpu' and gone.any(): raise ValueError(f'the batch holds dropped rows (y = -1): give the loss {name}, what the model is given there')
-            return y, given
-        if batch.text is None: return y.masked_fill(gone, -1), y.masked_fill(gone, null)
-        if given.shape != (len(y), *null.shape): raise ValueError(f'text has shape {tuple(given.shape)} and null_text {tuple(null.shape)}: they must be (B, *L) and (*L)')
-        self.null_text = null = null.to(given.device)
-        return y.masked_fill(gone, -1), torch.where(gone.view(-1, *[1]*null.ndim), null.to(given.dtype), given)
+        told = y.masked_fill(gone, -1)
+        if given is None: return told, y if self.null_label is None else y.masked_fill(gone, self.null_label)
+        if null is None: return told, given
+        self.null_condition = null = null.to(given.device)
+        return told, torch.where(expand(gone, given), null.to(given.dtype), given)
 
-    def noise(self, z, batch, generator):
-        "Fresh noise for every row"
-        return torch.randn(z.shape, dtype=z.dtype, generator=generator, device=z.device)
-
-    def target(self, z, eps, t, batch, generator):
-        "The target velocity, effective sample size and source weight of each row"
+    def target(self, z, eps, t, batch, generator, velocity=None):
+        "The target velocity, effective sample size and source weight of each row; `velocity` is that of the sources' own paths, if known"
         one = torch.ones(len(z), device=z.device)
-        return self.path.velocity(z, eps, t), one, one
+        return self.path.velocity(z, eps, t) if velocity is None else velocity, one, one
 
     @torch.no_grad()
     def prepare(self,
@@ -249,12 +355,13 @@ class FMLoss:
         t = self.time(len(z), generator, z.device)
         eps = self.noise(z, batch, generator)
         t = check_pair(z, eps, t)
-        sampler_y, condition = self.drop(batch, generator)
-        target, ess, source_weight = self.target(z, eps, t, batch._replace(z=z, y=sampler_y), generator)
-        return Prepared(self.path.interpolate(z, eps, t), t, condition, target, self.path.velocity(z, eps, t), ess, source_weight)
+        told, condition = self.drop(batch, generator)
+        own = self.path.velocity(z, eps, t)
+        target, ess, source_weight = self.target(z, eps, t, batch._replace(z=z, y=told), generator, own)
+        return Prepared(self.path.interpolate(z, eps, t), t, condition, target, own, ess, source_weight)
 
     def compare(self,
-        model, # model(z_t, t, y) -> velocity (B, *D); called with text where the batch has text
+        model, # model(z_t, t, y) -> velocity (B, *D); called with the condition where the batch has one
         prepared:Prepared, # on the model's device
     ) -> LossOutput:
         "Ask the network and compare"
@@ -265,38 +372,91 @@ class FMLoss:
         return LossOutput(loss, fm_loss, prepared.ess.mean(), prepared.source_weight.mean(), shift)
 
     def __call__(self,
-        model, # model(z_t, t, y) -> velocity (B, *D); called with text where the batch has text
+        model:Callable[..., Tensor], # model(z_t, t, y) -> velocity (B, *D); called with the condition where the batch has one
         batch:Batch, # rows of the data
-        generator=None, # torch.Generator on the batch's device
+        generator:torch.Generator|None=None, # on the batch's device
     ) -> LossOutput:
         "`prepare`, then `compare`"
         check_model(model)
         return self.compare(model, self.prepare(batch, generator))
 
 # %% ../nbs/05_objective.ipynb #899b7b43
+def check_sampler(candidates):
+    "Refuse what finds no candidates"
+    if not callable(candidates) or isinstance(candidates, type): raise ValueError(f'candidates must be a sampler such as InBatch() or WholeClass(pool), got {candidates!r}')
+
+def check_found(
+    candidates, # what a sampler returned
+    sampler, # which
+    z:Tensor, # (B, *D) sources
+):
+    "Refuse what is no set, or not one of these sources"
+    if not isinstance(candidates, CandidateSet): raise ValueError(f'the sampler {sampler!r} returned {type(candidates).__name__}: a sampler returns a candidate set such as Candidates(z)')
+    candidates.check(z)
+
 class PAFMLoss(FMLoss):
-    "Posterior-augmented flow matching: regress on the posterior mean of the velocity (L_PAFM)"
-    def __init__(self,
-        candidates, # a sampler of pafm_nb.candidates
-        path=LinearPath(), # the path
-        time=uniform_time, # called as time(n, generator, device)
-        temperature:float=1., # divides the log-likelihood; 1 is exact
-        label_dropout:float=0., # share of rows trained without their label or caption, dropped before candidates are drawn
-        null_label:int|None=None, # what the model is given for a dropped label
-        null_text:Tensor|None=None, # (*L) states of the empty caption, what the model is given for a dropped caption
-    ):
-        super().__init__(path, time, label_dropout, null_label, null_text)
-        check_temperature(temperature)
-        if not callable(candidates) or isinstance(candidates, type): raise ValueError(f'candidates must be a sampler such as InBatch() or WholeClass(pool), got {candidates!r}')
-        self.candidates, self.temperature = candidates, temperature
+    """Posterior-augmented flow matching: regress on the posterior mean of the velocity (L_PAFM).
+
+    Called like `FMLoss`, with the same draws from the same generator: with K = 1 it is flow matching bit for bit. Its `fm_loss`,
+    not its `loss`, is comparable with a run of flow matching.
+
+    Parameters
+    ----------
+    candidates : Sampler
+        Finds the endpoints of each row: `InBatch()`, `WholeClass(pool)`, or anything that is called with a batch and a generator
+        and returns a candidate set; one with parameters `z_t` and `t` gets the noisy points and times.
+    path : Path
+        The path from data to noise.
+    time : callable
+        `time(n, generator, device)` returns n times in [0, 1]; 0 is data, 1 is noise.
+    temperature : float
+        Divides the log-likelihood; 1 is exact.
+    label_dropout : float
+        Share of rows trained without their label or condition, dropped before candidates are drawn: the sampler is told
+        y = -1 there, which makes all data compatible.
+    null_label : int, optional
+        What the model is given for a dropped label; a number that no row has.
+    null_condition : Tensor, optional
+        (...) what the model is given for a dropped condition.
+    noise : callable
+        `noise(z, batch, generator)` returns standard normal noise like z.
+    null_text : Tensor, optional
+        The former name of `null_condition`.
+
+    Raises
+    ------
+    ValueError
+        For what `FMLoss` refuses, candidates that are no sampler, a temperature that is not above 0; when called, for a set
+        that does not hold the sources.
+
+    References
+    ----------
+    Stoica et al. 2026 (arXiv 2605.00825); when it has flow matching's expected gradient is shown in 04_candidates.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pafm_nb import Batch, InBatch, PAFMLoss
+    >>> batch = Batch(torch.randn(64, 8, generator=torch.Generator().manual_seed(0)))
+    >>> out = PAFMLoss(InBatch())(lambda z_t, t, y: torch.zeros_like(z_t), batch, torch.Generator().manual_seed(1))
+    >>> bool(out.loss < out.fm_loss)
+    True
+    """
+    def __init__(self, candidates:Sampler|PointSampler, path:Path=LinearPath(), time:Callable[..., Tensor]=uniform_time, temperature:float=1.,
+                 label_dropout:float=0., null_label:int|None=None, null_condition:Tensor|None=None,
+                 noise:Callable[..., Tensor]=normal_noise, *, null_text:Tensor|None=None):
+        super().__init__(path, time, label_dropout, null_label, null_condition, noise, null_text=null_text)
+        check_temperature(temperature); check_sampler(candidates)
+        self.candidates:Any = candidates
+        self.temperature, self.with_point = temperature, asks_for_point(candidates)
 
     def drop(self, batch, generator):
-        check_told(self.candidates, batch.y is not None, batch.text)
+        check_told(self.candidates, batch.y is not None, batch.condition)
         return super().drop(batch, generator)
 
-    def target(self, z, eps, t, batch, generator):
-        candidates = self.candidates(batch, generator)
-        if not isinstance(candidates, CandidateSet): raise ValueError(f'the sampler {self.candidates!r} returned {type(candidates).__name__}: a sampler returns a candidate set such as Candidates(z)')
-        candidates.check(z)
-        velocity, weights = mixed_target(z, eps, t, candidates, self.path, self.temperature)
-        return velocity, effective_sample_size(weights), candidates.source_weight(weights)
+    def target(self, z, eps, t, batch, generator, velocity=None):
+        point = dict(z_t=self.path.interpolate(z, eps, t), t=t) if self.with_point else {}
+        candidates = self.candidates(batch, generator, **point)
+        check_found(candidates, self.candidates, z)
+        found, weights = mixed_target(z, eps, t, candidates, self.path, self.temperature, velocity)
+        return found, effective_sample_size(weights), candidates.source_weight(weights)

@@ -8,6 +8,7 @@ __all__ = ['PATHS', 'check_tensor', 'check_number', 'check_count', 'check_genera
            'reverse_time']
 
 # %% ../nbs/00_paths.ipynb #aac80a61
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
 import math, torch
@@ -130,10 +131,10 @@ def check_rows(
 
 class Path:
     "A Gaussian path `z_t = alpha(t) z + sigma(t) eps`, from data at t = 0 to noise at t = 1"
-    def alpha(self, t): raise NotImplementedError
-    def sigma(self, t): raise NotImplementedError
-    def d_alpha(self, t): raise NotImplementedError
-    def d_sigma(self, t): raise NotImplementedError
+    def alpha(self, t:Tensor) -> Tensor: raise NotImplementedError
+    def sigma(self, t:Tensor) -> Tensor: raise NotImplementedError
+    def d_alpha(self, t:Tensor) -> Tensor: raise NotImplementedError
+    def d_sigma(self, t:Tensor) -> Tensor: raise NotImplementedError
 
     def interpolate(self,
         z:Tensor, # (B, *D) data
@@ -187,7 +188,29 @@ class Path:
 # %% ../nbs/00_paths.ipynb #0b8959ea
 @dataclass(frozen=True)
 class LinearPath(Path):
-    "`z_t = (1 - t) z + t eps`, velocity `eps - z`: the path of the paper, of rectified flow and of SiT"
+    """The straight path `z_t = (1 - t) z + t eps`, velocity `eps - z`: the default everywhere.
+
+    Its methods take t (B,), floating point in [0, 1]: 0 is data, 1 is noise. `alpha`, `sigma`, `d_alpha` and `d_sigma`
+    return (B,); `interpolate(z, eps, t)` and `velocity(z, eps, t)` return (B, *D), and so do `to_data(v, z_t, t)`,
+    `to_noise(v, z_t, t)` and `to_score(v, z_t, t)`, which take a velocity apart.
+
+    Raises
+    ------
+    ValueError
+        By the methods, where z, eps and t are not of one batch, one shape and floating point.
+
+    References
+    ----------
+    The path of Posterior-Augmented Flow Matching (arXiv 2605.00825), of rectified flow (2209.03003) and SiT (2401.08740).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pafm_nb import LinearPath
+    >>> z, eps, t = torch.zeros(1, 2), torch.ones(1, 2), torch.tensor([.25])
+    >>> LinearPath().interpolate(z, eps, t)
+    tensor([[0.2500, 0.2500]])
+    """
     def alpha(self, t): return 1 - t
     def sigma(self, t): return t
     def d_alpha(self, t): return -torch.ones_like(t)
@@ -196,7 +219,22 @@ class LinearPath(Path):
 # %% ../nbs/00_paths.ipynb #04039931
 @dataclass(frozen=True)
 class CosinePath(Path):
-    "`z_t = cos(pi t/2) z + sin(pi t/2) eps`: SiT's GVP"
+    """The quarter circle `z_t = cos(pi t/2) z + sin(pi t/2) eps`: data of unit variance stay at unit variance.
+
+    Methods, shapes, the clock (t = 0 is data, 1 is noise) and what is refused are those of `LinearPath`.
+
+    References
+    ----------
+    SiT's GVP path (Ma et al. 2024, arXiv 2401.08740).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pafm_nb import CosinePath
+    >>> path, t = CosinePath(), torch.tensor([.5])
+    >>> path.alpha(t), path.sigma(t)
+    (tensor([0.7071]), tensor([0.7071]))
+    """
     def alpha(self, t): return torch.cos(t*math.pi/2)
     def sigma(self, t): return torch.sin(t*math.pi/2)
     def d_alpha(self, t): return -math.pi/2*torch.sin(t*math.pi/2)
@@ -205,9 +243,36 @@ class CosinePath(Path):
 # %% ../nbs/00_paths.ipynb #9405afc2
 @dataclass(frozen=True)
 class VPPath(Path):
-    "The variance-preserving diffusion with a linear beta: `alpha = exp(-t^2 (beta_max - beta_min)/4 - t beta_min/2)`"
-    beta_min:float = .1 # beta at t = 0
-    beta_max:float = 20. # beta at t = 1
+    """The variance-preserving diffusion with a linear beta: `alpha = exp(-t^2 (beta_max - beta_min)/4 - t beta_min/2)`.
+
+    Methods, shapes and the clock (t = 0 is data, 1 is noise) are those of `LinearPath`. At t = 1 a trace of the data is left,
+    `alpha(1)` is about 0.0066.
+
+    Parameters
+    ----------
+    beta_min : float
+        beta at t = 0, at least 0.
+    beta_max : float
+        beta at t = 1, finite, above 0 and not below `beta_min`.
+
+    Raises
+    ------
+    ValueError
+        For a beta out of these bounds.
+
+    References
+    ----------
+    Song et al. 2021 (arXiv 2011.13456), appendix B.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pafm_nb import VPPath
+    >>> VPPath(beta_max=10.).sigma(torch.tensor([0., 1.]))
+    tensor([0.0000, 0.9968])
+    """
+    beta_min:float = .1
+    beta_max:float = 20.
     def __post_init__(self):
         check_number('beta_min', self.beta_min, lambda x: 0 <= x < math.inf, 'a finite number of at least 0')
         check_number('beta_max', self.beta_max, lambda x: self.beta_min <= x < math.inf and x > 0,
@@ -222,10 +287,37 @@ class VPPath(Path):
 PATHS = dict(linear=LinearPath, cosine=CosinePath, vp=VPPath)
 
 # %% ../nbs/00_paths.ipynb #7ad7f37e
-def reverse_time(
-    model, # a velocity model model(x, t, ...) of the other convention (t = 0 noise, t = 1 data)
-): # the same field in ours (t = 0 data, t = 1 noise); used on one of ours, it goes back
-    "`v(x, t) = -model(x, 1 - t)`: a model of the other time convention in ours"
+def reverse_time(model:Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A model of the other time convention in ours, and back: `v(x, t) = -model(x, 1 - t)`.
+
+    Parameters
+    ----------
+    model : callable
+        `model(x, t, ...)` returns a velocity like x, (B, *D), at times t (B,) with 0 = noise and 1 = data (SiT, torchcfm,
+        flow_matching); further arguments are passed on.
+
+    Returns
+    -------
+    callable
+        The same field with t = 0 at the data and t = 1 at the noise. Used on a model of ours, it goes the other way.
+
+    Raises
+    ------
+    ValueError
+        If `model` cannot be called, or is a class.
+
+    Notes
+    -----
+    With s = 1 - t, d/dt = -d/ds: the velocity changes its sign and its time.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pafm_nb import reverse_time
+    >>> theirs = lambda x, t: x*t[:, None]
+    >>> reverse_time(theirs)(torch.ones(1, 2), torch.tensor([.25]))
+    tensor([[-0.7500, -0.7500]])
+    """
     check_model(model)
     def reversed_model(x, t, *args, **kwargs): return -model(x, 1 - t, *args, **kwargs)
     return reversed_model

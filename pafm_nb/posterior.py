@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['signal_to_noise', 'products', 'source_offsets', 'log_ratio', 'row_chunks', 'check_finite', 'check_points',
            'check_temperature', 'check_pair', 'check_device', 'check_log_prior', 'check_candidates', 'check_weighted',
-           'working_dtype', 'log_weights', 'effective_sample_size', 'exact_velocity', 'moment_posterior']
+           'working_dtype', 'log_weights', 'effective_sample_size', 'check_field', 'exact_velocity', 'check_gaussians',
+           'moment_posterior']
 
 # %% ../nbs/01_posterior.ipynb #55acc0e5
 import torch
 from torch import Tensor
-from .paths import LinearPath, check_count, check_number, check_path, check_tensor, check_time, expand, readable
+from .paths import LinearPath, Path, check_count, check_number, check_path, check_tensor, check_time, expand, readable
 
 # %% ../nbs/01_posterior.ipynb #f5799376
 def signal_to_noise(
-    path, # a Path
+    path:Path, # a Path
     t:Tensor, # (B,) times
 ) -> Tensor: # (B,) r = alpha/sigma, finite at t = 0
     "`alpha/sigma`, the amplitude of the data over that of the noise"
@@ -134,17 +135,53 @@ def working_dtype(z:Tensor) -> torch.dtype: # float32, or float64 for float64 in
 
 # %% ../nbs/01_posterior.ipynb #011d445d
 @torch.no_grad()
-def log_weights(
-    z:Tensor, # (B, *D) sources
-    eps:Tensor, # (B, *D) the noise that made z_t from them
-    t:Tensor, # (B,) times
-    candidates:Tensor, # (B, K, *D), or a shared pool (N, *D); the source among them
-    path=LinearPath(), # the path that made z_t
-    log_prior:Tensor|None=None, # (B, K) log p(y|z_j) p(z_j) up to a constant, -inf masks
-    temperature:float=1., # divides the log-likelihood; 1 is exact
-    reduction:str='sum', # 'mean' divides the log-likelihood by the number of dimensions (biased against the pool's field)
-) -> Tensor: # (B, K) float32 (float64 if z is), relative to the source's likelihood
-    "Log posterior weights of candidate endpoints, unnormalised and source-centred (the paper's importance weights)"
+def log_weights(z:Tensor, eps:Tensor, t:Tensor, candidates:Tensor, path:Path=LinearPath(), log_prior:Tensor|None=None, temperature:float=1.,
+                reduction:str='sum') -> Tensor:
+    """Log posterior weights of candidate endpoints, unnormalised and relative to the source (the paper's importance weights).
+
+    Parameters
+    ----------
+    z : Tensor
+        (B, *D) floating point sources.
+    eps : Tensor
+        (B, *D) the standard normal noise that made z_t from them.
+    t : Tensor
+        (B,) floating point times in [0, 1]: 0 is data, 1 is noise.
+    candidates : Tensor
+        (B, K, *D), or a pool (N, *D) that all rows share; the source among them.
+    path : Path
+        The path that made z_t.
+    log_prior : Tensor, optional
+        (B, K) log p(y|z_j) p(z_j) up to a constant; -inf masks.
+    temperature : float
+        Divides the log-likelihood; 1 is exact.
+    reduction : str
+        'sum' over dimensions, or 'mean', which divides the log-likelihood by their number and is biased against the pool's
+        field.
+
+    Returns
+    -------
+    Tensor
+        (B, K) float32, or float64 where z is; the source has 0 (its log-prior, where there is one).
+
+    Raises
+    ------
+    ValueError
+        For shapes, dtypes or devices that do not fit, times outside [0, 1], numbers that are not finite, K = 0, or a row
+        without a possible candidate.
+
+    References
+    ----------
+    The weights of arXiv 2605.00825 in the source-centred form of 01_posterior: `r <eps, d> - r^2 |d|^2/2`, r = alpha/sigma.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pafm_nb import log_weights
+    >>> z = torch.tensor([[0.]])
+    >>> log_weights(z, torch.tensor([[1.]]), torch.tensor([.5]), torch.tensor([[[0.], [1.], [3.]]]))
+    tensor([[ 0.0000,  0.5000, -1.5000]])
+    """
     if reduction not in ('sum', 'mean'): raise ValueError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
     check_temperature(temperature); check_path(path)
     t = check_pair(z, eps, t)
@@ -171,22 +208,60 @@ def effective_sample_size(
     return 1/weights.square().sum(-1)
 
 # %% ../nbs/01_posterior.ipynb #ca588775
-@torch.no_grad()
-def exact_velocity(
-    z_t:Tensor, # (B, *D) where to evaluate the field
-    t:Tensor, # (B,) times
-    pool:Tensor, # (N, *D) the data
-    path=LinearPath(), # the path
-    log_prior:Tensor|None=None, # (N,) or (B, N) log p(y|z_j) p(z_j) up to a constant, -inf masks
-    chunk:int=4096, # pool rows taken at a time
-) -> Tensor: # (B, *D) E[v|z_t], in z_t's dtype
-    "The closed-form marginal velocity of a finite data set, computed in float64"
-    check_path(path); check_count('chunk', chunk, 1)
-    check_points('z_t', z_t, rows=0); check_points('pool', pool, '(N, *D), such as the z of a TensorPool')
+def check_field(z_t, t, pool, path, log_prior) -> Tensor: # (B,) t
+    "Refuse what has no field in closed form"
+    check_path(path); check_points('z_t', z_t, rows=0); check_points('pool', pool, '(N, *D), such as the z of a TensorPool')
     t = check_time(t, len(z_t))
     if pool.shape[1:] != z_t.shape[1:]: raise ValueError(f'pool must be (N, *D) with z_t {tuple(z_t.shape)}, got {tuple(pool.shape)}')
     check_device(z_t, t=t, pool=pool)
     check_log_prior(log_prior, z_t, (len(pool),), (len(z_t), len(pool)))
+    return t
+
+@torch.no_grad()
+def exact_velocity(z_t:Tensor, t:Tensor, pool:Tensor, path:Path=LinearPath(), log_prior:Tensor|None=None, chunk:int=4096) -> Tensor:
+    """The closed-form velocity field of a finite data set, E[v|z_t], computed in float64.
+
+    Parameters
+    ----------
+    z_t : Tensor
+        (B, *D) floating point, where to evaluate the field.
+    t : Tensor
+        (B,) floating point times in [0, 1]: 0 is data, 1 is noise.
+    pool : Tensor
+        (N, *D) floating point, the data.
+    path : Path
+        The path.
+    log_prior : Tensor, optional
+        (N,) or (B, N) log p(y|z_j) p(z_j) up to a constant; -inf masks.
+    chunk : int
+        Rows of the pool taken at a time.
+
+    Returns
+    -------
+    Tensor
+        (B, *D) in the dtype of z_t.
+
+    Raises
+    ------
+    ValueError
+        For shapes, dtypes or devices that do not fit, times outside [0, 1], numbers that are not finite, or a row for which
+        `log_prior` leaves no point.
+
+    References
+    ----------
+    What flow matching's and PAFM's losses are minimised by on a finite data set; closed form as in arXiv 2506.03719.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pafm_nb import exact_velocity
+    >>> pool = torch.tensor([[-1.], [1.]])
+    >>> exact_velocity(torch.tensor([[0.], [1.]]), torch.tensor([.5, .5]), pool)
+    tensor([[0.0000],
+            [0.0719]])
+    """
+    check_count('chunk', chunk, 1)
+    t = check_field(z_t, t, pool, path, log_prior)
     x, td = z_t.flatten(1).double(), t.double()
     a, s = path.alpha(td)[:, None], path.sigma(td).clamp_min(1e-18)[:, None]
     top, total, mean = x.new_full((len(x), 1), -torch.inf), x.new_zeros(len(x), 1), torch.zeros_like(x)
@@ -204,16 +279,8 @@ def exact_velocity(
     return path.velocity(mean, noise, td).to(z_t.dtype)
 
 # %% ../nbs/01_posterior.ipynb #ca0f64e0
-@torch.no_grad()
-def moment_posterior(
-    z_t:Tensor, # (B, *D) noisy points
-    t:Tensor, # (B,) times
-    mean:Tensor, # (N, *D) means of the endpoints, or (B, K, *D)
-    std:Tensor, # like mean, their standard deviations
-    path=LinearPath(), # the path
-    log_prior:Tensor|None=None, # (B, N), (N,) or None: log p(y|i) p(i) up to a constant
-) -> tuple[Tensor, Tensor]: # weights (B, N) over the Gaussians, endpoint (B, *D) = E[z|z_t]
-    "The exact posterior over Gaussian endpoints, computed in float64: mixing weights and mean endpoint"
+def check_gaussians(z_t, t, mean, std, path, log_prior) -> tuple: # (B,) t, and whether each row has Gaussians of its own
+    "Refuse what are no Gaussian endpoints of these points"
     check_path(path); check_points('z_t', z_t, rows=0)
     for name, x in (('mean', mean), ('std', std)): check_points(name, x, '(N, *D) or (B, K, *D)')
     t = check_time(t, len(z_t))
@@ -225,6 +292,50 @@ def moment_posterior(
     check_device(z_t, t=t, mean=mean, std=std)
     k = mean.shape[own]
     check_log_prior(log_prior, z_t, (len(z_t), k), (k,))
+    return t, own
+
+@torch.no_grad()
+def moment_posterior(z_t:Tensor, t:Tensor, mean:Tensor, std:Tensor, path:Path=LinearPath(), log_prior:Tensor|None=None) -> tuple[Tensor, Tensor]:
+    """The exact posterior over Gaussian endpoints, computed in float64: mixing weights and the mean endpoint.
+
+    Parameters
+    ----------
+    z_t : Tensor
+        (B, *D) floating point noisy points.
+    t : Tensor
+        (B,) floating point times in [0, 1]: 0 is data, 1 is noise.
+    mean : Tensor
+        (N, *D) means of the endpoints, shared by all rows, or (B, K, *D) of each row's own.
+    std : Tensor
+        Their standard deviations, like `mean`, at least 0.
+    path : Path
+        The path.
+    log_prior : Tensor, optional
+        (B, N) or (N,) log p(y|i) p(i) up to a constant; -inf masks.
+
+    Returns
+    -------
+    tuple of Tensor
+        Weights (B, N) over the Gaussians, rows sum to 1, and E[z|z_t] (B, *D); float32, or float64 where z_t is.
+
+    Raises
+    ------
+    ValueError
+        For shapes, dtypes or devices that do not fit, times outside [0, 1], a negative std, numbers that are not finite.
+
+    Notes
+    -----
+    With a = alpha, b = sigma the evidence is log N(z_t; a mu, a^2 s^2 + b^2) and E[z|z_t, i] = mu + a s^2 (z_t - a mu)/(a^2 s^2 + b^2).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pafm_nb import moment_posterior
+    >>> mean, std = torch.tensor([[-1.], [1.]]), torch.tensor([[.5], [.5]])
+    >>> moment_posterior(torch.tensor([[0.]]), torch.tensor([.5]), mean, std)
+    (tensor([[0.5000, 0.5000]]), tensor([[0.]]))
+    """
+    t, own = check_gaussians(z_t, t, mean, std, path, log_prior)
     dtype = working_dtype(z_t)
     x, t = z_t.flatten(1).double()[:, None], t.double()[:, None, None]
     mu, var = mean.flatten(1 + own).double(), std.flatten(1 + own).double().square()

@@ -17,6 +17,7 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
+from .extras import require
 from .paths import LinearPath, check_count, check_generator, check_model, check_number, check_path, check_tensor, check_velocity, expand
 from .progress import progress_bar
 
@@ -99,7 +100,7 @@ def dopri5(
 )->Tensor: # (B, *D) data
     "Follow the field from t = 1 to t = 0 in steps that keep every image's error within bounds: fifth order."
     check_solver(field, z, watch); check_count('steps', steps, 1); check_tolerances(atol, rtol)
-    from torchdiffeq import odeint
+    odeint = require('torchdiffeq').odeint
     calls, breaks = 0, sorted({t for t in breaks if 0 < t < 1}, reverse=True)
     times = torch.tensor(time_grid(steps if watch else 1), dtype=torch.float64, device=z.device)
     options = dict(norm=lambda x: x.flatten(1).square().mean(1).sqrt().amax(), step_t=times[-1:])
@@ -222,23 +223,80 @@ METHODS = ('euler', 'heun', 'dopri5', 'euler_maruyama')
 
 @torch.no_grad()
 def sample(
-    model, # model(z, t, y) -> velocity, a module or a function
-    noise:Tensor, # (B, *D) standard normal: the state at t = 1
-    y:Tensor|None=None, # (B, ...) labels or text; None for a model without
-    method:str='euler', # 'euler', 'heun', 'dopri5' or 'euler_maruyama'
-    steps:int=50, # steps from t = 1 to t = 0; dopri5 chooses its own
-    guidance_scale:float=1., # v_u + scale*(v_c - v_u); 1 is none
-    guidance_interval=(0., 1.), # guide steps that begin where low <= t <= high
-    generator=None, # of euler_maruyama's noise: a torch.Generator, or a list of one per row
-    null_label=None, # a number, or a tensor like a row of y; None takes model.null_label
-    path=LinearPath(), # the path the model was trained on (euler_maruyama)
-    guidance_channels:int|None=None, # guide the first so many channels; None guides all
-    atol:float=1e-6, # dopri5: error allowed in a step, as atol + rtol*|z|
-    rtol:float=1e-3, # dopri5: the same
-    dtype=None, # of the state: torch.float64, or None for float32 (float64 noise stays float64)
-    watch=None, # called as watch(t, z) at every time of the grid, noise and end included
-)->Tensor: # (B, *D) samples: the state at t = 0
-    "Draw samples: integrate dz/dt = v from noise at t = 1 to data at t = 0."
+    model,
+    noise:Tensor,
+    y:Tensor|None=None,
+    method:str='euler',
+    steps:int=50,
+    guidance_scale:float=1.,
+    guidance_interval=(0., 1.),
+    generator=None,
+    null_label=None,
+    path=LinearPath(),
+    guidance_channels:int|None=None,
+    atol:float=1e-6,
+    rtol:float=1e-3,
+    dtype=None,
+    watch=None,
+) -> Tensor:
+    """Draw samples: integrate `dz/dt = v` from noise at t = 1 to data at t = 0.
+
+    Parameters
+    ----------
+    model : callable
+        `model(z, t, y)` gives the velocity `eps - z` (B, *D) for states `z` (B, *D) and times `t` (B,), 0 is data, 1 is
+        noise. A module is put in eval mode meanwhile.
+    noise : Tensor
+        (B, *D), standard normal, the state at t = 1; on the model's device.
+    y : Tensor, optional
+        (B,) int64 labels or (B, ...) text, on the same device; None for a model without.
+    method : {'euler', 'heun', 'dopri5', 'euler_maruyama'}
+        First or second order, steps of bounded error, or SiT's SDE.
+    steps : int, default 50
+        From t = 1 to t = 0; dopri5 chooses its own.
+    guidance_scale : float, default 1.
+        `v_u + scale*(v_c - v_u)`; 1 is none and asks the model once a step.
+    guidance_interval : tuple of float, default (0., 1.)
+        Guide steps that begin where low <= t <= high.
+    generator : torch.Generator or list, optional
+        Of the noise of euler_maruyama: one, or a list of one per row.
+    null_label : int or Tensor, optional
+        What stands for no label: a number, or a tensor like a row of y; None takes `model.null_label`.
+    path : Path, default LinearPath()
+        That the model was trained on (euler_maruyama).
+    guidance_channels : int, optional
+        Guide the first so many channels; None guides all.
+    atol, rtol : float, default 1e-6, 1e-3
+        Of dopri5: error allowed in a step, as `atol + rtol*|z|`.
+    dtype : torch.dtype, optional
+        Of the state: torch.float64, or None for float32 (float64 noise stays float64).
+    watch : callable, optional
+        Called as `watch(t, z)` at every time of the grid, noise and end included.
+
+    Returns
+    -------
+    Tensor
+        (B, *D) samples, the state at t = 0: float32, or float64 where noise or dtype are.
+
+    Raises
+    ------
+    ValueError
+        Before the model is called: if noise is not finite, y has other rows, guidance lacks labels or what stands for
+        none, or a setting means nothing. Afterwards: if samples are not finite, with the rows and the time it began.
+
+    References
+    ----------
+    Guidance: arXiv 2207.12598, in an interval arXiv 2404.07724; the SDE with `w(t) = 2 sigma(t)`: SiT, arXiv 2401.08740.
+
+    Examples
+    --------
+    >>> import torch; from pafm_nb import exact_velocity, sample
+    >>> data = torch.tensor([[-1., 0.], [2., 1.]])
+    >>> noise = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    >>> z = sample(lambda z, t, y: exact_velocity(z, t, data), noise, steps=20)
+    >>> torch.cdist(z, data).min(1).values.max() < 1e-3
+    tensor(True)
+    """
     if null_label is None: null_label = getattr(model, 'null_label', None)
     check_model(model); check_path(path)
     _check_sample(noise, y, method, steps, guidance_scale, guidance_interval, guidance_channels, generator, null_label, atol, rtol, dtype)

@@ -18,10 +18,9 @@ from zipfile import is_zipfile
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from .hub import Shared
+from .extras import require
+from .hub import HubMixin
 
 # %% ../nbs/13_sit.ipynb #e024166c
 class PatchEmbedding(nn.Module):
@@ -226,19 +225,70 @@ def check_images(
         raise ValueError(f't has shape {tuple(t.shape)} and {t.dtype}: give one float time per row, ({x.shape[0]},)')
 
 # %% ../nbs/13_sit.ipynb #5b524c97
-class SiT(nn.Module, Shared):
-    "A transformer from (z_t, t, y) to a velocity (Ma et al. 2024), with the parameter names of the published weights."
+class SiT(nn.Module, HubMixin):
+    """A transformer from (z_t, t, y) to a velocity, with the parameter names of the published weights.
+
+    Called as ``model(x, t, y)``: x (B, in_channels, input_size, input_size) floating point, the noisy images or latents z_t; t (B,)
+    floating point times, 0 is data and 1 is noise; y (B,) int64 labels, `model.null_label` for none, or None for no labels at all.
+    Returns the velocity, of x's shape, in the dtype of the weights.
+
+    Parameters
+    ----------
+    input_size
+        Side of the image or latent, a multiple of `patch_size`.
+    patch_size
+        Side of a patch.
+    in_channels
+        Channels of the image or latent.
+    hidden_size
+        Width of a token, a multiple of `num_heads` and of 4.
+    depth
+        Blocks.
+    num_heads
+        Attention heads.
+    mlp_ratio
+        Width of each block's two-layer network over `hidden_size`.
+    num_classes
+        Labels are 0 to num_classes - 1; num_classes itself is `null_label`. 0 for a model without labels.
+    learn_sigma
+        A head of 2*in_channels, of which the first half is returned, as in weights trained with a learned variance.
+    generator
+        torch.Generator of the initial weights; None: the global one.
+
+    Returns
+    -------
+    SiT
+        With adaLN-Zero, so that the first velocity is 0.
+
+    Raises
+    ------
+    ValueError
+        For sizes of which no transformer can be built; when called, for x, t or y of another shape or dtype.
+
+    Notes
+    -----
+    `SIT_MODELS['SiT-B/2']()` and its kin have the published sizes. `save_pretrained`, `from_pretrained` and `push_to_hub` need
+    huggingface_hub. Ma et al. 2024, arXiv 2401.08740.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pafm_nb import SiT
+    >>> model = SiT(input_size=8, patch_size=2, in_channels=1, hidden_size=32, depth=2, num_heads=4, num_classes=10)
+    >>> tuple(model(torch.zeros(3, 1, 8, 8), torch.full((3,), .5), torch.tensor([0, 1, 10])).shape)
+    (3, 1, 8, 8)
+    """
     def __init__(self,
-        input_size:int=32, # side of the image or latent
-        patch_size:int=2, # side of a patch
-        in_channels:int=4, # channels of the image or latent
-        hidden_size:int=1152, # width of a token
-        depth:int=28, # blocks
-        num_heads:int=16, # attention heads
-        mlp_ratio:float=4., # width of each block's two-layer network over hidden_size
-        num_classes:int=1000, # labels 0 .. num_classes - 1; num_classes itself is null_label
-        learn_sigma:bool=False, # a head of 2*in_channels, of which the first half is returned
-        generator=None, # torch.Generator of the initial weights
+        input_size:int=32,
+        patch_size:int=2,
+        in_channels:int=4,
+        hidden_size:int=1152,
+        depth:int=28,
+        num_heads:int=16,
+        mlp_ratio:float=4.,
+        num_classes:int=1000,
+        learn_sigma:bool=False,
+        generator:torch.Generator|None=None,
     ):
         super().__init__()
         check_sizes(input_size, patch_size, in_channels, hidden_size, depth, num_heads)
@@ -330,8 +380,9 @@ def _read_file(path):
     if path.suffix not in ('.safetensors', '.pt', '.pth'):
         raise ValueError(f'{path} is none of .safetensors, .pt, .pth: give a file of one of these, or a state dict')
     if not path.is_file(): raise FileNotFoundError(f'{path} does not exist: give the path of a file of weights')
+    if path.suffix == '.safetensors': tensors = require('safetensors.torch')
     try:
-        if path.suffix == '.safetensors': return load_file(path)
+        if path.suffix == '.safetensors': return tensors.load_file(path)
         with torch.serialization.safe_globals([Namespace]):
             return torch.load(path, map_location='cpu', weights_only=True, mmap=is_zipfile(path))
     except OSError: raise
@@ -381,12 +432,45 @@ def heads_of(
     return heads
 
 # %% ../nbs/13_sit.ipynb #74cc5e7e
-def load_sit(
-    weights:dict|str|Path, # as read_weights takes them
-    num_heads:int|None=None, # needed for sizes that are not among SIT_MODELS
-    reverse:bool=False, # True for weights trained with t = 1 as data, as SiT's own: time is turned round in the weights
-)->SiT: # float32, on the CPU, with a head of in_channels
-    "The model that published weights belong to, in our time when `reverse` says theirs is not."
+def load_sit(weights:dict|str|Path, num_heads:int|None=None, reverse:bool=False) -> SiT:
+    """The model that published weights belong to, in our time.
+
+    Parameters
+    ----------
+    weights
+        A state dict (names and float tensors), a checkpoint that holds one as 'ema', or the path of a .safetensors, .pt or .pth file
+        of either. What DDP, averaging and torch.compile put into names is taken off. A pickle runs no code.
+    num_heads
+        Needed for sizes that are not among `SIT_MODELS`: no shape tells it.
+    reverse
+        True for weights trained with t = 1 as data, as SiT's own are: time is turned round in the weights, so that
+        the model's t = 0 is data and 1 is noise.
+
+    Returns
+    -------
+    SiT
+        float32, on the CPU, with a head of in_channels.
+
+    Raises
+    ------
+    ValueError
+        For weights that are not a SiT's, lack a tensor, are damaged, or are a pickle that asks for code.
+    FileNotFoundError
+        For a path where nothing is.
+
+    Notes
+    -----
+    Ma et al. 2024, arXiv 2401.08740; its transport runs from noise at 0 to data at 1, ours the other way.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pafm_nb import SiT, load_sit
+    >>> model = SiT(8, 2, 1, hidden_size=192, depth=12, num_heads=3, num_classes=10)
+    >>> again = load_sit(model.state_dict())
+    >>> torch.equal(again.pos_embed, model.pos_embed)
+    True
+    """
     state = read_weights(weights)
     with torch.device('meta'): model = SiT(**_sizes_of(state, num_heads))
     _halve_head(state, model)

@@ -7,7 +7,7 @@ import itertools, json, os, pickle, random, shutil, signal, subprocess, sys, tem
 from pathlib import Path
 import torch
 from fastcore.script import call_parse
-from pafm_nb.bank import write_json
+from pafm_nb.files import write_json
 from pafm_nb.experiments.bench import machine
 from pafm_nb.checkpoints import FILES, last_name, read_checkpoint, read_state, sealed
 from pafm_nb.config import TrainConfig

@@ -9,7 +9,7 @@ from fastcore.script import call_parse
 from pafm_nb.experiments.bench import machine
 from pafm_nb.vae import tiny_vae
 from pafm_nb.experiments.mnist import write_mnist
-from pafm_nb.work_folder import write_json
+from pafm_nb.files import write_json
 
 TIMES = ('seconds', 'rows_per_second', 'images_per_second')
 

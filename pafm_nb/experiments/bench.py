@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['machine', 'peak_memory', 'measure', 'seconds_in_turn', 'compared', 'broadcast_target', 'bench_target', 'spectrum',
            'DeviceCost', 'device_cost', 'sparse_bank', 'bench_bank', 'spectrum_points', 'bench_prepare', 'plain_attend',
-           'bench_model', 'bench_train', 'repa_loop', 'repa_script', 'bench_sampling', 'photos', 'encode_one_by_one',
-           'bench_encoding', 'stf_target', 'stablevm_mean', 'stablevm_target', 'efm_target', 'efm_products',
-           'distances', 'takenoko_target', 'repa_target', 'assigned_noise', 'torchcfm_matcher', 'peer_forms',
-           'peer_errors', 'stablevm_limits', 'bench_scaling', 'bench_peers', 'bench_processes']
+           'bench_model', 'called', 'answer', 'peak_of_training', 'bench_train', 'repa_loop', 'repa_script',
+           'bench_sampling', 'photos', 'encode_one_by_one', 'bench_encoding', 'stf_target', 'stablevm_mean',
+           'stablevm_target', 'efm_target', 'efm_products', 'distances', 'takenoko_target', 'repa_target',
+           'assigned_noise', 'torchcfm_matcher', 'peer_forms', 'peer_errors', 'stablevm_limits', 'bench_scaling',
+           'bench_peers', 'seconds_of_steps', 'bench_processes']
 
 # %% ../../nbs/29e_bench.ipynb #84f8cdb8
 import copy, ctypes, json, os, platform, shutil, subprocess, sys, tempfile, time
@@ -19,9 +20,11 @@ from statistics import median
 from unittest.mock import patch
 import numpy as np, torch
 from PIL import Image
-from ..bank import DTYPES, LatentBank, NpyRows, coarse_lists, list_neighbors, meta_of, write_json
+from ..bank import DTYPES, LatentBank, NpyRows, meta_of
+from ..files import write_json
 from ..candidate_sets import Candidates, SharedCandidates
-from ..candidates import SAMPLERS, InBatch, WholeClass, balanced_cells, class_neighbors
+from ..candidates import SAMPLERS, InBatch, WholeClass
+from ..neighbors import balanced_cells, class_neighbors, coarse_lists, list_neighbors
 from ..data import digits
 from .. import mmdit, sit
 from ..encoding import prepare_imagenet
@@ -202,14 +205,14 @@ def device_cost(
     dtype:torch.dtype=torch.float32, # the pool's
 ) -> dict: # operations, bytes, share (of the bytes of B x K candidates in float32), waits
     "What a step's candidates and target ask of a GPU, counted on tensors without content; raises where the host would have to wait"
-    if name == 'Broadened': classes, per_class = 2, 100      # for small data: on a GPU every row takes the whole pool
+    if name == 'SmoothedClass': classes, per_class = 2, 100      # for small data: on a GPU every row takes the whole pool
     n, images = classes*per_class, name == 'RandomCrops'
     z = torch.randn(n, *((1, 2, 2) if images else (1,)), generator=torch.Generator().manual_seed(0)).to(dtype)
     gaussian:dict = dict(mean=z, std=torch.ones_like(z)) if name in ('MomentDraws', 'ExactMoments') else {}
     pool = TensorPool(z, torch.arange(n) % classes, text=z.flatten(1).float() if name == 'TextLikelihood' else None, **gaussian)
     sampler = SAMPLERS[name](pool, k)
     if name == 'NearestNeighbors': sampler.near_in_all = sampler.near
-    count = dict(InBatch=batch, WholeClass=per_class, ExactMoments=per_class, Broadened=n).get(name, k)
+    count = dict(InBatch=batch, WholeClass=per_class, ExactMoments=per_class, SmoothedClass=n).get(name, k)
     with FakeTensorMode(), DeviceCost() as cost:
         endpoint = (shape[0], shape[1] + 8, shape[2] + 8) if images else shape
         row = lambda *size, dtype=torch.float32: torch.empty(batch, *size, dtype=dtype, device='cuda')
@@ -352,16 +355,34 @@ def bench_model(
     return dict(machine=machine(), repeats=repeats, table=table)
 
 # %% ../../nbs/29e_bench.ipynb #77c7d5fc
-def _train_config(folder, objective, model, batch, k):
-    return TrainConfig(f'{folder}/{objective}', data=f'{folder}/bank', model=model, objective=objective, candidates='InClass', k=k, batch_size=batch, lr=1e-4, steps=1000)
+def called(
+    function, # of this module
+    *args # JSON-able
+) -> list: # of strings
+    "A command that calls a function in a process of its own and prints what it returns, if it returns something"
+    code = f'import json, sys; from pafm_nb.experiments.bench import {function.__name__} as call; found = call(*json.loads(sys.argv[1]))'
+    return [sys.executable, '-c', f'{code}; found is None or print(json.dumps(found))', json.dumps(args)]
 
-def _peak_of_training(folder, objective, *settings):
-    "High-water mark of a process that takes three training steps"
-    program = 'import sys; from pafm_nb.experiments.bench import _status, _train_config, Trainer; a = sys.argv; trainer = Trainer(_train_config(*a[1:4], int(a[4]), int(a[5])), progress=False)\n' \
-              'for _ in range(3): trainer.train_step()\nprint("peak", _status("VmHWM"))'
-    done = subprocess.run([sys.executable, '-c', program, str(folder), objective, *map(str, settings)], capture_output=True, text=True)
-    if done.returncode: raise RuntimeError(done.stderr)
-    return int(done.stdout.split()[-1])
+def answer(
+    command, # of strings and numbers
+    **environment # more variables
+): # what it printed last
+    "Run a command that prints JSON"
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=os.environ | environment)
+    if done.returncode: raise RuntimeError(done.stderr[-2000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+def _train_config(folder, objective, model, batch, k):
+    return TrainConfig(f'{folder}/{objective}', data=f'{folder}/bank', model=model, objective=objective, candidates='InClass',
+                       k=k, batch_size=batch, lr=1e-4, steps=1000)
+
+def peak_of_training(
+    *config # of _train_config
+) -> int: # bytes
+    "High-water mark of this process after three training steps"
+    trainer = Trainer(_train_config(*config), progress=False)
+    for _ in range(3): trainer.train_step()
+    return _status('VmHWM')
 
 def _plain_write(folder, tensors):
     old, new = Path(folder)/'plain', Path(folder)/'newer'
@@ -398,7 +419,7 @@ def bench_train(
         trainers = {o: Trainer(_train_config(tmp, o, model, batch, k), progress=False) for o in ('pafm', 'fm')}
         step = seconds_in_turn({o: t.train_step for o, t in trainers.items()}, repeats)
         for t in trainers.values(): t.ahead.close()
-        peaks = [{o: _peak_of_training(tmp, o, model, batch, k) for o in trainers} for _ in range(processes)]
+        peaks = [{o: answer(called(peak_of_training, tmp, o, model, batch, k)) for o in trainers} for _ in range(processes)]
         memory = {o: median(p[o] for p in peaks) for o in trainers}
         weights = mmdit.MODELS[saved](generator=g).state_dict()
         state = {f'{i}.{name}': torch.randn_like(p) for i, p in enumerate(weights.values()) for name in ('exp_avg', 'exp_avg_sq')}
@@ -780,20 +801,21 @@ def bench_peers(
                 steps=[_digit_steps(b, repeats) for b in step], scaling=bench_scaling(**scaling), **missing)
 
 # %% ../../nbs/29e_bench.ipynb #c610a259
-_PROCESSES = """import json, os, sys, time
-from pafm_nb.config import TrainConfig
-from pafm_nb.training import Trainer
-folder, settings, steps = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
-seconds = {}
-for objective in ('fm', 'pafm'):
-    trainer = Trainer(TrainConfig(f'{folder}/{objective}', objective=objective, steps=10**6, **settings), progress=False)
-    for i in range(5 + steps):
-        if i == 5: start = time.perf_counter()
-        trainer.train_step()
-    seconds[objective] = (time.perf_counter() - start)/steps
-    trainer.ahead.close()
-if trainer.accelerator.is_main_process: print(json.dumps(seconds))
-"""
+def seconds_of_steps(
+    folder:str, # of the runs
+    settings:dict, # of TrainConfig
+    steps:int, # that are timed, after five
+) -> dict|None: # objective -> seconds of a step; None in all processes but the first
+    "Time both objectives in the processes that were launched"
+    seconds = {}
+    for objective in ('fm', 'pafm'):
+        trainer = Trainer(TrainConfig(f'{folder}/{objective}', objective=objective, steps=10**6, **settings), progress=False)
+        for i in range(5 + steps):
+            if i == 5: start = time.perf_counter()
+            trainer.train_step()
+        seconds[objective] = (time.perf_counter() - start)/steps
+        trainer.ahead.close()
+    return seconds if trainer.accelerator.is_main_process else None
 
 def bench_processes(
     processes:tuple=(1, 2), # how many, in turn
@@ -805,19 +827,17 @@ def bench_processes(
     "A training step of SiT-digits on several processes, which `torchrun` starts"
     rounds = []
     with tempfile.TemporaryDirectory() as tmp:
-        program = Path(tmp)/'program.py'
-        program.write_text(_PROCESSES)
         for i in range(repeats):
             made = {}
             for n in processes[::1 - i % 2*2]:
-                command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', n, program, f'{tmp}/{i}-{n}', json.dumps(dict(batch_size=batch, **settings)), steps]
-                done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true'))
-                if done.returncode: raise RuntimeError(done.stderr[-2000:])
-                made[n] = json.loads(done.stdout.splitlines()[-1])
+                launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', n, '--no-python']
+                call = called(seconds_of_steps, f'{tmp}/{i}-{n}', dict(batch_size=batch, **settings), steps)
+                made[n] = answer([*launch, *call], OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true')
             rounds.append(made)
     table = []
     for n in processes:
         for objective in ('fm', 'pafm'):
             ratios = [made[processes[0]][objective]/made[n][objective] for made in rounds]
-            table.append(dict(processes=n, objective=objective, seconds=median(made[n][objective] for made in rounds), ratio=median(ratios), ratio_range=[min(ratios), max(ratios)]))
+            seconds = median(made[n][objective] for made in rounds)
+            table.append(dict(processes=n, objective=objective, seconds=seconds, ratio=median(ratios), ratio_range=[min(ratios), max(ratios)]))
     return dict(machine=machine(), batch=batch, steps=steps, repeats=repeats, table=table)

@@ -12,12 +12,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt, numpy as np, torch
 import torch.nn.functional as F
 from torch import Tensor
-from ..bank import write_json
+from ..files import write_json
 from ..config import TrainConfig, recipe
-from ..data import digits, image_grid, to_uint8
+from ..data import digits
+from ..images import image_grid, to_uint8
 from ..evaluation import evaluate
 from .figures import COLORS, label_ends, panels
-from ..work_folder import read_json
+from ..files import read_json
 from ..paths import check_count
 from ..sampling import sample_many
 from ..training import Trainer

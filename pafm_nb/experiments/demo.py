@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 import matplotlib.pyplot as plt, numpy as np, torch
 from torch import Tensor, nn
-from ..bank import write_json
+from ..files import write_json
 from ..candidates import WholeClass
 from .figures import COLORS, label_ends, panels
 from ..objective import FMLoss, PAFMLoss
@@ -22,7 +22,7 @@ from ..posterior import exact_velocity, moment_posterior
 from ..progress import progress_bar
 from .comparison import compare
 from ..sampling import sample
-from ..work_folder import check_writable, read_json
+from ..files import check_writable, read_json
 
 # %% ../../nbs/29d_demo.ipynb #d17a0008
 BLUR = .1

@@ -13,7 +13,7 @@ from PIL import Image
 
 # %% ../../nbs/29_figures.ipynb #a1f16008
 COLORS = {
-    'FM': '#D55E00', 'WholeClass': '#0072B2', 'InClass': '#86A8EE', 'InBatch': '#10BE62', 'NearestNeighbors': '#B43CFF', 'Cells': '#FFB000', 'Broadened': '#09503F',
+    'FM': '#D55E00', 'WholeClass': '#0072B2', 'InClass': '#86A8EE', 'InBatch': '#10BE62', 'NearestNeighbors': '#B43CFF', 'Cells': '#FFB000', 'SmoothedClass': '#09503F',
     'MomentDraws': '#C2A69C', 'ExactMoments': '#5A245B', 'RandomCrops': '#3A009C', 'TextLikelihood': '#84200C', 'OT-CFM': '#7F7F8A', 'exact': '#000000'}
 
 # %% ../../nbs/29_figures.ipynb #a1f1600e

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 import numpy as np, torch
 from .latents import train_vae
-from ..bank import LatentBank, prepare_neighbors
+from ..bank import LatentBank
+from ..neighbors import prepare_neighbors
 from ..candidates import SAMPLERS, ExactMoments
 from ..checkpoints import read_log
 from ..config import recipe
@@ -20,7 +21,7 @@ from ..diagnostics import bias_variance
 from ..encoding import prepare_imagenet
 from ..evaluation import evaluate
 from ..images import read_image, views
-from ..vae import decode, encode, load_vae, vae_about
+from ..vae import decode, encode, load_vae, vae_provenance
 from .mnist import write_mnist
 from ..objective import FMLoss, PAFMLoss
 from ..pools import Batch, TensorPool, draw
@@ -62,7 +63,7 @@ def vae_name(
     root, # folder of latent_banks
 ) -> str: # first digits of its checksum
     "Which autoencoder the latents are of"
-    return vae_about(load_vae(Path(root)/'vae'), Path(root)/'vae')['vae_sha256'][:8]
+    return vae_provenance(load_vae(Path(root)/'vae'), Path(root)/'vae')['vae_sha256'][:8]
 
 def latent_target(
     root, # folder of latent_banks
@@ -113,7 +114,7 @@ def latents_trial(
     "Train a small SiT on latents and score the digits that it draws"
     root, curve = Path(root), {}
     decoder = load_vae(root/'vae')
-    about, real = vae_about(decoder, root/'vae'), pictures(root, 'train', crops)[0]
+    about, real = vae_provenance(decoder, root/'vae'), pictures(root, 'train', crops)[0]
     def score(model, scale=1.):
         z = sample_many(model, range(n), torch.arange(n) % 10, (4, 8, 8), batch_size=250, progress=False, method='heun', steps=13, guidance_scale=scale, null_label=10)
         found = evaluate(decode(decoder, z, about), real, ('fid', 'prc'), 'mnist')

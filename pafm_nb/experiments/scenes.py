@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from ..checkpoints import read_log
 from ..config import recipe
-from ..data import GRAIN, SCENES, Scenes, captioned_scenes, draw_scenes, encode_scene_captions, random_scenes, scene_captions, scene_views, to_uint8
+from ..data import GRAIN, SCENES, Scenes, captioned_scenes, draw_scenes, encode_scene_captions, random_scenes, scene_captions, scene_views
+from ..images import to_uint8
 from ..evaluation import frechet_distance
 from ..sampling import sample_many
 from .trials import Trial, by_seed, paired_ratio, seeds_of

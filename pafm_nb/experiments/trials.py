@@ -18,7 +18,7 @@ from ..candidates import local_spread
 from ..checkpoints import read_log
 from ..config import TrainConfig, recipe
 from ..data import digits
-from ..work_folder import check_writable, read_json, write_json
+from ..files import check_writable, read_json, write_json
 from ..paths import LinearPath
 from ..pools import TensorPool
 from ..posterior import exact_velocity
@@ -65,7 +65,7 @@ def few_noises(
     pool, # the data
     r:int, # noises of each row
     seed:int, # of the noises
-): # in place of FMLoss.noise
+): # noise(z, batch, generator), as the losses take it
     "Each row of the pool has r noises of its own, and no others"
     table = torch.randn(len(pool), r, *pool.by_class.shape[1:], generator=torch.Generator().manual_seed(seed))
     return lambda z, batch, generator: table[batch.index, torch.randint(r, (len(z),), generator=generator)]

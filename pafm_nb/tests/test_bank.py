@@ -11,18 +11,10 @@ __all__ = ['IMPORTS', 'FILES', 'random_rows', 'blocks_of', 'make', 'same_tensors
            'go_on', 'flip', 'test_a_damaged_unfinished_bank', 'test_an_unfinished_bank_lacks_a_file',
            'test_a_bit_that_flips_while_rows_arrive', 'test_every_byte_of_meta_counts', 'test_verified_on_request',
            'spoiled', 'test_bad_rows', 'test_bad_captions', 'test_bad_calls', 'test_damaged_files', 'test_damaged_meta',
-           'test_second_writer', 'test_left_locks', 'test_what_a_kill_left_is_swept',
-           'test_what_a_system_wrote_for_itself_is_not_foreign', 'test_another_process_is_told',
-           'test_a_folder_of_which_nothing_came_goes', 'pieces', 'test_a_damaged_piece', 'test_damaged_plans_and_seals',
-           'test_work_of_an_older_version', 'test_what_may_not_be_read_is_not_called_damaged',
-           'test_the_type_in_a_file_of_ours', 'test_pieces_of_others', 'Killed', 'killed_at',
-           'test_killed_in_the_last_clean_up', 'test_a_bank_is_verified_when_it_is_made',
-           'test_a_flipped_bit_in_a_piece_makes_no_bank', 'test_one_launch_in_a_folder', 'test_opening_a_large_bank',
-           'test_larger_than_memory', 'Rows', 'test_workers_share_a_bank', 'test_resident_on_a_gpu', 'test_prepared',
-           'test_neighbours_in_the_whole_bank', 'test_prepared_anew', 'test_killed_while_preparing',
-           'test_stopped_in_a_large_class', 'room', 'test_no_room_while_preparing', 'test_no_room_while_writing',
-           'test_no_room_for_small_files', 'test_killed_while_the_result_is_put_into_place', 'test_small_classes',
-           'test_equal_rows', 'test_cells_are_a_partition_of_classes', 'test_recall']
+           'test_second_writer', 'test_what_a_system_wrote_for_itself_is_not_foreign', 'test_rows_of_an_older_version',
+           'test_what_may_not_be_read_is_not_called_damaged', 'Killed', 'killed_at', 'test_opening_a_large_bank',
+           'test_larger_than_memory', 'Rows', 'test_workers_share_a_bank', 'test_resident_on_a_gpu', 'room',
+           'test_no_room_while_writing']
 
 # %% ../../nbs/tests/test_bank.ipynb #a363aa7f
 import json, os, pickle, resource, signal, subprocess, sys
@@ -35,12 +27,14 @@ import torch
 from torch.testing import assert_close
 
 import pafm_nb.bank as module
-from ..bank import LatentBank, NpyRows, coarse_lists, list_neighbors, map_array, prepare_cells, prepare_neighbors
+from ..bank import LatentBank, NpyRows, map_array
 from ..experiments.bench import peak_memory, sparse_bank
-from ..candidates import SAMPLERS, TextLikelihood, class_neighbors
+from ..candidates import SAMPLERS, TextLikelihood
+from ..neighbors import prepare_cells, prepare_neighbors
 from ..pools import TensorPool, draw, read_rows
 from ..objective import PAFMLoss
-from ..work_folder import Parts, check_writable, one_launch, one_writer, read_json, remove_parts, write_json
+from ..work_folder import WorkFolder
+from ..files import check_writable, one_writer, write_json
 
 # %% ../../nbs/tests/test_bank.ipynb #e6d2ba88
 def random_rows(n=120, classes=5, seed=0, shape=(2, 3)):
@@ -80,7 +74,7 @@ def test_a_bank_is_a_pool(tmp_path, order, moments):
 def test_every_sampler_takes_a_bank(tmp_path, name):
     z, y = random_rows(shape=(1, 4, 4))
     std, text = .1*z.abs(), z.flatten(2)
-    plain = name in ('Broadened', 'WholeClass', 'RandomCrops')   # they take rows as they are stored
+    plain = name in ('SmoothedClass', 'WholeClass', 'RandomCrops')   # they take rows as they are stored
     bank, pool = LatentBank.create(tmp_path/'bank', [(z if plain else (z, std), y, text)], dtype=torch.float32), TensorPool(z, y, *((None, None) if plain else (z, std)), text)
     seeds = lambda: torch.Generator().manual_seed(4)
     rows = dict(crop=3) if name == 'RandomCrops' else {}
@@ -137,8 +131,8 @@ def test_views_tokens_and_image_embeddings(tmp_path, dtype):
     z, y, ids = torch.randn(12, 2, generator=g), torch.tensor([2, 0, 2, 1]).repeat_interleave(3), torch.arange(36, dtype=torch.int32).view(12, 3)
     e, f, about = torch.randn(12, 5, generator=g), torch.randn(12, 5, generator=g), dict(text=dict(clip='here'))
     blocks = lambda there: ((z[s:s+6], y[s:s+6], ids[s:s+6], e[s:s+6], f[s:s+6]) for s in range(there, 12, 6))
-    bank = LatentBank.create(tmp_path/'bank', blocks, dtype, null_text=ids[0], views=3, about=about)
-    assert bank.views == 3 and bank.about == about and LatentBank.open(tmp_path/'bank').views == 3 and bank.to('cpu').views == 3
+    bank = LatentBank.create(tmp_path/'bank', blocks, dtype, null_text=ids[0], views=3, provenance=about)
+    assert bank.views == 3 and bank.provenance == about and LatentBank.open(tmp_path/'bank').views == 3 and bank.to('cpu').views == 3
     assert torch.equal(bank[[7, 2]].text, ids[[7, 2]]) and bank.text.dtype == torch.int32 and torch.equal(bank.null_text, ids[0])
     assert torch.equal(bank.by_class.view(4, 3, 2), z.view(4, 3, 2)[[1, 3, 0, 2]].to(dtype)) and torch.equal(bank.image_embedding[bank.place], f.to(dtype))
     bank.verify()
@@ -168,7 +162,7 @@ def test_blocks_do_not_show(tmp_path):
 IMPORTS = '''
 import os, signal, torch
 import pafm_nb.bank as module
-from pafm_nb.bank import LatentBank, prepare_neighbors
+from pafm_nb.bank import LatentBank
 from pafm_nb.tests.test_bank import blocks_of, random_rows'''
 
 def killed(code):
@@ -255,7 +249,7 @@ def test_a_bit_that_flips_while_rows_arrive(tmp_path):
 
 def test_every_byte_of_meta_counts(tmp_path):
     "A digit that changed in meta.json, in what is only said of the rows as well, is noticed when the bank is opened"
-    bank = LatentBank.create(tmp_path/'bank', blocks_of(*random_rows()), about=dict(latents=dict(scale=.18215)))
+    bank = LatentBank.create(tmp_path/'bank', blocks_of(*random_rows()), provenance=dict(latents=dict(scale=.18215)))
     path = tmp_path/'bank/meta.json'
     path.write_text(path.read_text().replace('.18215', '.18315'))
     ft.test_fail(lambda: LatentBank.open(bank.folder), exc=ValueError, contains='meta.json is damaged (it does not match its checksum)')
@@ -356,113 +350,28 @@ def test_second_writer(tmp_path):
         make(other)
     ft.test_fail(lambda: LatentBank.create(other, writes_inside()), contains='is being written by process')
 
-def test_left_locks(tmp_path):
-    "A lock goes with its process, even a killed one; what its file says is for people"
-    subprocess.run([sys.executable, '-c', f'import os\nfrom pafm_nb.work_folder import one_writer\nwith one_writer({str(tmp_path)!r}): os.kill(os.getpid(), 9)'])
-    assert [p.name for p in tmp_path.iterdir()] == ['.lock']
-    for text in ((tmp_path/'.lock').read_text(), '7 on another', ''):
-        (tmp_path/'.lock').write_text(text)
-        with one_writer(tmp_path): assert (tmp_path/'.lock').read_text().startswith(f'{os.getpid()} on')
-        assert not list(tmp_path.iterdir())
-
-def test_what_a_kill_left_is_swept(tmp_path):
-    "Half files of killed processes go; those of living ones and names of another form stay"
-    code = f'import os\nfrom pafm_nb.work_folder import one_writer, whole_file\nopen(f"{tmp_path}/.probe_{{os.getpid()}}", "w")\n' \
-           f'with whole_file({str(tmp_path/"a.json")!r}): os.kill(os.getpid(), 9)'
-    subprocess.run([sys.executable, '-c', code])
-    assert len(list(tmp_path.iterdir())) == 2
-    others = {f'.a.json.{os.getpid()}.part', f'.probe_{os.getpid()}', '.a.part', '.probe_x', 'a.0.part', f'.a.{10**30}.part'}
-    for name in others: (tmp_path/name).write_text('')
-    with one_writer(tmp_path): assert {p.name for p in tmp_path.iterdir()} == others | {'.lock'}
-
 def test_what_a_system_wrote_for_itself_is_not_foreign(tmp_path):
     "A folder that is a disk of its own, or was looked at over a network, can be written to"
-    from pafm_nb.generation import _check_out
+    from pafm_nb.generation import check_out
     for name in ('lost+found', '@eaDir', '.hidden', 'Thumbs.db'): (tmp_path/name).mkdir()
-    check_writable(tmp_path, ('meta.json',)); _check_out(tmp_path); pieces(tmp_path)
+    check_writable(tmp_path, ('meta.json',)); check_out(tmp_path); WorkFolder(tmp_path, dict(seed=0), 3)
     assert make(tmp_path/'lost+found/bank').folder.exists()
 
-def test_another_process_is_told(tmp_path):
-    "A second process gets one line with the number of the first, at once"
-    code = f'from pafm_nb.work_folder import one_writer\nwith one_writer({str(tmp_path)!r}): print("in")'
-    other = lambda: subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    with one_writer(tmp_path): assert f'is being written by process {os.getpid()} on' in other().stderr
-    ft.test_eq(other().stdout, 'in\n')
-
-def test_a_folder_of_which_nothing_came_goes(tmp_path):
-    "Folders made for a lock go with it if nothing was written; others stay"
-    with pytest.raises(KeyError), one_writer(tmp_path/'a/b'): raise KeyError
-    with one_writer(tmp_path/'c'): (tmp_path/'c/x').write_text('')
-    ft.test_eq([p.name for p in tmp_path.iterdir()], ['c'])
-
 # %% ../../nbs/tests/test_bank.ipynb #55216229
-def pieces(folder, n=3):
-    "Finished pieces of a bank"
-    parts = Parts(folder, dict(seed=0), n)
-    for i in parts.missing(): parts.write(i, dict(z=np.full((4, 2), i, np.float32)), dict(name=f'piece {i}'))
-    return parts
-
-@pytest.mark.parametrize('file', ['z.npy', 'about.json'])
-@pytest.mark.parametrize('harm', [flip, lambda p: flip(p, 20), lambda p: os.truncate(p, p.stat().st_size - 8), lambda p: p.write_bytes(b''), os.unlink])
-def test_a_damaged_piece(tmp_path, file, harm):
-    "A piece that is not what was written is refused by its name; the remedy in the message works, sealed or not"
-    for seal in (False, True):
-        parts = pieces(tmp_path/f'{seal}')
-        if seal: parts.seal([4, 4, 4])
-        harm(parts.path(1)/file)
-        ft.test_fail(lambda: parts.read(1), exc=ValueError, contains=f'{parts.path(1)} is damaged')
-        ft.test_fail(lambda: parts.read(1), contains='remove it' + f' and {parts.folder}/sealed.json'*seal + ', and run the same command again')
-        parts.remove(1)
-        if seal: (parts.folder/'sealed.json').unlink()
-        ft.test_eq(parts.missing(), [1])
-
-@pytest.mark.parametrize('text', ['', '{"note": [4', '[]', '3', '{"note": 3}', '['*100_000])
-def test_damaged_plans_and_seals(tmp_path, text):
-    "JSON of ours that is cut, nested without end or of another type is one error with its name"
-    parts = pieces(tmp_path/'parts')
-    parts.seal([4, 4, 4])
-    (parts.folder/'sealed.json').write_text(text)
-    ft.test_fail(parts.missing, exc=ValueError, contains='sealed.json is damaged')
-    (parts.folder/'plan.json').write_text(text)
-    ft.test_fail(lambda: pieces(parts.folder), exc=ValueError, contains='holds work begun with' if text == '{"note": 3}' else 'plan.json is damaged')
-
-def test_work_of_an_older_version(tmp_path):
-    "It is refused by its plan before anything is done, and a state without a checksum is not only called damaged"
-    parts, state = pieces(tmp_path/'parts'), unfinished(tmp_path/'bank')/'state.json'
-    plan = json.loads((parts.folder/'plan.json').read_text())
-    write_json(parts.folder/'plan.json', {k: v for k, v in plan.items() if k != 'form'})
-    ft.test_fail(lambda: pieces(parts.folder), exc=ValueError, contains='work begun with form=None, not 2')
+def test_rows_of_an_older_version(tmp_path):
+    "A state without a checksum is not only called damaged"
+    state = unfinished(tmp_path/'bank')/'state.json'
     write_json(state, {k: v for k, v in json.loads(state.read_text()).items() if k != 'checksum'})
     ft.test_fail(lambda: go_on(tmp_path/'bank'), exc=ValueError, contains='it has no checksum: an older pafm_nb wrote it')
 
 def test_what_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
     "The system's own error goes through: nothing is to be copied or removed"
-    bank, parts, real = make(tmp_path/'bank'), pieces(tmp_path/'parts'), open
+    bank, real = make(tmp_path/'bank'), open
     def denied(path, *args, **kwargs):
         if str(path).endswith(shut): raise PermissionError(13, 'Permission denied', str(path))
         return real(path, *args, **kwargs)
     monkeypatch.setattr('io.open', denied); monkeypatch.setattr('builtins.open', denied)
-    for shut, read in (('meta.json', lambda: LatentBank.open(bank.folder)), ('norms.npy', lambda: LatentBank.open(bank.folder)),
-                       ('about.json', lambda: parts.read(1)), ('z.npy', lambda: parts.read(1)),
-                       ('plan.json', lambda: pieces(parts.folder))):
-        ft.test_fail(read, exc=PermissionError, contains=shut)
-
-def test_the_type_in_a_file_of_ours(tmp_path):
-    "What a file should hold is said, for what is missing in it as well"
-    write_json(tmp_path/'x.json', dict(a=1))
-    ft.test_eq(read_json(tmp_path/'x.json', '', lambda x: x['a']), dict(a=1))
-    ft.test_fail(lambda: read_json(tmp_path/'x.json', 'mend it', lambda x: x['b']), exc=ValueError, contains="x.json is damaged (it has no 'b'): mend it")
-    ft.test_fail(lambda: read_json(tmp_path/'x.json', 'mend it', kind=list), exc=ValueError, contains='it holds a dict and should hold a list')
-    ft.test_fail(lambda: read_json(tmp_path, 'mend it'), exc=ValueError, contains='Is a directory')
-    ft.test_fail(lambda: read_json(tmp_path/'y.json', ''), exc=FileNotFoundError)
-
-def test_pieces_of_others(tmp_path):
-    "A folder of something else is neither filled nor removed"
-    (tmp_path/'mine.txt').write_text('mine')
-    ft.test_fail(lambda: pieces(tmp_path), exc=ValueError, contains='holds mine.txt and no work of ours')
-    remove_parts(tmp_path)
-    ft.test_eq([p.name for p in tmp_path.iterdir()], ['mine.txt'])
-    remove_parts(tmp_path/'nothing')
+    for shut in ('meta.json', 'norms.npy'): ft.test_fail(lambda: LatentBank.open(bank.folder), exc=PermissionError, contains=shut)
 
 class Killed(BaseException): pass
 
@@ -480,63 +389,6 @@ def killed_at(n, begun=lambda: True):
     with pytest.MonkeyPatch.context() as m:
         for name in real: m.setattr(os, name, counted(name))
         yield done
-
-def test_killed_in_the_last_clean_up(tmp_path):
-    "Killed at any step after the bank is there, the same call keeps the bank, makes no piece again and leaves nothing behind"
-    from pafm_nb.encoding import finished, publish
-    made = []
-    @one_launch
-    def prepare(out):
-        if finished(out, {}) and not (out/'.pieces').exists(): return LatentBank.open(out)
-        parts = Parts(out/'.pieces', {}, 2)
-        for i in parts.missing():
-            made.append(i)
-            parts.write(i, dict(z=np.full((4, 2), i, np.float32)), i)
-        def notes():
-            write_json(out/'.skipped.json', [])
-            return [len(parts.read(i)[0]['z']) for i in range(2)]
-        return publish(out, parts, notes, ('skipped.json',), lambda x: (x['z'], None))
-    whole = prepare(tmp_path/'whole')
-    listing = lambda folder: {p.name: p.read_bytes() for p in folder.iterdir() if p.name != 'meta.json'}
-    n, lived = 0, False
-    while not lived:
-        n, out = n + 1, tmp_path/f'{n}'
-        made.clear()
-        with killed_at(n, (out/'meta.json').exists):
-            try: lived = prepare(out) is not None
-            except Killed: pass
-        assert (out/'meta.json').exists() and prepare(out).meta == whole.meta and made == [0, 1] and listing(out) == listing(whole.folder), n
-    assert n > 15
-
-def test_a_bank_is_verified_when_it_is_made(tmp_path, monkeypatch):
-    "What differs from its checksum after the bank was put together is named, and its pieces stay"
-    from pafm_nb.encoding import publish
-    def make():
-        parts = pieces(tmp_path/'.pieces')
-        return publish(tmp_path, parts, lambda: [4]*3, (), lambda x: (x['z'], None))
-    create = LatentBank.create
-    monkeypatch.setattr(LatentBank, 'create', lambda out, *args, **kwargs: (create(out, *args, **kwargs), flip(out/'endpoints.npy')))
-    ft.test_fail(make, exc=ValueError, contains='endpoints.npy does not match its checksum')
-    ft.test_fail(make, exc=ValueError, contains='endpoints.npy does not match its checksum')
-    assert (tmp_path/'.pieces').exists()
-
-def test_a_flipped_bit_in_a_piece_makes_no_bank(tmp_path):
-    "Pieces are compared with their checksums when they are joined"
-    from pafm_nb.encoding import publish
-    parts = pieces(tmp_path/'.pieces')
-    parts.seal([4]*3)
-    flip(parts.path(2)/'z.npy')
-    ft.test_fail(lambda: publish(tmp_path, parts, None, (), lambda x: (x['z'], None)), exc=ValueError, contains='z.npy does not match its checksum')
-    assert not (tmp_path/'meta.json').exists()
-
-def test_one_launch_in_a_folder(tmp_path):
-    "All that prepare and sample write to one folder is refused at once while another launch does, before anything is looked at"
-    from pafm_nb.captions import prepare_cc12m
-    from pafm_nb.encoding import prepare_imagenet, prepare_repa
-    from pafm_nb.generation import generate
-    with one_writer(tmp_path, '.launch'):
-        for work in (lambda: prepare_imagenet('x', 'y', tmp_path), lambda: prepare_repa('x', out=tmp_path), lambda: prepare_cc12m('x', 'y', 'z', tmp_path), lambda: generate('x', out=tmp_path)):
-            ft.test_fail(work, exc=ValueError, contains=f'{tmp_path} is being written by process {os.getpid()} on')
 
 # %% ../../nbs/tests/test_bank.ipynb #02eee179
 def test_opening_a_large_bank(tmp_path):
@@ -584,69 +436,6 @@ def test_resident_on_a_gpu(tmp_path):
     for name in SAMPLERS:
         if name not in ('MomentDraws', 'ExactMoments', 'RandomCrops'): SAMPLERS[name](there, 3)(there[[5, 80]], torch.Generator('cuda').manual_seed(0))
 
-# %% ../../nbs/tests/test_bank.ipynb #8b4970cc
-def test_prepared(tmp_path):
-    bank = make(tmp_path/'bank')
-    assert bank.neighbors is None and bank.cells is None
-    near = prepare_neighbors(tmp_path/'bank', 6, progress=False)
-    both = prepare_cells(near, 6, progress=False)
-    pool = TensorPool(*random_rows())
-    for name in ('NearestNeighbors', 'Cells'):
-        for batch in (pool[torch.arange(120)], pool[[3, 40]]._replace(y=torch.tensor([-1, -1]))):
-            assert torch.equal(SAMPLERS[name](both, 6)(batch).z, SAMPLERS[name](pool, 6)(batch).z)
-    for s, e in zip(bank.start[:-1], bank.start[1:]): assert torch.equal(both.neighbors[s:e].long(), s + class_neighbors(pool.by_class[s:e], 6))
-    both.verify()
-    assert not [p for p in both.folder.iterdir() if p.name.startswith('.')]
-
-def test_neighbours_in_the_whole_bank(tmp_path):
-    bank = prepare_neighbors(make(tmp_path/'bank'), 6, progress=False, across=True)
-    assert torch.equal(bank.neighbors_in_all.long(), class_neighbors(bank.by_class, 6)) and bank.neighbors is None
-    ft.test_fail(lambda: prepare_neighbors(bank, 121, progress=False), contains='has 120 rows: give at most that')
-
-def test_prepared_anew(tmp_path, monkeypatch):
-    first = prepare_neighbors(make(tmp_path/'bank'), 6, progress=False)
-    def never(*args): raise AssertionError('there is nothing to do')
-    with monkeypatch.context() as m:
-        m.setattr(module, 'class_neighbors', never)
-        assert prepare_neighbors(first, 4, progress=False).neighbors.shape == (120, 6)
-    more = prepare_neighbors(first, 8, progress=False)
-    assert more.neighbors.shape == (120, 8) and torch.equal(more.neighbors[:, :6], first.neighbors)
-    assert not torch.equal(prepare_cells(more, 4, seed=1, progress=False).cells, prepare_cells(more, 4, seed=2, progress=False).cells)
-    LatentBank.open(tmp_path/'bank').verify()
-
-# %% ../../nbs/tests/test_bank.ipynb #75bec30b
-def test_killed_while_preparing(tmp_path, monkeypatch):
-    bank = make(tmp_path/'bank')
-    killed(f'''
-calls, whole = [], module.class_neighbors
-def third_time(x, k):
-    calls.append(0)
-    if len(calls) == 3: os.kill(os.getpid(), signal.SIGKILL)
-    return whole(x, k)
-module.class_neighbors = third_time
-prepare_neighbors({str(tmp_path/'bank')!r}, 4, progress=False)''')
-    assert LatentBank.open(tmp_path/'bank').neighbors is None
-    calls = []
-    monkeypatch.setattr(module, 'class_neighbors', lambda x, k: calls.append(len(x)) or class_neighbors(x, k))
-    done = prepare_neighbors(bank, 4, progress=False)
-    assert calls == bank.start.diff().tolist()[2:]
-    assert torch.equal(done.neighbors, prepare_neighbors(make(tmp_path/'whole'), 4, progress=False).neighbors)
-
-@pytest.mark.parametrize('what, work', [(prepare_neighbors, 'list_neighbors'), (prepare_cells, 'balanced_cells')])
-def test_stopped_in_a_large_class(tmp_path, monkeypatch, what, work):
-    bank, calls, function = make(tmp_path/'bank', classes=2), [], getattr(module, work)
-    def stops(*args):
-        calls.append(0)
-        if len(calls) == 4: raise KeyboardInterrupt
-        return function(*args)
-    monkeypatch.setattr(module, work, stops)
-    with pytest.raises(KeyboardInterrupt): what(bank, 4, progress=False, exact=30)
-    done = what(bank, 4, progress=False, exact=30)
-    pieces = len(calls) - 1
-    calls[:] = [0]*10
-    again = what(make(tmp_path/'whole', classes=2), 4, progress=False, exact=30)
-    assert len(calls) - 10 == pieces and done.meta == again.meta
-
 # %% ../../nbs/tests/test_bank.ipynb #9a12e13e
 @contextmanager
 def room(bytes):
@@ -655,20 +444,6 @@ def room(bytes):
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, before[1]))
     try: yield
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-@pytest.mark.parametrize('prepare', [prepare_neighbors, prepare_cells])
-@pytest.mark.parametrize('exact', [1000, 30])
-def test_no_room_while_preparing(tmp_path, prepare, exact):
-    "Without room neighbours and cells are one OSError, and go on when there is some; what is there stays whole"
-    bank, done = make(tmp_path/'bank', classes=2), make(tmp_path/'whole', classes=2)
-    done = prepare(done, 4, progress=False, exact=exact)
-    for bytes in (100, 500):
-        with room(bytes), pytest.raises(OSError) as e: prepare(bank, 4, progress=False, exact=exact)
-        assert str(tmp_path) in e.value.filename
-        LatentBank.open(bank.folder).verify()
-        assert not [p for p in bank.folder.rglob('*.part')]
-    assert prepare(bank, 4, progress=False, exact=exact).meta == done.meta
-    ft.test_eq(sorted(p.name for p in bank.folder.iterdir()), sorted(p.name for p in done.folder.iterdir()))
 
 @pytest.mark.parametrize('sort', [False, True])
 def test_no_room_while_writing(tmp_path, sort):
@@ -686,76 +461,3 @@ def test_no_room_while_writing(tmp_path, sort):
     bank = LatentBank.create(tmp_path/'bank', blocks)
     bank.verify()
     assert bank.meta == whole.meta
-
-@pytest.mark.parametrize('write', [lambda p: write_json(p, list(range(999))), lambda p: pieces(p.parent), lambda p: Parts(p.parent, dict(a=list(range(999))))])
-def test_no_room_for_small_files(tmp_path, write):
-    "What cannot be written leaves nothing half-written"
-    with room(100), pytest.raises(OSError): write(tmp_path/'x.json')
-    assert not [p for p in tmp_path.iterdir() if p.name != 'plan.json']
-
-@pytest.mark.parametrize('prepare', [prepare_neighbors, prepare_cells])
-def test_killed_while_the_result_is_put_into_place(tmp_path, prepare):
-    "Killed at any removal or renaming after its pieces are there, the bank is whole and the same call ends as an undisturbed one"
-    done = prepare(make(tmp_path/'whole', 30, classes=1), 4, progress=False)
-    n, lived = 0, False
-    while not lived:
-        n, bank = n + 1, make(tmp_path/f'{n}', 30, classes=1)
-        with killed_at(n, lambda: any(bank.folder.glob('.*/000000'))):
-            try: lived = prepare(bank, 4, progress=False) is not None
-            except Killed: pass
-        LatentBank.open(bank.folder).verify()
-        assert prepare(bank.folder, 4, progress=False).meta == done.meta, n
-    assert n > 5
-
-# %% ../../nbs/tests/test_bank.ipynb #db962042
-@pytest.mark.parametrize('prepare', [prepare_neighbors, prepare_cells])
-def test_small_classes(tmp_path, prepare):
-    z, y = random_rows()
-    y[:] = 0; y[-3:] = 1
-    bank = LatentBank.create(tmp_path/'bank', blocks_of(z, y))
-    ft.test_fail(lambda: prepare(bank, 0), exc=ValueError, contains='0')
-    ft.test_fail(lambda: prepare(tmp_path/'nothing', 2), exc=FileNotFoundError, contains='no bank')
-    ft.test_fail(lambda: prepare_neighbors(bank, 2, recall=1.5), exc=ValueError, contains='1.5')
-    bank = prepare(bank, 5, progress=False)
-    LatentBank.open(tmp_path/'bank').verify()
-    if prepare is prepare_neighbors: assert (bank.neighbors[-3:] >= 0).sum(1).tolist() == [3]*3 and (bank.neighbors[:-3] >= 0).all() and (bank.labels[bank.neighbors[-3:, :3].long()] == 1).all()
-    else: assert bank.cells[-3:].unique().numel() == 1
-
-# %% ../../nbs/tests/test_bank.ipynb #e1bf7cac
-@pytest.mark.parametrize('exact', [1000, 30])
-@pytest.mark.parametrize('kind', ['equal', 'copies', 'twins'])
-def test_equal_rows(tmp_path, kind, exact):
-    z, y = random_rows(160, classes=2)
-    if kind == 'equal': z[:] = 1.
-    if kind == 'copies': z, y = z[:10].repeat(16, 1, 1), torch.arange(160)//80
-    if kind == 'twins': z[1::2], y[1::2] = z[::2], y[::2]
-    bank = LatentBank.create(tmp_path/'bank', [(z, y)])
-    bank = prepare_cells(prepare_neighbors(bank, 5, progress=False, exact=exact), 5, progress=False, exact=exact)
-    near, rows = bank.neighbors.long(), bank.by_class.flatten(1)
-    assert torch.equal(near[:, 0], torch.arange(160)) and all(len(set(row)) == 5 for row in near.tolist())
-    assert (bank.labels[near] == bank.labels[:, None]).all() and bank.cells.bincount().max() <= 5
-    if kind != 'twins': assert (rows[near] == rows[:, None]).all()
-    else: assert (rows[near[:, 1]] == rows).all()
-
-# %% ../../nbs/tests/test_bank.ipynb #c13bb770
-@pytest.mark.parametrize('exact', [1000, 30])
-def test_cells_are_a_partition_of_classes(tmp_path, exact):
-    bank = prepare_cells(make(tmp_path/'bank'), 4, progress=False, exact=exact)
-    cells = bank.cells.long()
-    assert torch.equal(cells.unique(), torch.arange(cells.max() + 1)) and cells.bincount().max() <= 4
-    last = -1
-    for s, e in zip(bank.start[:-1], bank.start[1:]):
-        assert cells[s:e].min() == last + 1
-        last = cells[s:e].max().item()
-
-# %% ../../nbs/tests/test_bank.ipynb #f9cf1cdb
-@pytest.mark.parametrize('wanted', [.7, .95, 1.])
-def test_recall(wanted):
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(20, 16, generator=g).repeat_interleave(100, 0) + .5*torch.randn(2000, 16, generator=g)
-    lists = coarse_lists(x, 8, wanted)
-    asked = torch.cat([lists.rows(i) for i in range(len(lists.near))])
-    found = torch.cat([list_neighbors(x, lists, i, 8) for i in range(len(lists.near))])
-    hit = (found[:, 1:, None] == class_neighbors(x, 8)[asked][:, None, 1:]).any(2).float().mean().item()
-    assert torch.equal(asked.sort().values, torch.arange(2000)) and lists.recall >= wanted
-    assert abs(hit - lists.recall) < .05 and lists.near.shape[1] < len(lists.near)

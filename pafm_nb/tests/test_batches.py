@@ -6,16 +6,13 @@
 __all__ = ['test_draws_are_functions_of_seed_piece_step', 'test_draws_are_those_of_the_first_version',
            'test_streams_are_unrelated', 'test_every_row_once_an_epoch',
            'test_epochs_and_seeds_have_orders_of_their_own', 'test_pieces_are_cut_from_the_batch',
-           'test_every_piece_has_one_process', 'test_ahead_makes_each_thing_once_and_beside_the_caller',
-           'test_other_threads_keep_their_processors', 'test_the_next_is_made_without_being_asked_for',
-           'test_ahead_gives_what_is_asked_for', 'test_an_error_ahead_arrives', 'test_the_thread_is_on_the_callers_gpu',
-           'test_in_turn_is_the_same_without_a_thread']
+           'test_every_piece_has_one_process', 'test_how_many_micro_batches']
 
 # %% ../../nbs/tests/test_batches.ipynb #d6f7cec4
-import os, subprocess, sys, threading
 import fastcore.test as ft
 import pytest, torch
-from ..batches import Ahead, InTurn, epoch_rows, piece_rows, share, step_generator
+from ..batches import count_micro_batches, micro_batch_rows, micro_batches_of, step_generator, step_rows
+from ..config import TrainConfig
 
 # %% ../../nbs/tests/test_batches.ipynb #0071ecc8
 def test_draws_are_functions_of_seed_piece_step():
@@ -26,7 +23,7 @@ def test_draws_are_functions_of_seed_piece_step():
 
 def test_draws_are_those_of_the_first_version():
     ft.test_eq([step_generator(*a).initial_seed() for a in ((0, 0), (1, 2, 3))], [7896617691693857887, 369936037315138467])
-    ft.test_eq(epoch_rows(0, 1, 6, 5).tolist(), [4, 0, 2, 1, 1, 0])
+    ft.test_eq(step_rows(0, 1, 6, 5).tolist(), [4, 0, 2, 1, 1, 0])
 
 def test_streams_are_unrelated():
     x = torch.stack([torch.randn(4096, generator=step_generator(seed, step, piece)) for seed in range(4) for step in range(8) for piece in range(4)])
@@ -36,83 +33,28 @@ def test_streams_are_unrelated():
 # %% ../../nbs/tests/test_batches.ipynb #54f16fa9
 @pytest.mark.parametrize('n, batch', [(10, 4), (7, 7), (5, 12)])
 def test_every_row_once_an_epoch(n, batch):
-    rows = torch.cat([epoch_rows(3, s, batch, n) for s in range(n)])
+    rows = torch.cat([step_rows(3, s, batch, n) for s in range(n)])
     assert len(rows) == n*batch
     for epoch in rows.view(batch, n): assert torch.equal(epoch.sort().values, torch.arange(n))
 
 def test_epochs_and_seeds_have_orders_of_their_own():
-    orders = [tuple(epoch_rows(seed, step, 50, 50).tolist()) for seed in range(3) for step in range(3)]
+    orders = [tuple(step_rows(seed, step, 50, 50).tolist()) for seed in range(3) for step in range(3)]
     assert len(set(orders)) == 9 and tuple(range(50)) not in orders
 
 @pytest.mark.parametrize('pieces', [1, 2, 3, 6])
 def test_pieces_are_cut_from_the_batch(pieces):
-    parts = [piece_rows(5, 7, 12, 31, pieces, p) for p in range(pieces)]
-    assert torch.equal(torch.cat(parts), epoch_rows(5, 7, 12, 31)) and {len(p) for p in parts} == {12//pieces}
+    parts = [micro_batch_rows(5, 7, 12, 31, pieces, p) for p in range(pieces)]
+    assert torch.equal(torch.cat(parts), step_rows(5, 7, 12, 31)) and {len(p) for p in parts} == {12//pieces}
 
 def test_every_piece_has_one_process():
     for processes, pieces in ((1, 1), (1, 4), (2, 4), (3, 6), (4, 4)):
-        ft.test_eq([p for rank in range(processes) for p in share(pieces, processes, rank)], list(range(pieces)))
-        ft.test_eq({len(share(pieces, processes, rank)) for rank in range(processes)}, {pieces//processes})
+        ft.test_eq([p for rank in range(processes) for p in micro_batches_of(pieces, processes, rank)], list(range(pieces)))
+        ft.test_eq({len(micro_batches_of(pieces, processes, rank)) for rank in range(processes)}, {pieces//processes})
 
-# %% ../../nbs/tests/test_batches.ipynb #6df1f7f6
-def test_ahead_makes_each_thing_once_and_beside_the_caller():
-    made, threads = [], torch.get_num_threads()
-    ahead = Ahead(lambda i: made.append((i, threading.current_thread() is threading.main_thread(), torch.get_num_threads())) or 10*i)
-    for i in range(4): ft.test_eq(ahead((i,), (i + 1,) if i < 3 else None), 10*i)
-    ahead.close()
-    ft.test_eq(made, [(i, False, 1) for i in range(4)])
-    ft.test_eq(torch.get_num_threads(), threads)
-
-def test_other_threads_keep_their_processors():
-    code = """import threading, torch
-from pafm_nb.batches import Ahead
-ahead, seen = Ahead(lambda: torch.get_num_threads()), [torch.get_num_threads()]
-seen.append(ahead((), None)); ahead.close()
-other = threading.Thread(target=lambda: seen.append(torch.get_num_threads())); other.start(); other.join()
-print(*seen, torch.get_num_threads())"""
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='2'))
-    ft.test_eq(done.stdout.split(), ['2', '1', '2', '2'])
-
-def test_the_next_is_made_without_being_asked_for():
-    begun = threading.Event()
-    ahead = Ahead(lambda i: begun.set() if i == 1 else None)
-    ahead((0,), (1,))
-    assert begun.wait(20)
-    ahead.close()
-
-def test_ahead_gives_what_is_asked_for():
-    ahead = Ahead(lambda a, b: (a, b))
-    assert ahead((0, 0), (0, 1)) == (0, 0) and ahead((0, 1), (1, 0)) == (0, 1) and ahead((5, 5), None) == (5, 5) and ahead((6, 0), None) == (6, 0)
-    ahead.close()
-
-def test_an_error_ahead_arrives():
-    def make(i):
-        if i == 1: raise ValueError('row 3 is not finite')
-    ahead = Ahead(make)
-    ahead((0,), (1,))
-    ft.test_fail(lambda: ahead((1,), None), contains='row 3')
-    ahead.close()
-
-@pytest.mark.parametrize('device, number', [('cuda', 3), (torch.device('cuda'), 3), ('cuda:1', 1), (torch.device('cuda', 0), 0)])
-def test_the_thread_is_on_the_callers_gpu(monkeypatch, device, number):
-    "With a number, and as accelerate tells a process that is alone: without; torch's own check of the argument runs"
-    chosen, main = [], threading.main_thread()
-    def choose(n): chosen.append((n, threading.current_thread() is main))
-    monkeypatch.setattr(torch._C, '_cuda_setDevice', choose, raising=False)
-    monkeypatch.setattr(torch.cuda, 'current_device', lambda: 3 if threading.current_thread() is main else 0)
-    with pytest.raises(ValueError, match='specified index'): torch.cuda.set_device('cuda')
-    ahead = Ahead(lambda i: 10*i, device)
-    ft.test_eq(ahead((4,), None), 40)
-    ahead.close()
-    ft.test_eq(chosen, [(number, False)])
-
-def test_in_turn_is_the_same_without_a_thread():
-    threads = torch.get_num_threads()
-    def make(i):
-        if i == 3: raise ValueError('row 3')
-        return i, torch.get_num_threads()
-    turn = InTurn(make)
-    assert turn((2,), (3,)) == (2, 1)
-    ft.test_fail(lambda: turn((3,), None), contains='row 3')
-    turn.close()
-    assert torch.get_num_threads() == threads
+def test_how_many_micro_batches():
+    config = TrainConfig('x', batch_size=24)
+    assert count_micro_batches(config, 3) == 3 and count_micro_batches(TrainConfig('x', batch_size=24, micro_batches=6), 3) == 6
+    with pytest.warns(UserWarning, match='all draws stay'): assert count_micro_batches(config, 2, dict(processes=4, pieces=4)) == 4
+    with pytest.warns(UserWarning, match='others from here on'): assert count_micro_batches(config, 3, dict(processes=4, pieces=4)) == 3
+    ft.test_fail(lambda: count_micro_batches(config, 5), contains='cannot be cut into 5')
+    ft.test_fail(lambda: count_micro_batches(TrainConfig('x', batch_size=24, micro_batches=4), 3), contains='a multiple of 3')

@@ -23,7 +23,7 @@ import fastcore.test as ft
 import numpy as np, pytest, torch
 from PIL import Image
 from torch.testing import assert_close
-import pafm_nb.captions as captions, pafm_nb.encoding as encoding
+from .. import bank_build, captions
 from ..bank import LatentBank
 from ..candidates import TextLikelihood
 from ..generation import Captions
@@ -58,7 +58,7 @@ def test_rows_are_what_the_networks_say(made, banks):
     states, pooled = text.encode(tokens)
     close = lambda a, b: assert_close(a.float(), b.float(), rtol=2e-3, atol=2e-3)
     for kind, bank in banks.items():
-        assert len(bank) == 30 and not bank.labelled and bank.views == 1 and bank.about['text']['kind'] == kind
+        assert len(bank) == 30 and not bank.labelled and bank.views == 1 and bank.provenance['text']['kind'] == kind
         for x, y in zip((bank.mean, bank.std), encode(vae, crops)): close(x[bank.place], y)
         close(bank.embedding[bank.place], pooled); close(bank.image_embedding[bank.place], load_image_encoder(made/'clip').pooled(crops))
         ft.test_eq(read_captions(bank, [0, 17, 29]), [samples[i].caption for i in (0, 17, 29)])
@@ -213,7 +213,7 @@ def test_stopped_between_shards_and_while_joined(made, banks, tmp_path, monkeypa
     with monkeypatch.context() as m:
         m.setattr(captions, 'encode_shard', lambda path, *args: killed() if len(encoded) == 2 else counted(path, *args))
         with pytest.raises(Killed): bank_of(made, tmp_path/'bank')
-    for where, name in ((encoding, 'piece_blocks'), (encoding, 'remove_parts')):
+    for where, name in ((bank_build, 'piece_blocks'), (bank_build, 'remove_work')):
         with monkeypatch.context() as m:
             m.setattr(where, name, killed)
             with pytest.raises(Killed): bank_of(made, tmp_path/'bank')

@@ -20,7 +20,7 @@ import fastcore.test as ft
 import pytest, torch
 from ..checkpoints import (FILES, JsonLines, checkpoints_in, deferred_signals, last_name, newest_checkpoint, newest_state, pack_optimizer, read_checkpoint, read_log,
                                  read_state, save_checkpoint, unpack_optimizer)
-from ..work_folder import sealed
+from ..files import sealed
 
 def save(folder, step, keep=3, size=50, **state):
     "A checkpoint whose tensors say their step and file"

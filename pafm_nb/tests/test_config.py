@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['HEAVY', 'PROGRAM', 'IMAGES', 'test_bad_config', 'test_what_makes_sense_is_taken', 'test_saved_and_back',
-           'test_data_is_a_name_or_a_folder', 'test_recipes', 'test_mistakes_are_told_before_torch_is_loaded',
-           'test_what_no_machine_can_do_is_one_line', 'test_a_demo_of_nothing_is_one_line', 'test_a_run_needs_a_folder']
+           'test_data_is_a_name_or_a_folder', 'test_names_of_before_are_read', 'test_recipes',
+           'test_mistakes_are_told_before_torch_is_loaded', 'test_what_no_machine_can_do_is_one_line',
+           'test_a_demo_of_nothing_is_one_line', 'test_a_run_needs_a_folder']
 
 # %% ../../nbs/tests/test_config.ipynb #b1f9e506
 import json, subprocess, sys
@@ -38,6 +39,12 @@ def test_saved_and_back():
 def test_data_is_a_name_or_a_folder(tmp_path):
     for data in (*NAMES['data'], str(tmp_path)): check_data(TrainConfig('x', data=data))
     for data in ('', 'cifar', str(tmp_path/'nothing')): ft.test_fail(lambda: check_data(TrainConfig('x', data=data)), contains='folder of a bank')
+
+# %% ../../nbs/tests/test_config.ipynb #5ad01c77
+def test_names_of_before_are_read():
+    "A checkpoint's config with a sampler's former name"
+    config = TrainConfig('run', candidates='Broadened')
+    assert config.candidates == 'SmoothedClass' and saved_config('run', dict(config=config.saved() | dict(candidates='Broadened'))) == config
 
 # %% ../../nbs/tests/test_config.ipynb #a8dbbe2d
 def test_recipes():

@@ -10,10 +10,9 @@ __all__ = ['HOW', 'RUN', 'MEAN', 'STD', 'made', 'small', 'files', 'whole', 'test
            'image_bytes', 'test_nothing_that_can_be_read', 'test_wrong_arguments_leave_nothing',
            'test_a_folder_of_something_else_is_refused_before_work', 'test_classes_without_images_are_said',
            'test_a_fault_of_the_system_is_no_fault_of_images', 'test_overflow_is_named', 'test_trials_hold_every_class',
-           'test_ahead_keeps_order_and_passes_errors', 'repa_folder', 'uvit', 'test_repa', 'test_uvit',
-           'test_repa_with_a_vae_of_its_own', 'test_what_the_type_cannot_hold_is_refused',
-           'test_embeddings_beyond_the_type_are_refused', 'test_features_are_never_taken_for_others',
-           'test_broken_features_are_listed']
+           'repa_folder', 'uvit', 'test_repa', 'test_uvit', 'test_repa_with_a_vae_of_its_own',
+           'test_what_the_type_cannot_hold_is_refused', 'test_embeddings_beyond_the_type_are_refused',
+           'test_features_are_never_taken_for_others', 'test_broken_features_are_listed']
 
 # %% ../../nbs/tests/test_encoding.ipynb #a45d48f9
 import io, json, os, shutil, socket, subprocess, sys, time, zipfile
@@ -21,13 +20,14 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
 from torch.testing import assert_close
-import pafm_nb.encoding as encoding
+from .. import bank_build, encoding
 from ..bank import LatentBank
 from ..candidates import RandomCrops
-from ..encoding import ahead, every_class, find_features, piece_blocks, prepare_imagenet, prepare_repa, summary
+from ..bank_build import piece_blocks, summary
+from ..encoding import every_class, find_features, prepare_imagenet, prepare_repa
 from ..images import Images, center_crop, open_images, read_image, views
 from ..vae import encode, load_vae, tiny_vae
-from ..work_folder import Parts
+from ..work_folder import WorkFolder
 from ..pools import draw
 
 # %% ../../nbs/tests/test_encoding.ipynb #67fc4915
@@ -59,7 +59,7 @@ def whole(made, tmp_path_factory):
 @pytest.mark.parametrize('start', [0, 4, 10, 17, 29, 30])
 def test_blocks_go_on_within_a_piece(start, tmp_path):
     "A bank that holds some rows of a piece gets the others of it, once and in order"
-    parts = Parts(tmp_path/'pieces', {}, 3)
+    parts = WorkFolder(tmp_path/'pieces', {}, 3)
     for i in range(3): parts.write(i, dict(x=np.arange(10) + 10*i))
     rows = [x for block in piece_blocks(parts, [10]*3, tmp_path/'bank', lambda block: block['x'], start, chunk=4) for x in block.tolist()]
     assert rows == list(range(start, 30))
@@ -82,7 +82,7 @@ def test_rows_are_moments_of_crops(made, whole):
     RandomCrops(whole, 4)(draw(whole, torch.arange(len(whole))))
 
 def test_what_the_bank_says_of_itself(made, whole):
-    about = whole.about['latents']
+    about = whole.provenance['latents']
     assert about['scale'] == .18215 and about['shift'] == 0 and about['moments'] == 'mean+std' and about['size'] == 16 and len(about['vae_sha256']) == 64
     told = {s['name']: s['reason'] for s in json.loads((whole.folder/'skipped.json').read_text())}
     assert told.keys() == {'class0/broken.png', 'class2/empty.png', 'class3/cut.png', 'class1/notes.txt'} and all(told.values())
@@ -109,16 +109,16 @@ def test_stopped_anywhere(made, whole, tmp_path, small, monkeypatch, at):
 
 @pytest.mark.parametrize('name', ['piece_blocks', 'write_json'])
 def test_stopped_while_the_bank_is_written(made, whole, tmp_path, small, monkeypatch, name):
-    real, calls = getattr(encoding, name), []
+    real, calls = getattr(bank_build, name), []
     def stops_at_once(*args): raise KeyboardInterrupt
     def stops(*args):
         for block in real(*args):
             calls.append(1)
             if len(calls) == 9: raise KeyboardInterrupt
             yield block
-    monkeypatch.setattr(encoding, name, stops_at_once if name == 'write_json' else stops)
+    monkeypatch.setattr(bank_build, name, stops_at_once if name == 'write_json' else stops)
     with pytest.raises(KeyboardInterrupt): prepare_imagenet(made[1], made[0], tmp_path/'bank', **HOW)
-    monkeypatch.setattr(encoding, name, real)
+    monkeypatch.setattr(bank_build, name, real)
     monkeypatch.setattr(encoding, 'encode', None)                        # nothing is encoded again
     bank = prepare_imagenet(made[1], made[0], tmp_path/'bank', **HOW)
     assert files(bank.folder) == files(whole.folder) and len(json.loads((bank.folder/'skipped.json').read_text())) == 4
@@ -245,11 +245,6 @@ def test_trials_hold_every_class(made, tmp_path):
     assert len(np.unique(labels[every_class(labels, 3)])) == 3
     assert prepare_imagenet(made[1], made[0], tmp_path/'bank', **HOW | dict(limit=8)).meta['counts'] == [8]*4
 
-def test_ahead_keeps_order_and_passes_errors():
-    assert list(ahead(lambda i: time.sleep(.002*(7 - i)) or i, range(8), 3)) == list(range(8))
-    def bad(i): return 1/(3 - i)
-    with pytest.raises(ZeroDivisionError): list(ahead(bad, range(1000), 4))
-
 # %% ../../nbs/tests/test_encoding.ipynb #408c4914
 MEAN, STD = (torch.randn(6, 4, 4, 4, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
 STD = (STD - 3).exp()
@@ -276,7 +271,7 @@ def test_repa(tmp_path):
     for folder in ('data', 'data/vae-sd'):
         bank = prepare_repa(tmp_path/folder, tmp_path/f'bank_{len(folder)}', dtype=torch.float32, progress=False)
         assert_close(bank.mean, MEAN.flip(0)*.18215); assert_close(bank.std, STD.flip(0)*.18215)
-        assert bank.y.tolist() == list(range(6)) and bank.about['latents']['moments'] == 'mean+std' and bank.about['latents']['size'] == 32
+        assert bank.y.tolist() == list(range(6)) and bank.provenance['latents']['moments'] == 'mean+std' and bank.provenance['latents']['size'] == 32
     assert prepare_repa(tmp_path/'data', tmp_path/'bank_4', dtype=torch.float32, progress=False).folder == (tmp_path/'bank_4').absolute()
     with pytest.raises(ValueError, match="dtype='float32'"): prepare_repa(tmp_path/'data', tmp_path/'bank_4', progress=False)
 
@@ -286,7 +281,7 @@ def test_uvit(tmp_path):
     n = torch.tensor([1, 2, 12, 1, 3, 1])
     assert_close(bank.mean, MEAN.repeat_interleave(n, 0)*.18215); assert_close(bank.std, STD.repeat_interleave(n, 0)*.18215)
     assert_close(bank.text, text); assert torch.equal(bank.null_text, torch.ones(7, 16))
-    assert bank.about['text']['kind'] == 'states' and bank.about['text']['length'] == 7
+    assert bank.provenance['text']['kind'] == 'states' and bank.provenance['text']['length'] == 7
 
 def test_repa_with_a_vae_of_its_own(made, tmp_path):
     vae = Path(shutil.copytree(made[0], tmp_path/'vae'))

@@ -38,8 +38,10 @@ from torch.testing import assert_close
 from torch_fidelity import FeatureExtractorInceptionV3
 
 from .. import commands, evaluation
-from ..data import digits, to_uint8
-from ..evaluation import EXTRACTORS, Moments, digits_classifier, evaluate, evaluate_files, frechet_distance, inception_weights, load_stats, protocol_line, read_features, results, train_digits_classifier
+from ..data import digits
+from ..images import to_uint8
+from ..evaluation import EXTRACTORS, Moments, evaluate, evaluate_files, frechet_distance, load_stats, protocol_line, read_features, results
+from ..extractors import InceptionFeatures, digits_classifier, inception_weights, train_digits_classifier
 from ..image_sets import image_set, protocol_of
 
 def images(split): return to_uint8(digits(split).z)
@@ -339,7 +341,7 @@ def test_places_are_looked_at_before_images(tmp_path, monkeypatch):
 # %% ../../nbs/tests/test_evaluation.ipynb #75103289
 @pytest.mark.parametrize('change, message', [
     (lambda x: x.float()/127.5 - 1, 'samples must be uint8 images in 0..255, got torch.float32'),
-    (lambda x: x.float()/0, 'got torch.float32: pafm_nb.data.to_uint8 makes them'),
+    (lambda x: x.float()/0, 'got torch.float32: pafm_nb.images.to_uint8 makes them'),
     (lambda x: x.numpy()/255, 'samples holds float64'),
     (lambda x: x.tolist(), 'must be a tensor, an array or a path, got list'),
     (lambda x: x[:0], r'got \(0, 1, 8, 8\)'),
@@ -425,7 +427,7 @@ def test_inception_layers_are_those_of_torch_fidelity(inception):
     plain, branch = FeatureExtractorInceptionV3('plain', ['2048', 'logits_unbiased'], feature_extractor_weights_path=inception), []
     plain.Mixed_6d.register_forward_hook(lambda module, inputs, output: branch.append(output))
     with torch.no_grad(): expected = dict(zip(spec.layers, plain(x))) | dict(spatial=branch[0][:, :7].permute(0, 2, 3, 1).flatten(1))
-    net = spec.make(spec.name, list(spec.layers.values()), feature_extractor_weights_path=inception)
+    net = InceptionFeatures(spec.name, list(spec.layers.values()), feature_extractor_weights_path=inception)
     halves = [read_features(net, image_set(part), tuple(spec.layers), {'features', 'spatial'}, set(spec.layers), torch.device('cpu'), 5) for part in x.split(8)]
     for layer, f in expected.items():
         assert f.std(0).max() > 1e-3 and f.shape[1] == dict(features=2048, logits=1008, spatial=2023)[layer]

@@ -32,17 +32,21 @@ from ..bank import LatentBank
 from ..checkpoints import read_checkpoint, save_checkpoint
 from ..commands import pafm_sample, run_command
 from ..config import TrainConfig
-from ..data import encode_captions, to_uint8
-from ..generation import Captions, generate, labels_of, open_run
-from ..work_folder import LAUNCH, Parts, naming, write_json
+from ..data import encode_captions
+from ..images import to_uint8
+from ..build import open_run
+from ..generation import Captions, generate, labels_of
+from ..distributed import LAUNCH
+from ..work_folder import WorkFolder
+from ..files import naming, write_json
 from ..paths import LinearPath, VPPath
 from ..sampling import sample, sample_many, seeded_noise
 from ..training import Trainer
-from ..work_folder import Parts
+from ..work_folder import WorkFolder
 
 # %% ../../nbs/tests/test_generation.ipynb #0898cac1
 SMALL = dict(depth=1, hidden_size=32, num_heads=2)
-ASK = dict(n=45, piece=10, batch_size=4, method='heun', steps=3, guidance_scale=2., progress=False)
+ASK = dict(n=45, per_piece=10, batch_size=4, method='heun', steps=3, guidance_scale=2., progress=False)
 
 
 def again(run, change, without=()):
@@ -94,7 +98,7 @@ def test_a_later_first_seed(run, whole, tmp_path):
     ft.test_eq(protocol(some)['seeds'], [20, 29])
 
 
-@pytest.mark.parametrize('change', [dict(batch_size=64), dict(batch_size=1), dict(piece=45), dict(piece=7)])
+@pytest.mark.parametrize('change', [dict(batch_size=64), dict(batch_size=1), dict(per_piece=45), dict(per_piece=7)])
 def test_batches_and_pieces_change_no_image(run, whole, tmp_path, change):
     other = images(generate(run, tmp_path/'other', form='npy', **ASK | change)).astype(int)
     off = abs(other - images(whole))
@@ -114,14 +118,14 @@ def test_labels_are_of_the_classes_given():
     drawn = labels_of(range(300), 0, [1, 7, 30], 'random')
     ft.test_eq(drawn.unique().tolist(), [1, 7, 30])
     assert torch.equal(drawn, torch.tensor([1, 7, 30])[labels_of(range(300), 0, 3, 'random')])
-    for kwargs, says in ((dict(how='x'), "labels is 'x': choose one of balanced, random"), (dict(classes=0), 'no class to give'),
+    for kwargs, says in ((dict(how='x'), "unknown labels 'x': use one of balanced, random"), (dict(classes=0), 'no class to give'),
                          (dict(classes=[]), 'no class to give')):
         with pytest.raises(ValueError, match=says): labels_of(**dict(seeds=range(5), first=0, classes=3) | kwargs)
 
 
 @pytest.mark.parametrize('labels', [[1, 7, 30], [30], None])
 def test_only_classes_with_rows_are_drawn(tmp_path, monkeypatch, labels):
-    "By samples and by the previews of training; a run of before goes through all there may be, and says so"
+    "By samples and by the previews of training; of a run of before, which did not write them down, the data say which"
     z = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     LatentBank.create(tmp_path/'bank', [(z, None if labels is None else torch.tensor(labels).repeat(24//len(labels)))])
     given = []
@@ -138,7 +142,7 @@ def test_only_classes_with_rows_are_drawn(tmp_path, monkeypatch, labels):
     ft.test_eq(drawn.tolist(), (labels*7)[:7])
     ft.test_eq(protocol(out)['labels'], f'balanced, of the {len(labels)} classes that have rows')
     again(tmp_path/'run', lambda name, p: None, without=['classes'])
-    with pytest.warns(UserWarning, match='which of its 31 classes have rows: all are drawn'): ft.test_eq(open_run(tmp_path/'run').classes, list(range(31)))
+    ft.test_eq(open_run(tmp_path/'run').classes, labels)
 
 
 def test_random_labels_reach_the_model(run, whole, tmp_path):
@@ -222,7 +226,7 @@ def test_kill_and_two_processes(run, whole, tmp_path):
     there = sorted(p.name for p in (out/'pieces').glob('0*'))
     assert '000001' in there and len(there) < 5
     plan = json.loads((out/'pieces/plan.json').read_text())
-    parts = Parts(out/'pieces', plan, plan.pop('pieces'))
+    parts = WorkFolder(out/'pieces', plan, plan.pop('pieces'))
     drawn, note = parts.read(1)
     parts.remove(1); parts.write(1, dict(images=np.full_like(drawn['images'], 7)), note)
     two = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', *args, '0'], env=env, capture_output=True, text=True, timeout=240)
@@ -241,7 +245,7 @@ def test_nothing_is_drawn_twice(run, whole, monkeypatch):
     ft.test_eq((whole/'samples.npy').stat().st_mtime_ns, before)
 
 
-@pytest.mark.parametrize('when', ['write_form', '_finish', 'image_grid', 'remove_parts'])
+@pytest.mark.parametrize('when', ['write_form', '_finish', 'image_grid', 'remove_work'])
 @pytest.mark.parametrize('form', ['npy', 'png'])
 def test_kills_at_the_end(run, whole, tmp_path, monkeypatch, when, form):
     class Killed(BaseException): pass
@@ -270,11 +274,11 @@ def test_other_settings_are_refused(run, whole, tmp_path):
 @pytest.fixture(scope='module')
 def latent_run(tmp_path_factory):
     pytest.importorskip('diffusers')
-    from pafm_nb.vae import load_vae, tiny_vae, vae_about
+    from pafm_nb.vae import load_vae, tiny_vae, vae_provenance
     folder = tmp_path_factory.mktemp('latents')
     name = tiny_vae(folder/'vae', factor=4)
     z, y = torch.randn(40, 4, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
-    LatentBank.create(folder/'bank', [(z, y)], about=dict(latents=vae_about(load_vae(name), name)))
+    LatentBank.create(folder/'bank', [(z, y)], provenance=dict(latents=vae_provenance(load_vae(name), name)))
     trained(folder/'run', data=str(folder/'bank'), candidates='InClass', k=4, model_args=SMALL | dict(input_size=4, in_channels=4, num_classes=2))
     return folder
 
@@ -285,11 +289,11 @@ def test_latents(latent_run, tmp_path):
     out = generate(latent_run/'run', tmp_path/'images', **ask)
     run = open_run(latent_run/'run')
     z = sample_many(run.model, range(9), torch.arange(9) % 2, (4, 4, 4), 4, progress=False, method='heun', steps=3, guidance_scale=2.)
-    want = decode(load_vae(latent_run/'vae'), z, run.about['latents']).permute(0, 2, 3, 1).numpy()
+    want = decode(load_vae(latent_run/'vae'), z, run.provenance['latents']).permute(0, 2, 3, 1).numpy()
     ft.test_eq(images(out).shape, (9, 16, 16, 3))
     assert abs(images(out).astype(int) - want).max() <= 1
     p = protocol(out)['decoder']
-    ft.test_eq((p['vae'], p['vae_sha256'], p['scale']), (str(latent_run/'vae'), run.about['latents']['vae_sha256'], run.about['latents']['scale']))
+    ft.test_eq((p['vae'], p['vae_sha256'], p['scale']), (str(latent_run/'vae'), run.provenance['latents']['vae_sha256'], run.provenance['latents']['scale']))
     other = tiny_vae(tmp_path/'other', factor=4, seed=1)
     decoded = generate(latent_run/'run', tmp_path/'decoded', vae=other, **ask)
     assert (images(decoded) != images(out)).mean() > .5 and protocol(decoded)['decoder']['vae'] == other
@@ -311,9 +315,9 @@ def test_another_vae_in_its_place(latent_run, tmp_path):
 
 def test_published_features_name_a_vae_without_a_checksum(latent_run):
     run = open_run(latent_run/'run')
-    known = run.about['latents']
-    decoder = generation.Decoder(run._replace(about=dict(latents=known | dict(vae_sha256=None, scale=.5, shift=.25))))
-    ft.test_eq([decoder.about[k] for k in ('vae', 'vae_sha256', 'scale', 'shift')], [known['vae'], known['vae_sha256'], .5, .25])
+    known = run.provenance['latents']
+    decoder = generation.Decoder(run._replace(provenance=dict(latents=known | dict(vae_sha256=None, scale=.5, shift=.25))))
+    ft.test_eq([decoder.protocol[k] for k in ('vae', 'vae_sha256', 'scale', 'shift')], [known['vae'], known['vae_sha256'], .5, .25])
 
 
 @pytest.fixture(scope='module')
@@ -329,6 +333,7 @@ def test_captions(captions_run, tmp_path):
     ask = ASK | dict(n=5, form='npy')
     out = generate(captions_run, tmp_path/'images', captions=tmp_path/'captions.txt', **ask)
     model, text = open_run(captions_run).model, encode_captions([lines[i % 3] for i in range(5)])
+    assert torch.equal(Captions(open_run(captions_run), tmp_path/'captions.txt').of(range(5)), text.float())
     z = sample_many(model, range(5), text, (3, 16, 16), progress=False, method='heun', steps=3, guidance_scale=2., null_label=encode_captions([''])[0])
     assert abs(images(out).astype(int) - to_uint8(z).permute(0, 2, 3, 1).numpy()).max() <= 1
     ft.test_eq(protocol(out)['labels'], 'captions')
@@ -347,8 +352,8 @@ def test_captions(captions_run, tmp_path):
     (dict(n=10**12), 'n is 1000000000000'), (dict(steps=10**9), 'steps is 1000000000'),
     (dict(seed=1.5), 'seed is 1.5'), (dict(guidance_scale=float('nan')), 'guidance_scale must be a finite number'),
     (dict(guidance_interval=(float('nan'), 1.)), 'low <= high'), (dict(out_of='x'), 'out_of'),
-    (dict(piece=0), 'piece is 0'), (dict(seed=-1), 'seeds -1 to'), (dict(seed=2**32 - 1), 'seeds 4294967295 to'),
-    (dict(labels='uniform'), "'uniform': choose one of balanced, random"), (dict(form='jpg'), 'npy, npz, png'), (dict(precision='fp16'), "'fp16': choose"), (dict(method='rk4'), 'rk4'), (dict(steps=0), 'steps is 0'),
+    (dict(per_piece=0), 'per_piece is 0'), (dict(seed=-1), 'seeds -1 to'), (dict(seed=2**32 - 1), 'seeds 4294967295 to'),
+    (dict(labels='uniform'), "'uniform': use one of balanced, random"), (dict(form='jpg'), 'npy, npz, png'), (dict(precision='fp16'), "'fp16': use"), (dict(method='rk4'), 'rk4'), (dict(steps=0), 'steps is 0'),
     (dict(guidance_interval=(.7, .2)), 'low <= high'), (dict(guidance_channels=0), 'guidance_channels is 0'), (dict(guidance_channels=2), 'guidance_channels is 2'), (dict(temperature=2), 'temperature'), (dict(captions='x.txt'), 'takes no captions')])
 def test_bad_arguments(run, tmp_path, kwargs, says):
     with pytest.raises((ValueError, FileNotFoundError), match=says): generate(run, tmp_path/'images', **ASK | kwargs)
@@ -411,7 +416,7 @@ def test_files_of_others_are_seen_first(run, tmp_path, monkeypatch):
     ft.test_eq((out/'pieces/notes.txt').read_text(), 'mine')
     (out/'pieces/notes.txt').unlink()
     with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
-        m.setattr(Parts, 'write', lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        m.setattr(WorkFolder, 'write', lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         generate(run, out, **ask)                        # begun
     for name in ('samples.npy', 'samples.npz', 'grid.png'):
         (out/name).write_text('mine')
@@ -488,4 +493,4 @@ def test_a_full_disk_is_told_by_the_name_of_the_file(run, tmp_path, monkeypatch,
 
 # %% ../../nbs/tests/test_generation.ipynb #96a01abe
 def test_labels_by_another_name():
-    with pytest.raises(ValueError, match="'x': choose one of balanced, random"): labels_of(range(3), 0, 2, 'x')
+    with pytest.raises(ValueError, match="'x': use one of balanced, random"): labels_of(range(3), 0, 2, 'x')

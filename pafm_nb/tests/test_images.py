@@ -16,9 +16,12 @@ __all__ = ['FILES', 'PAIR', 'TUBES', 'OWN', 'SYSTEM', 'picture', 'saved', 'write
            'test_the_head_says_what_an_image_will_be', 'test_damaged_heads_are_named', 'test_orientation',
            'test_damaged_notes_of_the_camera_are_no_damage', 'png', 'test_broken_images_are_named',
            'test_random_damage_raises_nothing_else', 'adm', 'test_center_crop_is_adms', 'test_too_narrow_is_named',
-           'test_views', 'test_random_crops_reach_every_place', 'tiny_vae_folder', 'shift_config',
-           'test_moments_are_scaled_and_undone', 'test_half_precision_is_close', 'test_vaes_that_are_refused',
-           'test_vae_in_a_pipeline']
+           'test_views', 'test_random_crops_reach_every_place', 'test_levels_survive_the_round_trip',
+           'test_overshoot_is_clamped', 'test_not_finite_is_refused', 'test_bytes_are_not_scaled_twice',
+           'test_grid_shows_each_pixel', 'test_saved_grid_is_the_shown_one', 'test_grid_refuses_what_is_not_images',
+           'test_the_grid_is_that_of_make_grid', 'test_a_picture_of_no_known_kind_is_refused', 'tiny_vae_folder',
+           'shift_config', 'test_moments_are_scaled_and_undone', 'test_half_precision_is_close',
+           'test_vaes_that_are_refused', 'test_vae_in_a_pipeline']
 
 # %% ../../nbs/tests/test_images.ipynb #0c10ebad
 import errno, io, os, pickle, shutil, struct, tarfile, warnings, zipfile, zlib
@@ -29,8 +32,8 @@ import numpy as np, pytest, torch
 from PIL import Image
 from torch.testing import assert_close
 from torchvision.datasets import ImageFolder
-from ..images import Images, center_crop, image_head, open_images, random_crop, read_image, views
-from ..vae import decode, encode, load_vae, tiny_vae, vae_about, vae_factor
+from ..images import Images, center_crop, image_grid, image_head, open_images, random_crop, read_image, to_uint8, views
+from ..vae import decode, encode, load_vae, tiny_vae, vae_provenance, vae_factor
 
 # %% ../../nbs/tests/test_images.ipynb #0a0f854e
 def picture(seed, size=(24, 20)): return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), np.uint8))
@@ -437,6 +440,52 @@ def test_random_crops_reach_every_place():
     lefts = torch.stack([random_crop(ramp, 16, rng)[0, 0, 0] for _ in range(300)]).float()/6
     assert lefts.min() < 1 and lefts.max() > 40 - 20*16/16 - 1 and abs(lefts.mean() - 11) < 2
 
+# %% ../../nbs/tests/test_images.ipynb #ad603e57
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.float16])
+def test_levels_survive_the_round_trip(dtype):
+    levels = torch.arange(256, dtype=torch.uint8)
+    ft.test_eq(to_uint8((levels.double()/127.5 - 1).to(dtype)), levels)
+
+def test_overshoot_is_clamped(): assert to_uint8(torch.tensor([-9., -1., 1., 9.])).tolist() == [0, 0, 255, 255]
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf'), -float('inf')])
+def test_not_finite_is_refused(bad):
+    with pytest.raises(ValueError, match='1 of 3 values are not finite'): to_uint8(torch.tensor([0., bad, 1.]))
+
+def test_bytes_are_not_scaled_twice():
+    with pytest.raises(ValueError, match='torch.uint8'): to_uint8(torch.zeros(3, dtype=torch.uint8))
+
+# %% ../../nbs/tests/test_images.ipynb #65137fc2
+def test_grid_shows_each_pixel():
+    images = torch.arange(2*3*4, dtype=torch.uint8).reshape(2, 1, 3, 4)*10
+    picture = np.asarray(image_grid(images, columns=2, scale=5))
+    assert picture.shape == (3*5 + 4, 2*(4*5 + 2) + 2, 3)
+    first = picture[2:17, 2:22]
+    assert (first == np.kron(images[0, 0].numpy(), np.ones((5, 5)))[..., None]).all()
+
+def test_saved_grid_is_the_shown_one(tmp_path):
+    images = torch.linspace(-1, 1, 7*64).view(7, 1, 8, 8).expand(-1, 3, -1, -1)
+    shown = image_grid(images, columns=4, path=tmp_path/'new'/'grid.png')
+    assert (np.asarray(Image.open(tmp_path/'new'/'grid.png')) == np.asarray(shown)).all()
+    assert [file.name for file in (tmp_path/'new').iterdir()] == ['grid.png']
+
+@pytest.mark.parametrize('shape', [(8, 8), (0, 1, 8, 8), (2, 4, 8, 8)])
+def test_grid_refuses_what_is_not_images(shape):
+    with pytest.raises(ValueError, match='image_grid takes'): image_grid(torch.zeros(shape))
+
+@pytest.mark.parametrize('n, columns', [(1, 10), (3, 10), (7, 3), (4, 2), (5, 1)])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_the_grid_is_that_of_make_grid(n, columns, channels):
+    "Pixel for pixel, a single image without a border included"
+    make_grid = pytest.importorskip('torchvision.utils').make_grid
+    images = torch.randint(256, (n, channels, 3, 4), generator=torch.Generator().manual_seed(n), dtype=torch.uint8)
+    expected = make_grid(images, nrow=columns, pad_value=255).permute(1, 2, 0).numpy()
+    assert (np.asarray(image_grid(images, columns=columns, scale=1)) == expected).all()
+
+def test_a_picture_of_no_known_kind_is_refused(tmp_path):
+    with pytest.raises(ValueError, match='end it with .png'): image_grid(torch.zeros(2, 1, 4, 4), path=tmp_path/'new'/'grid.numbers')
+    assert not (tmp_path/'new').exists()
+
 # %% ../../nbs/tests/test_images.ipynb #33bb4cae
 @pytest.fixture(scope='module')
 def tiny_vae_folder(tmp_path_factory):
@@ -452,7 +501,7 @@ def shift_config(folder, **changes):
 def test_moments_are_scaled_and_undone(tiny_vae_folder, tmp_path):
     folder = shift_config(shutil.copytree(tiny_vae_folder, tmp_path/'vae'), shift_factor=.5, scaling_factor=.3)
     model, x = load_vae(folder), torch.randint(0, 256, (5, 3, 16, 24), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    about = vae_about(model, folder)
+    about = vae_provenance(model, folder)
     mean, std = encode(model, x)
     with torch.no_grad(): peer = model.encode(x.float()/127.5 - 1).latent_dist
     assert_close(mean, (peer.mean - .5)*.3); assert_close(std, peer.std*.3)
@@ -490,4 +539,4 @@ def test_vaes_that_are_refused(tiny_vae_folder, tmp_path, monkeypatch):
 
 def test_vae_in_a_pipeline(tiny_vae_folder, tmp_path):
     shutil.copytree(tiny_vae_folder, tmp_path/'pipe/vae')
-    assert vae_about(load_vae(tmp_path/'pipe'), tmp_path/'pipe')['vae_sha256'] == vae_about(load_vae(tiny_vae_folder), tiny_vae_folder)['vae_sha256']
+    assert vae_provenance(load_vae(tmp_path/'pipe'), tmp_path/'pipe')['vae_sha256'] == vae_provenance(load_vae(tiny_vae_folder), tiny_vae_folder)['vae_sha256']

@@ -14,7 +14,8 @@ import fastcore.test as ft
 import numpy as np, pytest, torch
 from PIL import Image
 from torch.testing import assert_close
-from ..bank import LatentBank, prepare_neighbors
+from ..bank import LatentBank
+from ..neighbors import prepare_neighbors
 from ..checkpoints import newest_checkpoint, read_log
 from ..config import recipe
 from ..training import Trainer

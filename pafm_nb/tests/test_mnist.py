@@ -14,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ..data import to_uint8
-from ..evaluation import digits_classifier, evaluate
+from ..images import to_uint8
+from ..evaluation import evaluate
+from ..extractors import digits_classifier
 from ..image_sets import image_set
 from ..experiments.mnist import _mnist_file, mnist, mnist_pool, write_mnist
 

@@ -15,7 +15,8 @@ __all__ = ['second', 'OTHERS', 'setting', 'test_k1_is_fm_bit_for_bit', 'test_k1_
            'test_points_of_a_device_without_values_are_not_looked_at', 'test_flat_noise_of_variance_one_is_named',
            'test_targets_of_meta_tensors_have_their_shape', 'test_samplers_and_pools_are_no_candidates',
            'test_labels_that_a_loader_dropped_and_numbers_of_numpy', 'test_target_refuses', 'Output',
-           'test_loss_refuses']
+           'test_loss_refuses', 'test_samplers_that_ask_get_the_point', 'test_noise_of_the_users_own',
+           'test_conditions_of_any_kind', 'test_rows_that_come_dropped']
 
 # %% ../../nbs/tests/test_objective.ipynb #733ee3e4
 import copy
@@ -24,7 +25,8 @@ import numpy as np, pytest, torch
 from torch.testing import assert_close
 from ..candidate_sets import Candidates, SharedCandidates
 from ..candidates import SAMPLERS, InBatch, InClass, TextLikelihood, WholeClass
-from ..objective import FMLoss, PAFMLoss, check_point, logit_normal_time, noise_faults, pafm_target, shifted_time, uniform_time
+from ..diagnostics import bias_variance, ess_curve
+from ..objective import FMLoss, PAFMLoss, check_point, logit_normal_time, noise_faults, normal_noise, pafm_target, shifted_time, uniform_time
 from ..paths import PATHS, CosinePath, LinearPath
 from ..pools import Batch, TensorPool, draw
 from ..posterior import exact_velocity, log_weights
@@ -220,10 +222,10 @@ def test_k1_with_text_is_fm():
     assert all(torch.equal(a, b) for a, b in zip(*grads))
 
 @pytest.mark.parametrize('args, change, said', [
-    (dict(label_dropout=.1), {}, 'label_dropout=0.1 needs null_label'), (dict(label_dropout=.1, null_label=4), {}, 'label_dropout=0.1 needs null_text for a batch with text'),
-    (dict(label_dropout=.1, null_text=torch.zeros(5, 8)), dict(text=None), 'needs null_label for a batch with label'), (dict(null_text=torch.zeros(8)), {}, 'null_text (8,)'),
+    (dict(label_dropout=.1), {}, 'label_dropout=0.1 needs null_label'), (dict(label_dropout=.1, null_label=4), {}, 'label_dropout=0.1 needs null_condition for a batch with a condition'),
+    (dict(label_dropout=.1, null_text=torch.zeros(5, 8)), dict(text=None), 'needs null_label for a batch with label'), (dict(null_text=torch.zeros(8)), {}, 'null_condition (8,)'),
     (dict(null_text=torch.full((5, 8), torch.nan)), {}, 'encode the empty caption again'), (dict(null_text=torch.zeros(5, 8, dtype=torch.int64)), {}, 'int64'),
-    ({}, dict(y=torch.full((16,), -1)), 'give the loss null_text'), (dict(null_text=torch.zeros(5, 8)), dict(text=torch.zeros(3, 5, 8)), '(3, 5, 8)')])
+    ({}, dict(y=torch.full((16,), -1)), 'give the loss null_condition'), (dict(null_text=torch.zeros(5, 8)), dict(text=torch.zeros(3, 5, 8)), '(3, 5, 8)')])
 def test_captions_refused(args, change, said):
     ft.test_fail(lambda: FMLoss(**args)(lambda z_t, t, text: z_t, captioned_rows(True)[1]._replace(**change)), contains=said)
 
@@ -390,3 +392,51 @@ class Output:
     (lambda: FMLoss()(lambda z, t, y: z[..., :2], setting()[1]), '(16, 2, 2)'), (lambda: FMLoss()(lambda z, t, y: z, setting()[1]._replace(z=setting()[1].z/0)), 'z holds'),
     (lambda: FMLoss(time=lambda n, g, d: torch.full((n,), 2.))(lambda z, t, y: z, setting()[1]), 'got 2')])
 def test_loss_refuses(make, said): ft.test_fail(make, contains=said)
+
+# %% ../../nbs/tests/test_objective.ipynb #7b1e4d02
+@pytest.mark.parametrize('name', PATHS)
+def test_samplers_that_ask_get_the_point(name):
+    "z_t and t reach a sampler with these parameters, in the loss and in the diagnostics, and no other"
+    pool, batch, *_ = setting()
+    seen, plain = [], []
+    def asks(batch, generator, z_t, t):
+        seen.append((z_t, t))
+        return WholeClass(pool)(batch, generator)
+    def does_not(batch, generator=None, **others):
+        plain.append(others)
+        return WholeClass(pool)(batch, generator)
+    a, b = (PAFMLoss(s, PATHS[name]()).prepare(batch, torch.Generator().manual_seed(0)) for s in (asks, does_not))
+    assert torch.equal(seen[0][0], a.z_t) and torch.equal(seen[0][1], a.t) and torch.equal(a.target, b.target) and plain == [{}]
+    bias_variance(asks, pool, .5, points=8, batch_size=4, generator=torch.Generator().manual_seed(0)); ess_curve(pool, .5, asks, rows=4)
+    assert all(z_t.shape == (4, 2, 3) and (t == .5).all() for z_t, t in seen[1:]) and len(seen) > 2
+
+def test_noise_of_the_users_own():
+    "`noise` is drawn in the noise's turn: the default by hand is the default"
+    pool, batch, *_ = setting()
+    by_hand = lambda z, batch, generator: torch.randn(z.shape, generator=generator)
+    a, b, c = (PAFMLoss(WholeClass(pool), noise=noise).prepare(batch, torch.Generator().manual_seed(0))
+               for noise in (normal_noise, by_hand, lambda z, batch, generator: batch.index.view(-1, 1, 1).expand_as(z)/7.))
+    assert torch.equal(a.target, b.target) and torch.equal(a.z_t, b.z_t) and torch.equal(a.t, c.t) and not torch.equal(a.z_t, c.z_t)
+    ft.test_fail(lambda: FMLoss(noise=3), contains='noise must be a function')
+
+@pytest.mark.parametrize('given, null', [(torch.rand(16), torch.tensor(-1.)), (torch.rand(16, 2, 5), torch.zeros(2, 5)), (torch.arange(16), torch.tensor(99))])
+def test_conditions_of_any_kind(given, null):
+    "The model is given the condition, the null one where it is dropped, and the sampler -1 there; `text` is the same slot"
+    pool, batch, *_ = setting()
+    batch, seen = Batch(batch.z, index=batch.index, condition=given), {}
+    def sampler(batch, generator): seen['told'] = batch.y; return Candidates(batch.z[:, None])
+    p = PAFMLoss(sampler, label_dropout=.5, null_condition=null).prepare(batch, torch.Generator().manual_seed(0))
+    gone = seen['told'] == -1
+    assert 0 < gone.sum() < 16 and (p.condition[gone] == null).all() and torch.equal(p.condition[~gone], given[~gone])
+    q = PAFMLoss(sampler, label_dropout=.5, null_condition=null).prepare(Batch(batch.z, None, batch.index, text=given), torch.Generator().manual_seed(0))
+    assert torch.equal(p.condition, q.condition) and torch.equal(q.target, p.target)
+    ft.test_fail(lambda: Batch(batch.z, condition=given, text=given), contains='one slot')
+    ft.test_fail(lambda: FMLoss()(lambda *a: a[0], batch._replace(condition=given[:3])), contains='condition must be a tensor (16, ...)')
+
+def test_rows_that_come_dropped():
+    "y = -1 in the batch: the model is given the null one there, and elsewhere what the row has"
+    _, batch, *_ = setting()
+    gone = torch.arange(16) % 3 == 0
+    y, given = batch.y.masked_fill(gone, -1), torch.rand(16, 5)
+    assert torch.equal(FMLoss(null_label=4).prepare(batch._replace(y=y)).condition, batch.y.masked_fill(gone, 4))
+    assert torch.equal(FMLoss(null_condition=torch.zeros(5)).prepare(batch._replace(y=y, condition=given)).condition, given*~gone[:, None])

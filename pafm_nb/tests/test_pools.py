@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['test_pool_keeps_your_order', 'test_a_move_keeps_all', 'test_views_stay_together', 'test_token_ids_are_text',
            'test_draw', 'test_read_rows', 'test_bad_pools', 'refusals', 'test_wrong_arguments_are_named',
-           'test_slices_and_masks']
+           'test_slices_and_masks', 'test_the_empty_caption_says_nothing']
 
 # %% ../../nbs/tests/test_pools.ipynb #d0ab1ec8
 import fastcore.test as ft
 import pytest, torch
 from ..candidates import SAMPLERS, InBatch, InClass, RandomCrops
-from ..pools import Batch, TensorPool, check_index, class_slices, draw, random_crops, read_rows
+from ..pools import Batch, TensorPool, caption_embedding, check_index, class_slices, draw, random_crops, read_rows
 
 # %% ../../nbs/tests/test_pools.ipynb #72b2d2ff
 def test_pool_keeps_your_order():
@@ -94,7 +94,7 @@ def refusals():
         (lambda: pool.of_class(None), 'None'), (lambda: pool.of_class(1.5), '1.5'), (lambda: draw(None, [0]), 'NoneType'), (lambda: draw(pool, [0], 5), 'generator must be'),
         (lambda: draw(pool, [0], crop=2), '(B, C, H, W)'), (lambda: draw(images, [0], crop=2.5), '2.5'), (lambda: random_crops(None, 2, 1), 'NoneType'), (lambda: random_crops(images.z, 2, -1), 'k must be'),
         (lambda: random_crops(images.z, 2, None), 'k must be'), (lambda: random_crops(images.z, 2, 1, 'x'), 'generator must be'), (lambda: class_slices(z), 'Tensor'),
-        (lambda: InClass(pool, 2)(pool[[0]], 7), 'generator must be'), (lambda: SAMPLERS['InBatch'](None, 2), 'NoneType'), (lambda: InClass(pool, 2)(pool[[0]]._replace(text='x')), 'text must be a tensor'),
+        (lambda: InClass(pool, 2)(pool[[0]], 7), 'generator must be'), (lambda: SAMPLERS['InBatch'](None, 2), 'NoneType'), (lambda: InClass(pool, 2)(pool[[0]]._replace(text='x')), 'condition must be a tensor'),
         (lambda: RandomCrops(images, 2)(images[[0]]._replace(z=torch.zeros(1, 3, 3, 3))), 'crop=size'), (lambda: RandomCrops(TensorPool(images.z, None, images.z, images.z.abs()), 2), 'fresh draw'),
         (lambda: InBatch()(Batch(z[:2], torch.zeros(2, dtype=torch.int64, device='meta'))), 'y is on meta')]
 
@@ -106,3 +106,10 @@ def test_wrong_arguments_are_named(n):
 def test_slices_and_masks():
     pool = TensorPool(torch.randn(10, 2), torch.arange(10) % 2)
     assert torch.equal(pool[2:5].z, pool.z[2:5]) and torch.equal(pool[pool.y == 1].z, pool.z[1::2])
+
+# %% ../../nbs/tests/test_pools.ipynb #d0000b01
+def test_the_empty_caption_says_nothing():
+    "What all captions share is taken off, and a caption without words has no direction"
+    text, null = torch.randn(6, 5, 3, generator=torch.Generator().manual_seed(0)), torch.ones(5, 3)
+    torch.testing.assert_close(caption_embedding(text + null, null), caption_embedding(text))
+    assert not caption_embedding(null[None], null).any()

@@ -9,7 +9,9 @@ __all__ = ['test_a_log_gets_lines', 'test_lines_come_with_time', 'test_nothing_w
 import fcntl, io, os, pty, struct, subprocess, sys, termios
 from contextlib import redirect_stderr
 import fastcore.test as ft
+from ..extras import require
 from ..progress import progress_bar
+require('tqdm')
 
 # %% ../../nbs/tests/test_progress.ipynb #54d1675c
 def test_a_log_gets_lines():

@@ -24,7 +24,6 @@ from functools import partial
 import fastcore.test as ft
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch.func import functional_call, grad, vmap
 from torch.testing import assert_close
 
@@ -271,6 +270,7 @@ def wrappings(state, folder):
     compiled = [{f'{before}{k}': v for k, v in state.items()} for before in ('_orig_mod.', 'module._orig_mod.', '_orig_mod.module.')]
     regions = {k.replace('blocks.0.', 'blocks.0._orig_mod.'): v for k, v in state.items()}
     averaged = {f'module.{k}': v for k, v in state.items()} | dict(n_averaged=torch.tensor(7))
+    from safetensors.torch import save_file
     save_file(state, folder/'model.safetensors')
     torch.save(state, folder/'model.pt')
     torch.save(state, folder/'old.pth', _use_new_zipfile_serialization=False)
@@ -392,6 +392,7 @@ def test_a_pickle_that_runs_code_is_refused(zipped, tmp_path):
 @pytest.mark.filterwarnings('ignore:Detected pickle protocol')
 @pytest.mark.parametrize('suffix', ['safetensors', 'pt'])
 def test_damaged_files(suffix, tmp_path):
+    from safetensors.torch import save_file
     path = tmp_path/f'model.{suffix}'
     (save_file if suffix == 'safetensors' else torch.save)(awake(tiny()).state_dict(), path)
     whole = path.read_bytes()

@@ -19,15 +19,17 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from .. import training
-from ..bank import LatentBank, prepare_cells, prepare_neighbors
+from ..bank import LatentBank
 from ..candidates import SAMPLERS
 from ..checkpoints import FILES, read_checkpoint
 from ..config import TrainConfig, recipe
 from ..data import captioned_shapes, digits
+from ..neighbors import prepare_cells, prepare_neighbors
 from ..objective import FMLoss, Prepared
 from ..pools import TensorPool
 from ..sampling import sample_many
-from ..batches import InTurn
+from ..prefetch import PrefetchNext
+from ..build import DATA
 from ..training import Trainer
 
 # %% ../../nbs/tests/test_sync.ipynb #fc349beb
@@ -71,7 +73,7 @@ def on_device(
     for model in (trainer.model, trainer.ema.module): model.to('meta')
     trainer.optimizer.param_groups[0]['params'] = [p for p in trainer.model.parameters() if p.requires_grad]
     if trainer.encoder: trainer.encoder.tower.to('meta'), trainer.encoder.projection.to('meta')
-    trainer.device, trainer.ahead = torch.device('meta'), InTurn(trainer.prepared)
+    trainer.device, trainer.ahead = torch.device('meta'), PrefetchNext(trainer.prepared, ahead=False)
     return trainer
 
 @contextmanager
@@ -98,7 +100,7 @@ def trainer_of(out, name, sampler, kind=Trainer, **changes):
     pool, crop = toy(name == 'cc12m-mmdit', 'Moment' in sampler), dict(crop=6) if sampler == 'RandomCrops' else {}
     asked = dict(objective='fm') if sampler == 'fm' else dict(candidates=sampler)
     args = ARGS[name] | dict(hidden_size=16, num_heads=2, input_size=crop.get('crop', 8))
-    with patch.dict(training.DATA, digits=lambda: pool): return kind(recipe(name, out, data='digits', model_args=args, **(SMALL | asked | crop | changes)), progress=False)
+    with patch.dict(DATA, digits=lambda: pool): return kind(recipe(name, out, data='digits', model_args=args, **(SMALL | asked | crop | changes)), progress=False)
 
 # %% ../../nbs/tests/test_sync.ipynb #5b273c39
 STEPS = [('imagenet-sit-b2', s) for s in ('fm', *SAMPLERS) if s != 'TextLikelihood'] + [('cc12m-mmdit', s) for s in ('fm', 'TextLikelihood', 'MomentDraws', 'InBatch')]
@@ -118,7 +120,7 @@ def test_a_step_with_the_text_encoder_does_not_wait(tmp_path):
     pool = TensorPool(pool.z, pool.y, text=tokens, null_text=tokens[0])
     config = TrainConfig(str(tmp_path/'run'), data='digits', model='MMDiT-captions', text_encoder=clip, candidates='InBatch', batch_size=4, steps=3,
                          model_args=dict(depth=2, hidden_size=16, num_heads=2, in_channels=4, input_size=8, context_length=77, context_size=32))
-    with patch.dict(training.DATA, digits=lambda: pool): trainer = Trainer(config, progress=False)
+    with patch.dict(DATA, digits=lambda: pool): trainer = Trainer(config, progress=False)
     for resident in (False, True):
         on_device(trainer, resident)
         with one_device(): assert trainer.train_step().is_meta
@@ -220,7 +222,7 @@ def another_device():
         accelerator.state.device = torch.device('meta')
         return accelerator
     with patch.object(training, 'connect', connected), patch.object(training, 'step_generator', lambda seed, step, piece, device: generator(seed, step, piece)), \
-         patch.object(training, 'Ahead', lambda make, device: InTurn(make)), patch.object(torch.Tensor, 'pin_memory', lambda x: x), \
+         patch.object(training, 'PrefetchNext', lambda make, device, ahead: PrefetchNext(make, ahead=False)), patch.object(torch.Tensor, 'pin_memory', lambda x: x), \
          patch.object(torch, 'autocast', lambda device_type, *args, **kwargs: autocast('cpu', *args, **kwargs)), \
          patch.object(adam, '_device_dtype_check_for_fused', lambda *args, **kwargs: None), Elsewhere(): yield
 
@@ -236,7 +238,7 @@ def test_a_run_on_one_device_is_that_of_the_host(tmp_path, monkeypatch, run):
         for across in (False, True): prepare_neighbors(bank, 4, progress=False, across=across)
         prepare_cells(bank, 4, progress=False)
         run = run | dict(data=str(tmp_path/'bank'))
-    monkeypatch.setitem(training.DATA, 'captions', lambda: captioned_shapes(100, 0))
+    monkeypatch.setitem(DATA, 'captions', lambda: captioned_shapes(100, 0))
     monkeypatch.setattr(training, 'sample_many', lambda *args, **kwargs: sample_many(*args, **(kwargs | dict(method='euler', steps=1))))
     def fit(out, **changes): return Trainer(TrainConfig(str(tmp_path/out), model_args=dict(depth=2, hidden_size=16, num_heads=2), **(ONE | run | changes)), progress=False).fit()
     fit('host')

@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from ..data import to_uint8
-from ..vae import WEIGHTS, decode, encode, load_vae, tiny_vae, vae_about, vae_factor
+from ..images import to_uint8
+from ..vae import WEIGHTS, decode, encode, load_vae, tiny_vae, vae_provenance, vae_factor
 
 # %% ../../nbs/tests/test_vae.ipynb #9b6e0005
 SCALE, SHIFT = .36, .75
@@ -54,14 +54,14 @@ def test_rows_are_shifted_and_scaled_moments(vae, images):
 @pytest.mark.parametrize('batch_size', [1, 2, 32])
 def test_decoding_undoes_both(vae, folder, images, batch_size):
     mean, _ = encode(vae, images)
-    about = vae_about(vae, folder)
+    about = vae_provenance(vae, folder)
     own = to_uint8(vae.decode(vae.encode(images/127.5 - 1).latent_dist.mean).sample)
     off = (decode(vae, mean, about, batch_size).int() - own.int()).abs()
     assert off.max() <= 1 and off.double().mean() < .01 and own.double().std() > 1
     for wrong in (about | dict(shift=0.), about | dict(scale=1.)): assert (decode(vae, mean, wrong).int() - own.int()).abs().double().mean() > .5
 
 def test_what_a_bank_keeps(vae, folder):
-    about = vae_about(vae, folder)
+    about = vae_provenance(vae, folder)
     ft.test_eq((about['scale'], about['shift'], about['vae'], about['moments'], vae_factor(vae)), (SCALE, SHIFT, str(folder), 'mean+std', 4))
     other = load_file(folder/WEIGHTS)
     ft.test_eq(len(about['vae_sha256']), 64)
@@ -70,7 +70,7 @@ def test_what_a_bank_keeps(vae, folder):
 def test_half_precision_keeps_rows_in_float32(folder, images):
     half, whole = load_vae(folder, dtype=torch.bfloat16), load_vae(folder)
     (mean, std), (own, _) = encode(half, images), encode(whole, images)
-    ft.test_eq((mean.dtype, std.dtype, decode(half, mean, vae_about(half, folder)).dtype), (torch.float32, torch.float32, torch.uint8))
+    ft.test_eq((mean.dtype, std.dtype, decode(half, mean, vae_provenance(half, folder)).dtype), (torch.float32, torch.float32, torch.uint8))
     assert 0 < (mean - own).abs().max() < .1*own.abs().max()
 
 # %% ../../nbs/tests/test_vae.ipynb #9b6e0009
@@ -90,14 +90,14 @@ def test_what_is_no_whole_vae_is_named(folder, tmp_path, spoil, says):
 
 def test_the_folder_above_will_do(folder, tmp_path):
     shutil.copytree(folder, tmp_path/'pipeline/vae')
-    ft.test_eq(vae_about(load_vae(tmp_path/'pipeline'), tmp_path/'pipeline')['scale'], SCALE)
+    ft.test_eq(vae_provenance(load_vae(tmp_path/'pipeline'), tmp_path/'pipeline')['scale'], SCALE)
 
 def test_channels_that_are_scaled_apart_are_refused(vae, folder, tmp_path):
     for key in ('latents_mean', 'latents_std'):
         copy = shutil.copytree(folder, tmp_path/key)
         config = json.loads((copy/'config.json').read_text())
         (copy/'config.json').write_text(json.dumps(config | {key: [.1]*4}))
-        with pytest.raises(ValueError, match='scales each channel by itself'): vae_about(load_vae(copy), copy)
+        with pytest.raises(ValueError, match='scales each channel by itself'): vae_provenance(load_vae(copy), copy)
 
 @pytest.mark.parametrize('change, says', [(lambda x: x.float(), 'uint8'), (lambda x: x[:, :1], 'takes'),
     (lambda x: x[0], 'takes'), (lambda x: x[..., :-1], 'no multiples of 4')])
@@ -107,18 +107,18 @@ def test_images_that_do_not_fit(vae, images, change, says):
 @pytest.mark.parametrize('z, says', [(torch.zeros(2, 3, 4, 4), 'decodes'), (torch.zeros(4, 4, 4), 'decodes'),
     (torch.zeros(0, 4, 4, 4), 'no latent')])
 def test_latents_that_do_not_fit(vae, folder, z, says):
-    with pytest.raises(ValueError, match=says): decode(vae, z, vae_about(vae, folder))
+    with pytest.raises(ValueError, match=says): decode(vae, z, vae_provenance(vae, folder))
 
 def test_a_vae_of_one_variant(folder, tmp_path):
     "Loaded and known by its own file; of two none is chosen, and what is there is named"
     weights, folder = 'diffusion_pytorch_model', Path(shutil.copytree(folder, tmp_path/'vae'))
     load_vae(folder).half().save_pretrained(folder, variant='fp16')
-    whole, about = load_vae(folder), vae_about(load_vae(folder), folder)
+    whole, about = load_vae(folder), vae_provenance(load_vae(folder), folder)
     (folder/f'{weights}.safetensors').unlink()
     half = load_vae(folder)
     assert {p.dtype for p in half.parameters()} == {torch.float32}
     for a, b in zip(whole.parameters(), half.parameters()): assert_close(a.half().float(), b, rtol=0, atol=0)
-    assert vae_about(half, folder)['vae_sha256'] != about['vae_sha256']
+    assert vae_provenance(half, folder)['vae_sha256'] != about['vae_sha256']
     shutil.copy(folder/f'{weights}.fp16.safetensors', folder/f'{weights}.bf16.safetensors')
     for name in (f'{weights}.bf16', f'{weights}.fp16'):
         with pytest.raises(FileNotFoundError, match=f'only config.json, .*{name}.safetensors'): load_vae(folder)
