@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['test_pool_keeps_your_order', 'test_a_move_keeps_all', 'test_views_stay_together', 'test_token_ids_are_text',
            'test_draw', 'test_read_rows', 'test_bad_pools', 'refusals', 'test_wrong_arguments_are_named',
-           'test_slices_and_masks', 'test_the_empty_caption_says_nothing']
+           'test_slices_and_masks', 'test_a_condition_needs_labels_where_these_decide',
+           'test_the_empty_caption_says_nothing']
 
 # %% ../../nbs/tests/test_pools.ipynb #d0ab1ec8
 import fastcore.test as ft
 import pytest, torch
 from ..candidates import SAMPLERS, InBatch, InClass, RandomCrops
-from ..pools import Batch, TensorPool, caption_embedding, check_index, class_slices, draw, random_crops, read_rows
+from ..pools import Batch, TensorPool, caption_embedding, check_index, check_told, class_slices, draw, random_crops, read_rows
 
 # %% ../../nbs/tests/test_pools.ipynb #72b2d2ff
 def test_pool_keeps_your_order():
@@ -106,6 +107,16 @@ def test_wrong_arguments_are_named(n):
 def test_slices_and_masks():
     pool = TensorPool(torch.randn(10, 2), torch.arange(10) % 2)
     assert torch.equal(pool[2:5].z, pool.z[2:5]) and torch.equal(pool[pool.y == 1].z, pool.z[1::2])
+
+# %% ../../nbs/tests/test_pools.ipynb #3d51aa07
+@pytest.mark.parametrize('by_label, labelled, condition, refused', [(True, False, True, True), (True, True, True, False), (True, False, False, False), (False, False, True, False)])
+def test_a_condition_needs_labels_where_these_decide(by_label, labelled, condition, refused):
+    "Of samplers that go by labels, and of no other"
+    class Sampler: pass
+    Sampler.by_label = by_label
+    call = lambda: check_told(Sampler(), labelled, torch.rand(3) if condition else None)
+    if refused: ft.test_fail(call, exc=ValueError, contains='Sampler goes by labels')
+    else: call()
 
 # %% ../../nbs/tests/test_pools.ipynb #d0000b01
 def test_the_empty_caption_says_nothing():
