@@ -45,7 +45,8 @@ _BY_MODULE = dict(
     sampling='sample',
     evaluation='evaluate')
 _MODULE_OF = {name: module for module, names in _BY_MODULE.items() for name in names.split()}
-_NEEDS = dict(build='safetensors', training='accelerate', evaluation='PIL')  # modules that do not import without a package of an extra
+# modules that do not import without a package of an extra
+_NEEDS = dict(build='safetensors', training='accelerate', evaluation='PIL')
 __all__ = list(_MODULE_OF)
 
 # %% ../nbs/07_door.ipynb #076e7d02

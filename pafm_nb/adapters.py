@@ -22,9 +22,11 @@ def exact_field(
 ): # field(x, t, y) -> velocity (B, *D): that of the label's class, of the whole pool where y is None
     "The field that a loop over `pool` looks for, in our convention"
     check_path(path)
-    if not isinstance(pool, TensorPool): raise ValueError(f'pool must be a TensorPool, got {type(pool).__name__}: TensorPool(z, y)')
+    if not isinstance(pool, TensorPool):
+        raise ValueError(f'pool must be a TensorPool, got {type(pool).__name__}: TensorPool(z, y)')
     def field(x, t, y):
-        others = None if y is None else torch.zeros(len(x), len(pool), device=x.device).masked_fill(y[:, None] != pool.labels, -torch.inf)
+        others = None if y is None else torch.zeros(len(x), len(pool),
+                                                    device=x.device).masked_fill(y[:, None] != pool.labels, -torch.inf)
         return exact_velocity(x, t, pool.by_class, path, others)
     return field
 
@@ -53,8 +55,10 @@ def loss_of(
     torch.manual_seed(seed)
     loss = step(model, batch.z, batch.y)
     if isinstance(loss, Tensor) and loss.numel() == 1 and loss.isfinite(): return loss.squeeze()
-    got = loss if isinstance(loss, Tensor) and loss.numel() == 1 else tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-    raise ValueError(f'a step must return its loss, one finite number, got {got}: pass lambda model, z, y: ... that does')
+    got = (loss if isinstance(loss, Tensor) and loss.numel() == 1 else tuple(loss.shape)
+           if isinstance(loss, Tensor) else type(loss).__name__)
+    raise ValueError(
+        f'a step must return its loss, one finite number, got {got}: pass lambda model, z, y: ... that does')
 
 def mean_slopes(
     step, # step(model, z, y) -> loss
@@ -64,7 +68,8 @@ def mean_slopes(
     batch_size:int, # rows of a batch
     batches:int, # how many
 ) -> tuple: # mean loss, (2, n) mean slopes in standard errors
-    "The gradient at the field in n directions, added to it and multiplied by the noisy point: 0 on average if targets are unbiased"
+    """The gradient at the field in n directions, added to it and multiplied by the noisy point:
+    0 on average if targets are unbiased"""
     like, (_, *shape) = pool.by_class, pool.by_class.shape
     size, g = like[0].numel(), torch.Generator().manual_seed(0)
     ways = (torch.eye(size) if size <= 64 else torch.randn(64, size, generator=g)/size**.5).to(like)
@@ -74,7 +79,9 @@ def mean_slopes(
         tilt = like.new_zeros(2, len(ways), requires_grad=True)
         add, times = (tilt @ ways).view(2, *shape)
         loss = loss_of(step, called(lambda x, t, y: field(x, t, y) + add + times*x), rows, seed)
-        if not loss.requires_grad: raise ValueError('the loss does not depend on what the network returns: leave no_grad and detach out of the step')
+        if not loss.requires_grad:
+            raise ValueError(
+                'the loss does not depend on what the network returns: leave no_grad and detach out of the step')
         losses.append(loss.item()); slopes.append(torch.autograd.grad(loss, tilt)[0])
     slope = torch.stack(slopes)
     return sum(losses)/batches, slope.mean(0)/slope.std(0).clamp_min(1e-30)*batches**.5
@@ -101,16 +108,20 @@ def check_measured(
     "Refuse a loop with PAFM that fails one of the three checks"
     if k1 > 1e-4:
         raise ValueError(f'where no row has another candidate the loss is off from the plain one by {k1:.0e} of it: '
-                         'the sign of the target, the noise it was given, or candidates that are not the rows of the batch')
+                         'the sign of the target, the noise it was given, or candidates that are not the rows of the '
+                         'batch')
     if exact > 1e-4*noise:
         raise ValueError(f"with all endpoints as candidates the pool's exact field keeps a loss of {exact:.1e}, "
                          'and should have none: '
-                         'hand pafm_target our clock (1 - t where t = 1 is data), the path and the noise that made the point in float32 (half precision alone leaves about 1e-3), and labels where the network gets them')
+                         'hand pafm_target our clock (1 - t where t = 1 is data), the path and the noise that made the '
+                         'point in float32 (half precision alone leaves about 1e-3), and labels where the network gets '
+                         'them')
     if score > 6:
         raise ValueError(f"with PAFM the gradient at the pool's exact field is {score:.1f} standard errors from 0: "
                          'candidates are not drawn without looking at the source')
 
-def check_loop(step, plain, data:TensorPool, called=lambda field: field, path:Path=LinearPath(), batch_size:int=128, batches:int=60) -> CheckedLoop:
+def check_loop(step, plain, data:TensorPool, called=lambda field: field, path:Path=LinearPath(), batch_size:int=128,
+               batches:int=60) -> CheckedLoop:
     """Find a wrong clock, sign, path, noise or coupling in a training loop with PAFM, by three checks.
 
     Parameters
@@ -123,7 +134,8 @@ def check_loop(step, plain, data:TensorPool, called=lambda field: field, path:Pa
     data : TensorPool
         2 to 5000 rows, labelled or not.
     called : callable
-        From `field(x, t, y)`, a velocity (B, *D) in our time (0 is data, 1 is noise) and sign, to what your loop can call in
+        From `field(x, t, y)`, a velocity (B, *D) in our time (0 is data, 1 is noise) and sign, to what your loop can
+        call in
         the network's place.
     path : Path
         The path of your loop, in our time.
@@ -140,12 +152,14 @@ def check_loop(step, plain, data:TensorPool, called=lambda field: field, path:Pa
     Raises
     ------
     ValueError
-        Where a check fails, with what is wrong as far as it can be told: the convention of the plain loop, a coupling or
+        Where a check fails, with what is wrong as far as it can be told: the convention of the plain loop, a coupling
+        or
         another noise, the target's sign or clock, candidates that look at the source.
 
     Notes
     -----
-    The checks are told in 40_your_own_loop: K = 1 is the plain loss, the pool's exact field has no loss with all endpoints
+    The checks are told in 40_your_own_loop: K = 1 is the plain loss, the pool's exact field has no loss with all
+    endpoints
     as candidates, and there the gradient is 0 on average.
 
     Examples
@@ -166,35 +180,49 @@ def check_loop(step, plain, data:TensorPool, called=lambda field: field, path:Pa
     with torch.random.fork_rng():
         with torch.no_grad():
             mean = lambda one, f: sum(loss_of(one, called(f), whole, seed).item() for seed in range(8))/8
-            ours, theirs = (torch.stack([loss_of(one, called(lambda x, t, y: .5*x), alone, seed) for seed in range(8)]) for one in (step, plain))
+            ours, theirs = (torch.stack([loss_of(one, called(lambda x, t, y: .5*x), alone, seed) for seed in range(8)])
+                            for one in (step, plain))
             k1, exact = (ours/theirs - 1).abs().max().item(), mean(step, field)
             noise, size = mean(plain, field), mean(plain, lambda x, t, y: 0*x)
-        if noise < 1e-6*size: raise ValueError('the targets have no noise on these data, so nothing can be seen: take rows that differ, and fewer dimensions')
+        if noise < 1e-6*size:
+            raise ValueError(
+                'the targets have no noise on these data, so nothing can be seen: take rows that differ, and fewer '
+                'dimensions')
         plain_loss, plain_slope = mean_slopes(plain, called, data, field, batch_size, batches)
         pafm_loss, slope = mean_slopes(step, called, data, field, batch_size, batches)
         top = plain_slope.abs().max().item()
-        astray = top > 6 or noise > size                                               # far from the data the field grows without bounds
+        # far from the data the field grows without bounds
+        astray = top > 6 or noise > size
         for how, turn in TURNED.items() if astray else ():
-            if mean(plain, turn(field)) < min(noise, size) and mean_slopes(plain, lambda f: called(turn(f)), data, field, batch_size, batches)[1].abs().max() < 6:
+            if mean(plain, turn(field)) < min(noise, size) and mean_slopes(plain, lambda f: called(turn(f)), data,
+                                                                           field, batch_size,
+                                                                           batches)[1].abs().max() < 6:
                 raise ValueError(f'the plain loop asks its network in another convention: what fits is called({how})')
     if astray:
         raise ValueError(f"before PAFM the pool's exact field has a loss of {noise:.2g} (the answer 0 has {size:.2g}) "
                          f'and a gradient {top:.1f} standard errors from 0, '
                          'so the loop looks for another field: '
-                         'a coupling of noise and data, noise of another mean or variance, sigma or eta above 0, another path, or labels that are dropped in the step')
-    score = slope.abs().max().item() if pafm_loss > 1e-6*noise else 0.                  # without noise there is no standard error
+                         'a coupling of noise and data, noise of another mean or variance, sigma or eta above 0, '
+                         'another path, or labels that are dropped in the step')
+    # without noise there is no standard error
+    score = slope.abs().max().item() if pafm_loss > 1e-6*noise else 0.
     check_measured(k1, exact, noise, score)
     return CheckedLoop(k1, exact, plain_loss, pafm_loss, max(top, score), slope.numel())
 
 # %% ../nbs/40_your_own_loop.ipynb #809a3fce
 @dataclass(frozen=True)
 class SchedulerPath(Path):
-    "A scheduler as flow_matching has them, as a path on the scheduler's own clock: targets come in its time and with its sign"
-    scheduler:object # called with times (B,); returns an object with alpha_t, sigma_t, d_alpha_t and d_sigma_t, each (B,)
+    """A scheduler as flow_matching has them, as a path on the scheduler's own clock:
+    targets come in its time and with its sign"""
+    # called with times (B,); returns an object with alpha_t, sigma_t, d_alpha_t and d_sigma_t, each (B,)
+    scheduler:object
     def __post_init__(self):
         parts = ('alpha_t', 'sigma_t', 'd_alpha_t', 'd_sigma_t')
-        if not callable(self.scheduler) or isinstance(self.scheduler, type) or not all(hasattr(self.scheduler(torch.full((1,), .5)), part) for part in parts):
-            raise ValueError(f'scheduler must return {", ".join(parts)} when called with times, got {self.scheduler!r}: pass path.scheduler of an AffineProbPath')
+        if (not callable(self.scheduler) or isinstance(self.scheduler, type)
+            or not all(hasattr(self.scheduler(torch.full((1,), .5)), part) for part in parts)):
+            raise ValueError(
+                f'scheduler must return {", ".join(parts)} when called with times, got {self.scheduler!r}: pass '
+                'path.scheduler of an AffineProbPath')
     def alpha(self, t): return self.scheduler(t).alpha_t
     def sigma(self, t): return self.scheduler(t).sigma_t
     def d_alpha(self, t): return self.scheduler(t).d_alpha_t

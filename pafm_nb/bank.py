@@ -44,13 +44,16 @@ def map_array(
     except FileNotFoundError as e: raise FileNotFoundError(f'{path} cannot be read ({e.strerror}): {again}') from e
     with f:
         size = os.fstat(f.fileno()).st_size
-        if size != bytes: raise ValueError(f'{path} has {size:,} bytes and should have {bytes:,}: it was cut or changed; {again}')
+        if size != bytes:
+            raise ValueError(f'{path} has {size:,} bytes and should have {bytes:,}: it was cut or changed; {again}')
         try:
             np.lib.format.read_magic(f)
             found, fortran, found_dtype = np.lib.format.read_array_header_1_0(f)
         except ValueError as e: raise ValueError(f'{path} is no .npy file ({e}): {again}') from e
         if (found_dtype.str, found, fortran) != (DTYPES[dtype][1], tuple(shape), False):
-            raise ValueError(f'{path} holds {found_dtype.str} {found} and should hold {DTYPES[dtype][1]} {tuple(shape)} ({dtype}): {again}')
+            raise ValueError(
+                f'{path} holds {found_dtype.str} {found} and should hold {DTYPES[dtype][1]} {tuple(shape)} ({dtype}): '
+                f'{again}')
         memory = mmap.mmap(f.fileno(), 0, flags=mmap.MAP_PRIVATE | NO_RESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
         return torch.frombuffer(memory, dtype=DTYPES[dtype][0], offset=f.tell()).view(tuple(shape))
 
@@ -70,7 +73,8 @@ class NpyRows:
         self.write_header(rows)
         self.start = self.file.tell()
         size = self.start + rows*int(np.prod(self.shape))*np.dtype(DTYPES[dtype][1]).itemsize
-        if rows and found < size: raise ValueError(f'{path} has {found:,} bytes and should have at least {size:,}: it was cut')
+        if rows and found < size:
+            raise ValueError(f'{path} has {found:,} bytes and should have at least {size:,}: it was cut')
         self.file.truncate(size)
         if rows: self.check()
         self.file.seek(0, os.SEEK_END)
@@ -115,7 +119,8 @@ def check_labels_of_block(
     num_classes:int|None, # labels lie below
 ):
     "Refuse labels that are none"
-    if y.shape != (n,) or y.dtype != torch.int64: raise ValueError(f'labels must be ({n},) int64, got {tuple(y.shape)} {y.dtype}')
+    if y.shape != (n,) or y.dtype != torch.int64:
+        raise ValueError(f'labels must be ({n},) int64, got {tuple(y.shape)} {y.dtype}')
     most = TensorPool.MOST_CLASSES if num_classes is None else num_classes
     bad = (y < 0) | (y >= most)
     if bad.any():
@@ -155,7 +160,8 @@ def check_block(
     check_text(text, null_text, len(z), first)
     for name, x in (('endpoint', z), ('std', std), ('text', text)):
         if x is not None and x.is_floating_point(): check_stored(name, x, first, dtype)
-    if std is not None and (std < 0).any(): raise ValueError(f'std must not be negative, got {std.min().item():g}: is it a log-variance?')
+    if std is not None and (std < 0).any():
+        raise ValueError(f'std must not be negative, got {std.min().item():g}: is it a log-variance?')
     if y is not None: check_labels_of_block(y, len(z), first, num_classes)
 
 # %% ../nbs/12_bank.ipynb #6bf2be2e
@@ -180,7 +186,8 @@ def meta_of(
     provenance:dict|None=None, # where the rows come from and how they are turned back into images
 ) -> dict:
     "The content of `meta.json`"
-    return dict(format='pafm_nb bank 1', counts=[int(n) for n in counts], labelled=labelled, views=views, about=provenance or {},
+    return dict(format='pafm_nb bank 1', counts=[int(n) for n in counts], labelled=labelled,
+                views=views, about=provenance or {},
                 files=files, prepared=prepared or {})
 
 # %% ../nbs/12_bank.ipynb #9ec561f2
@@ -201,10 +208,13 @@ class BankWriter:
     ):
         check_count('views', views, 1)
         floats = [kind for kind, _ in DTYPES.values() if kind.is_floating_point]
-        if dtype not in floats: raise ValueError(f'endpoints cannot be stored as {dtype}: use one of {", ".join(map(str, floats))}')
+        if dtype not in floats:
+            raise ValueError(f'endpoints cannot be stored as {dtype}: use one of {", ".join(map(str, floats))}')
         if null_text is not None:
-            null_text = null_text.detach().cpu().to(null_text.dtype if null_text.dtype == torch.int32 else torch.float32)
-        self.folder, self.part, self.views, self.provenance = Path(folder), Path(folder)/'.arrived', views, provenance or {}
+            null_text = null_text.detach().cpu().to(null_text.dtype if null_text.dtype
+                                                    == torch.int32 else torch.float32)
+        self.folder, self.part, self.views, self.provenance = (Path(folder),
+                                                               Path(folder)/'.arrived', views, provenance or {})
         self.dtype, self.num_classes, self.null_text = dtype, num_classes, null_text
         self.rows, self.spec, self.files, self.saved = 0, None, {}, -torch.inf
         if (self.folder/'meta.json').exists():
@@ -220,7 +230,9 @@ class BankWriter:
         again = f'remove {self.folder}, and write the bank again'
         state = read_sealed(self.part/'state.json', again)
         if not wanted:
-            raise ValueError(f'{self.folder} holds the first {state["rows"]} rows of an unfinished bank: give blocks as a function of the rows '
+            raise ValueError(
+                f'{self.folder} holds the first {state["rows"]} rows of an unfinished bank: give blocks as a function '
+                'of the rows '
                              'already there, or remove the folder')
         self.spec = state['spec']
         for name in self.columns():                      # a kill while the finished files were put into place
@@ -228,13 +240,17 @@ class BankWriter:
             if done.exists() and not part.exists(): os.replace(done, part)
         try: self.start(self.spec, state['rows'], state['crc32'])
         except PermissionError: raise
-        except OSError as e: raise ValueError(f'{self.folder} holds an unfinished bank that cannot be gone on with ({e}): {again}') from e
+        except OSError as e:
+            raise ValueError(
+                f'{self.folder} holds an unfinished bank that cannot be gone on with ({e}): {again}') from e
         except ValueError as e: raise ValueError(f'{e}; {again}') from e
 
     def start(self, spec, rows, crc32={}):
         "Open the files that grow, keeping the rows that are there"
         if spec['dtype'] != name_of(self.dtype):
-            raise ValueError(f'the rows in {self.folder} are {spec["dtype"]}, not {self.dtype}: go on with that, or remove the folder')
+            raise ValueError(
+                f'the rows in {self.folder} are {spec["dtype"]}, not {self.dtype}: go on with that, or remove the '
+                'folder')
         self.part.mkdir(exist_ok=True)
         self.spec, self.rows = spec, rows
         self.files = {name: NpyRows(self.part/f'{name}.npy', dtype, shape, rows, crc32.get(name, 0))
@@ -255,14 +271,17 @@ class BankWriter:
         shapes = {name: None if x is None else list(x.shape[1:]) for name, x in block.items()}
         tokens, empty = block['text'] is not None and block['text'].dtype == torch.int32, self.null_text
         digest = None if empty is None else hashlib.sha256(empty.contiguous().numpy().tobytes()).hexdigest()
-        return dict(dtype=name_of(self.dtype), shape=shapes['endpoints'], moments=block['stds'] is not None, labelled=labelled,
+        return dict(dtype=name_of(self.dtype), shape=shapes['endpoints'], moments=block['stds'] is not None,
+                    labelled=labelled,
                     views=self.views, text=shapes['text'], tokens=tokens, embedding=shapes['embedding'],
                     image_embedding=shapes['image_embedding'], null_text=digest)
 
     def check_room(self, z, text):
         "Refuse a block for which the disk has no room"
         need, free = 4*(z.numel() + (0 if text is None else text.numel())), shutil.disk_usage(self.folder).free
-        if free < need: raise ValueError(f'{self.folder} has {free:,} bytes left: make room and go on; the first {self.rows} rows are kept')
+        if free < need:
+            raise ValueError(
+                f'{self.folder} has {free:,} bytes left: make room and go on; the first {self.rows} rows are kept')
 
     def append(self,
         z, # (n, *D) endpoints, or (mean, std) of each
@@ -283,9 +302,11 @@ class BankWriter:
         block = dict(endpoints=z, stds=std, text=text, embedding=embedding, image_embedding=image_embedding)
         spec = self.spec_of(block, y is not None)
         if self.spec is None: self.start(spec, 0)
-        if spec != self.spec: raise ValueError(f'the block from row {self.rows} on is {spec}, the blocks before it are {self.spec}')
+        if spec != self.spec:
+            raise ValueError(f'the block from row {self.rows} on is {spec}, the blocks before it are {self.spec}')
         self.check_room(z, text)
-        stored = {name: x.detach().to('cpu', x.dtype if x.dtype == torch.int32 else self.dtype) for name, x in block.items() if x is not None}
+        stored = {name: x.detach().to('cpu', x.dtype if x.dtype == torch.int32 else self.dtype)
+                  for name, x in block.items() if x is not None}
         self.write(stored | dict(labels=labels.cpu(), norms=stored['endpoints'].float().flatten(1).square().sum(1)))
         if time.monotonic() > self.saved + self.SAVE_EVERY: self.save()
 
@@ -294,7 +315,8 @@ class BankWriter:
         try:
             for name, x in block.items(): self.files[name].append(x)
         except BaseException:
-            self.files = {}                              # half a block is not saved: what was saved last is what is there
+            # half a block is not saved: what was saved last is what is there
+            self.files = {}
             raise
         self.rows += len(block['labels'])
 
@@ -328,7 +350,8 @@ class BankWriter:
         if self.null_text is not None: shapes['null_text'] = name_of(self.null_text.dtype), self.null_text.shape
         files = {name: file_entry(self.folder/f'{name}.npy', dtype, shape) for name, (dtype, shape) in shapes.items()}
         counts = np.bincount(labels, minlength=self.num_classes or 0)
-        write_json(self.folder/'meta.json', sealed(meta_of(counts, self.spec['labelled'], files, views=self.views, provenance=self.provenance)))
+        write_json(self.folder/'meta.json',
+                   sealed(meta_of(counts, self.spec['labelled'], files, views=self.views, provenance=self.provenance)))
         discard(self.part)
 
     def lay_out(self,
@@ -339,9 +362,12 @@ class BankWriter:
         if (order[1:] > order[:-1]).all():
             for name in large: os.replace(self.part/f'{name}.npy', self.folder/f'{name}.npy')
             return
-        need, free = sum((self.part/f'{name}.npy').stat().st_size for name in large), shutil.disk_usage(self.folder).free
+        need = sum((self.part/f'{name}.npy').stat().st_size for name in large)
+        free = shutil.disk_usage(self.folder).free
         if free < need:
-            raise ValueError(f'putting the rows in class order takes {need:,} bytes, {self.folder} has {free:,}: make room and go on; '
+            raise ValueError(
+                f'putting the rows in class order takes {need:,} bytes, {self.folder} has {free:,}: make room and go '
+                'on; '
                              f'all {self.rows} rows are kept')
         for name, (dtype, shape) in large.items(): self.sort(name, dtype, shape, torch.from_numpy(order))
 
@@ -366,20 +392,27 @@ def check_meta(
     if meta['format'] != 'pafm_nb bank 1': raise ValueError(f'format {meta["format"]!r} is not known')
     files, counts = meta['files'], meta['counts']
     if sum(counts) != files['endpoints']['shape'][0]: raise ValueError('its class counts do not add up')
-    if missing := {'labels', 'norms', 'order', 'place'} - files.keys(): raise ValueError(f'it does not mention {sorted(missing)}')
-    for n in (*counts, meta.get('views', 1), *(n for entry in files.values() for n in (entry['bytes'], *entry['shape']))):
+    if missing := {'labels', 'norms', 'order', 'place'} - files.keys():
+        raise ValueError(f'it does not mention {sorted(missing)}')
+    for n in (*counts, meta.get('views', 1),
+              *(n for entry in files.values() for n in (entry['bytes'], *entry['shape']))):
         if type(n) is not int or n < 0: raise ValueError(f'{n!r} in it is no count')
     for entry in files.values():
-        if entry['dtype'] not in DTYPES or type(entry['sha256']) is not str: raise ValueError(f'it says {entry} of a file')
-    if type(meta['labelled']) is not bool or not all(isinstance(part, dict) for part in (meta['prepared'], meta.get('about', {}))):
+        if entry['dtype'] not in DTYPES or type(entry['sha256']) is not str:
+            raise ValueError(f'it says {entry} of a file')
+    if type(meta['labelled']) is not bool or not all(isinstance(part, dict)
+                                                     for part in (meta['prepared'], meta.get('about', {}))):
         raise ValueError('labelled, prepared or about in it is of another type')
 
 class LatentBank(TensorPool):
     """Endpoints on disk, mapped and sorted by class: a `TensorPool` that opens at once and takes no memory.
 
-    Made by `LatentBank.create`, opened by `LatentBank.open`; every sampler, loss and diagnostic that takes a pool takes it.
-    ``bank[index]`` gives the rows `index` (a list, or an int64 or bool tensor) as a `Batch`, in the order in which they were
-    written. A worker gets the folder's name and maps the same pages. What is written to its tensors stays in this process.
+    Made by `LatentBank.create`, opened by `LatentBank.open`; every sampler, loss and diagnostic that takes a pool takes
+    it.
+    ``bank[index]`` gives the rows `index` (a list, or an int64 or bool tensor) as a `Batch`, in the order in which they
+    were
+    written. A worker gets the folder's name and maps the same pages. What is written to its tensors stays in this
+    process.
 
     Parameters
     ----------
@@ -397,7 +430,8 @@ class LatentBank(TensorPool):
     start
         (C + 1,) int64: class c has the rows start[c] to start[c + 1] of `by_class`.
     text, null_text, embedding, image_embedding
-        (N, *L) states or int32 tokens of captions, those of the empty one, (N, E) directions; None where there are none.
+        (N, *L) states or int32 tokens of captions, those of the empty one, (N, E) directions; None where there are
+        none.
     neighbors, neighbors_in_all, cells
         (N, k) int32 and (N,) int32, once `prepare_neighbors` and `prepare_cells` have made them; None before.
     views, provenance
@@ -406,7 +440,8 @@ class LatentBank(TensorPool):
     Raises
     ------
     ValueError
-        From `open`: a file that is cut, foreign or damaged, an unfinished bank. From `create`: rows that are not finite or go
+        From `open`: a file that is cut, foreign or damaged, an unfinished bank. From `create`: rows that are not finite
+        or go
         beyond the type, labels out of range, blocks that differ, a folder that holds a bank.
     FileNotFoundError
         From `open`: no bank, or a file of it is missing.
@@ -424,7 +459,8 @@ class LatentBank(TensorPool):
     >>> bank[[2]].z.tolist(), bank.of_class(0).tolist()
     ([[4.0, 5.0]], [[2.0, 3.0], [6.0, 7.0]])
     """
-    LOCAL = ('by_class', 'std', 'text', 'null_text', 'embedding', 'image_embedding', 'labels', 'norms', 'order', 'place',
+    LOCAL = ('by_class', 'std', 'text', 'null_text', 'embedding', 'image_embedding', 'labels',
+             'norms', 'order', 'place',
              'neighbors', 'neighbors_in_all', 'cells')
     FILES = dict(by_class='endpoints', std='stds')
 
@@ -456,9 +492,12 @@ class LatentBank(TensorPool):
         folder
             A new folder.
         blocks
-            An iterable of blocks (z, y), (z, y, text) or (z, y, text, embedding, image_embedding): z (n, *D) floating point, or
-            (mean, std) of each row; y (n,) int64, or None; text (n, *L) floating point or (n, L) int32; embeddings (n, E). Or a
-            function of the number of rows already there that returns one: then a bank that was stopped goes on after them.
+            An iterable of blocks (z, y), (z, y, text) or (z, y, text, embedding, image_embedding): z (n, *D) floating
+            point, or
+            (mean, std) of each row; y (n,) int64, or None; text (n, *L) floating point or (n, L) int32; embeddings (n,
+            E). Or a
+            function of the number of rows already there that returns one: then a bank that was stopped goes on after
+            them.
         dtype
             To store endpoints in: torch.float16, torch.bfloat16 or torch.float32.
         num_classes
@@ -511,9 +550,11 @@ class LatentBank(TensorPool):
         """
         folder = Path(folder)
         if not (folder/'meta.json').exists():
-            if (folder/'.arrived').exists(): raise ValueError(f'{folder} holds an unfinished bank: go on with LatentBank.create, or remove it')
+            if (folder/'.arrived').exists():
+                raise ValueError(f'{folder} holds an unfinished bank: go on with LatentBank.create, or remove it')
             raise FileNotFoundError(f'there is no bank in {folder} (no meta.json): make one with LatentBank.create')
-        meta = read_json(folder/'meta.json', 'copy it again from where the bank was made, or write the bank again', check_meta)
+        meta = read_json(folder/'meta.json', 'copy it again from where the bank was made, or write the bank again',
+                         check_meta)
         return cls(folder, {k: v for k, v in meta.items() if k != 'checksum'}).to(device)
 
     def verify(self):

@@ -32,7 +32,8 @@ def check_dtype(
     dtype:torch.dtype, # of the moments in the bank
 ) -> str: # its name
     "Refuse a type that moments are not stored in"
-    if dtype not in (torch.float16, torch.float32): raise ValueError(f'moments are stored as torch.float16 or torch.float32, not {dtype}')
+    if dtype not in (torch.float16, torch.float32):
+        raise ValueError(f'moments are stored as torch.float16 or torch.float32, not {dtype}')
     return str(dtype).removeprefix('torch.')
 
 def check_precision(
@@ -41,7 +42,8 @@ def check_precision(
 ) -> str:
     "Refuse a precision that is none"
     precision = precision or ('fp16' if device.type == 'cuda' else 'no')
-    if precision not in PRECISIONS: raise ValueError(f'precision must be one of {", ".join(PRECISIONS)}, got {precision!r}')
+    if precision not in PRECISIONS:
+        raise ValueError(f'precision must be one of {", ".join(PRECISIONS)}, got {precision!r}')
     return precision
 
 def check_side(
@@ -49,7 +51,8 @@ def check_side(
     vae, # that encodes it
 ):
     "Refuse a side that the VAE does not divide"
-    if size % (factor := vae_factor(vae)): raise ValueError(f'size {size} is no multiple of {factor}, by which this VAE shrinks a side')
+    if size % (factor := vae_factor(vae)):
+        raise ValueError(f'size {size} is no multiple of {factor}, by which this VAE shrinks a side')
 
 # %% ../nbs/12b_bank_build.ipynb #f89374d3
 NOT_COMPARED = ('vae', 'clip', 'source', 'files')  # of a bank's provenance: checksums and not places decide
@@ -70,7 +73,9 @@ def finished(
     there, wanted = settings(LatentBank.open(out).provenance), settings(provenance)
     for k in there | wanted:
         if there.get(k) != wanted.get(k):
-            raise ValueError(f'{out} holds a bank made with {k}={there.get(k)!r}, not {wanted.get(k)!r}: give another folder, or remove it')
+            raise ValueError(
+                f'{out} holds a bank made with {k}={there.get(k)!r}, not {wanted.get(k)!r}: give another folder, or '
+                'remove it')
     return True
 
 # %% ../nbs/12b_bank_build.ipynb #321c978f
@@ -123,8 +128,10 @@ class Producer:
         "The missing pieces of this process"
         mine, alone = work.mine(state), state.num_processes == 1
         name = 'encoding' if alone else f'encoding (1 of {state.num_processes} processes)'
-        bar = progress_bar(sum(len(self.of_piece(p)) for p in mine), desc=name, unit=' images', disable=not (progress and state.is_main_process))
-        with bar, closing(prefetch(self.read, (item for p in mine for item in self.of_piece(p)), self.per_piece)) as results:
+        bar = progress_bar(sum(len(self.of_piece(p)) for p in mine), desc=name, unit=' images',
+                           disable=not (progress and state.is_main_process))
+        with bar, closing(prefetch(self.read, (item for p in mine for item in self.of_piece(p)),
+                                   self.per_piece)) as results:
             for p in mine:
                 done = [next(results) for _ in self.of_piece(p)]
                 values = [value for value, reason in done if reason is None]

@@ -19,12 +19,15 @@ def step_generator(
     device='cpu', # where the draws are made
 ) -> torch.Generator:
     "The generator of everything that is drawn for one micro-batch of a step"
-    return torch.Generator(device).manual_seed(int(np.random.SeedSequence([seed, micro_batch, step]).generate_state(1, np.uint64)[0] >> 1))
+    return torch.Generator(device).manual_seed(
+        int(np.random.SeedSequence([seed, micro_batch, step]).generate_state(1, np.uint64)[0] >> 1))
 
 # %% ../nbs/14a_batches.ipynb #df347a37
 @lru_cache(maxsize=2)
 def _shuffled(seed, epoch, n):
-    return torch.randperm(n, generator=torch.Generator().manual_seed(int(np.random.SeedSequence([seed, epoch, 0, 1]).generate_state(1)[0])))
+    return torch.randperm(n,
+                          generator=torch.Generator().manual_seed(
+                              int(np.random.SeedSequence([seed, epoch, 0, 1]).generate_state(1)[0])))
 
 def step_rows(
     seed:int, # of the run
@@ -68,9 +71,11 @@ def check_micro_batches(
 ):
     "Refuse micro-batches that cannot be of one size, or shared"
     if n % processes:
-        raise ValueError(f'micro_batches={n} cannot be shared by {processes} processes: choose a multiple of {processes}')
+        raise ValueError(
+            f'micro_batches={n} cannot be shared by {processes} processes: choose a multiple of {processes}')
     if batch % n:
-        raise ValueError(f'batch_size {batch} cannot be cut into {n} micro-batches, one for each process: choose a multiple')
+        raise ValueError(
+            f'batch_size {batch} cannot be cut into {n} micro-batches, one for each process: choose a multiple')
 
 def count_micro_batches(
     config, # TrainConfig of the run
@@ -82,9 +87,11 @@ def count_micro_batches(
     check_micro_batches(n, config.batch_size, processes)
     batch = f'the global batch of {config.batch_size}'
     if before and before['pieces'] != n:
-        warnings.warn(f'the run drew its batches in {before["pieces"]} micro-batches and goes on with {n}: {batch} and its '
+        warnings.warn(
+            f'the run drew its batches in {before["pieces"]} micro-batches and goes on with {n}: {batch} and its '
                       'rows stay, the noises, times and candidates are others from here on')
     elif before and before['processes'] != processes:
-        warnings.warn(f'the run was on {before["processes"]} processes and goes on with {processes}: {batch} and all draws '
+        warnings.warn(
+            f'the run was on {before["processes"]} processes and goes on with {processes}: {batch} and all draws '
                       'stay, sums are taken in another order')
     return n

@@ -27,7 +27,8 @@ from .sit import unwrapped
 from .vae import PRECISIONS
 
 # %% ../nbs/14c_build.ipynb #5b78b449
-DATA:dict[str, Callable[..., TensorPool]] = dict(digits=digits, captions=partial(captioned_shapes, 8192, 0), scenes=captioned_scenes)
+DATA:dict[str, Callable[..., TensorPool]] = dict(digits=digits, captions=partial(captioned_shapes, 8192, 0),
+                                                 scenes=captioned_scenes)
 TIMES = dict(uniform=uniform_time, logit_normal=logit_normal_time())
 
 # %% ../nbs/14c_build.ipynb #7646eb26
@@ -73,7 +74,8 @@ def check_crop(
 ):
     "Refuse a crop that is larger than the rows"
     if config.crop is not None and config.crop > min(row[-2:]):
-        raise ValueError(f'crop={config.crop} does not fit a row of {config.data}, {row}: choose at most {min(row[-2:])}')
+        raise ValueError(
+            f'crop={config.crop} does not fit a row of {config.data}, {row}: choose at most {min(row[-2:])}')
 
 def check_captions(
     config:TrainConfig, # the run
@@ -114,7 +116,8 @@ def prepared_parts(
     pool, # its data
 ) -> list: # names of parts
     "What a run reads of neighbours and cells"
-    parts = dict(NearestNeighbors=['neighbors'], SmoothedClass=['neighbors'], Cells=['cells']).get(config.candidates, [])
+    parts = dict(NearestNeighbors=['neighbors'], SmoothedClass=['neighbors'],
+                 Cells=['cells']).get(config.candidates, [])
     dropped = config.candidates == 'NearestNeighbors' and config.label_dropout > 0 and pool.num_classes > 1
     return parts + ['neighbors_in_all']*dropped
 
@@ -122,14 +125,16 @@ def check_prepared(
     config:TrainConfig, # the run
     pool, # its data
 ):
-    "Refuse a bank without the neighbours or cells that a run reads: each process would look for them at each start, for hours where the bank is large"
+    """Refuse a bank without the neighbours or cells that a run reads: each process would look for them at each start,
+    for hours where the bank is large"""
     if not isinstance(pool, LatentBank) or config.objective == 'fm': return
     k = config.k + (config.candidates == 'SmoothedClass')
     for part in prepared_parts(config, pool):
         have = pool.meta['prepared'].get(part, {}).get('k')
         if have and (have <= k if part == 'cells' else have >= min(k, len(pool))): continue
         what, across = ('neighbors', ' --across') if part == 'neighbors_in_all' else (part, '')
-        rows = f' in the whole bank for rows without their label (label_dropout={config.label_dropout})' if across else ''
+        rows = (f' in the whole bank for rows without their label (label_dropout={config.label_dropout})'
+                if across else '')
         raise ValueError(f'{config.candidates} with k={config.k} reads {what} of k={k}{rows}, and {config.data} has '
                          f'{f"those of k={have}" if have else "none"}: make them once with '
                          f'pafm_prepare {what} --bank {config.data} --k {min(k, len(pool))}{across}')
@@ -146,7 +151,8 @@ def build_objective(
     common = dict(path=PATHS[config.path](), time=time, label_dropout=config.label_dropout, **null)
     if config.objective == 'fm': return FMLoss(**common)
     try: sampler = SAMPLERS[config.candidates](pool, config.k, **config.sampler_args)
-    except TypeError as e: raise ValueError(f'{config.candidates} does not take sampler_args={config.sampler_args} ({e})') from e
+    except TypeError as e:
+        raise ValueError(f'{config.candidates} does not take sampler_args={config.sampler_args} ({e})') from e
     return PAFMLoss(sampler, temperature=config.temperature, **common)
 
 # %% ../nbs/14c_build.ipynb #ac1578a3

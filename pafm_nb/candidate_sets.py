@@ -38,7 +38,8 @@ class Noisy(NamedTuple):
     ) -> 'Noisy':
         dtype = working_dtype(z)
         t = t.to(dtype)
-        return cls(z.flatten(1).to(dtype), eps.flatten(1).to(dtype), path.alpha(t), path.sigma(t).clamp_min(1e-18), temperature)
+        return cls(z.flatten(1).to(dtype), eps.flatten(1).to(dtype), path.alpha(t),
+                   path.sigma(t).clamp_min(1e-18), temperature)
 
     def some(self,
         rows:Tensor, # (B,) bool
@@ -47,7 +48,8 @@ class Noisy(NamedTuple):
         return Noisy(self.z[rows], self.eps[rows], self.a[rows], self.b[rows], self.temperature)
 
 class CandidateSet:
-    "What a sampler returns: the endpoints that each row may have come from. A kind of set says how it is checked and averaged"
+    """What a sampler returns: the endpoints that each row may have come from.
+    A kind of set says how it is checked and averaged"""
     source:Tensor|None = None # (B,) int64 column of each row's source; None is column 0
 
     def check(self,
@@ -89,7 +91,8 @@ def check_possible(
 ):
     "Refuse rows whose own source is excluded"
     if log_prior is None or not readable(log_prior) or not (gone := log_prior == -torch.inf).any(): return
-    raise ValueError(f'row {gone.nonzero()[0].item()} has log_prior -inf for its own source: the source must stay possible')
+    raise ValueError(
+        f'row {gone.nonzero()[0].item()} has log_prior -inf for its own source: the source must stay possible')
 
 def check_numbers(
     name:str, # of the tensor, for the message
@@ -101,8 +104,12 @@ def check_numbers(
     fits = isinstance(x, Tensor) and x.ndim == len(shape) and all(b in (None, a) for a, b in zip(x.shape, shape))
     if not fits or x.dtype != torch.int64:
         got = f'{tuple(x.shape)} {x.dtype}' if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"{name} must be a tensor ({', '.join('K' if s is None else str(s) for s in shape)}{',' if len(shape) == 1 else ''}) int64, got {got}")
-    if 0 in x.shape: raise ValueError(f'{name} is empty: a candidate set holds at least the source (K = 1 is flow matching)')
+        raise ValueError(
+            f"{name} must be a tensor "
+            f"({', '.join('K' if s is None else str(s) for s in shape)}{',' if len(shape) == 1 else ''}) int64, got "
+            f"{got}")
+    if 0 in x.shape:
+        raise ValueError(f'{name} is empty: a candidate set holds at least the source (K = 1 is flow matching)')
     if readable(x) and not (0 <= x.min() <= x.max() < n):
         raise ValueError(f'{name} holds {(x.min() if x.min() < 0 else x.max()).item()}: count from 0 to {n - 1}')
 
@@ -117,7 +124,10 @@ def check_source(
     same = same_rows(found, z)
     if not same.all():
         row = (~same).nonzero()[0].item()
-        raise ValueError(f'row {row}: the candidate in the source\'s place is not the source; put z[b] into column 0 of its candidates, or give the index of the rows that were drawn; an augmented row is not the pool\'s, and betrays itself among plain ones ({(~same).sum().item()} such rows)')
+        raise ValueError(
+            f'row {row}: the candidate in the source\'s place is not the source; put z[b] into column 0 of its '
+            'candidates, or give the index of the rows that were drawn; an augmented row is not the pool\'s, and '
+            f'betrays itself among plain ones ({(~same).sum().item()} such rows)')
 
 def posterior_weights(
     log_w:Tensor, # (B, K) log-likelihood relative to the source
@@ -158,7 +168,10 @@ class Candidates(CandidateSet):
     log_prior:Tensor|None=None # (B, K) log p(y|z_j) p(z_j) up to a constant; -inf masks
 
     def check(self, z):
-        if check_candidates(z, self.z, self.log_prior): raise ValueError(f'Candidates are (B, K, *D), got {tuple(self.z.shape)}: use SharedCandidates for a pool that all rows share')
+        if check_candidates(z, self.z, self.log_prior):
+            raise ValueError(
+                f'Candidates are (B, K, *D), got {tuple(self.z.shape)}: use SharedCandidates for a pool that all rows '
+                'share')
         check_source(z, self.z[:, 0], None if self.log_prior is None else self.log_prior[:, 0])
 
     def average(self, noisy):
@@ -195,7 +208,8 @@ def mix(
     total, # (B, K) weights -> (B, D) weighted sums of the candidates
     norms:Tensor, # (K,) or (B, K) squared norms of the candidates
     log_prior:Tensor|None, # (K,), (B, K) or None
-) -> tuple: # (B, D) sum_j w_j (z_j - source), (B, K) weights, (n,) rows in which that is not exact enough, if one may ask
+# (B, D) sum_j w_j (z_j - source), (B, K) weights, (n,) rows in which that is not exact enough, if one may ask
+) -> tuple:
     "Average by inner products, but for the heaviest candidates, which are done by differences"
     z, r = noisy.z, (noisy.a/noisy.b)[:, None]
     scale = r.clamp_min(1)
@@ -230,7 +244,9 @@ class SharedCandidates(CandidateSet):
     norms:Tensor|None=None # (N,) squared norms, if they are stored
 
     def check(self, z):
-        if not check_candidates(z, self.z, self.log_prior): raise ValueError(f'SharedCandidates are (N, *D), got {tuple(self.z.shape)}: use Candidates for each row\'s own')
+        if not check_candidates(z, self.z, self.log_prior):
+            raise ValueError(
+                f'SharedCandidates are (N, *D), got {tuple(self.z.shape)}: use Candidates for each row\'s own')
         if self.norms is not None and (not isinstance(self.norms, Tensor) or self.norms.shape != (len(self.z),)):
             raise ValueError(f'norms must be a tensor ({len(self.z)},), the squared norms of the pool: leave them out')
         if self.source is None: return self._find(z)
@@ -248,7 +264,8 @@ class SharedCandidates(CandidateSet):
         if possible is not None: there &= possible.gather(1, near)
         for row in (~there.any(1)).nonzero()[:, 0].tolist():
             same = same_rows(self.z, z[row])
-            if not same.any(): raise ValueError(f'row {row} has its source not among the candidates: the pool must hold every z[b]')
+            if not same.any():
+                raise ValueError(f'row {row} has its source not among the candidates: the pool must hold every z[b]')
             if possible is not None and not possible[row][same].any():
                 raise ValueError(f'row {row} has log_prior -inf for its own source: the source must stay possible')
 
@@ -256,14 +273,19 @@ class SharedCandidates(CandidateSet):
         pool = self.z.flatten(1).to(noisy.z.dtype)
         norms = self.norms if self.norms is not None and self.norms.dtype == pool.dtype else pool.square().sum(1)
         prior = None if self.log_prior is None else self.log_prior.to(pool.dtype)
-        shift, weights, rows = mix(noisy, lambda q: q @ pool.T, lambda near: lookup(pool, near), lambda w: w @ pool, norms, prior)
+        shift, weights, rows = mix(noisy, lambda q: q @ pool.T, lambda near: lookup(pool, near),
+                                   lambda w: w @ pool, norms, prior)
         if len(rows):
             prior = prior if prior is None else prior.expand(len(shift), -1)[rows]
-            shift[rows], weights[rows] = by_differences(noisy.some(rows), len(pool), lambda c, room: room.copy_(pool), prior)
+            shift[rows], weights[rows] = by_differences(noisy.some(rows), len(pool),
+                                                        lambda c, room: room.copy_(pool), prior)
         return shift, weights
 
     def source_weight(self, weights):
-        if self.source is None: raise ValueError('SharedCandidates without source do not say where the sources are: give source, the row of each in the pool')
+        if self.source is None:
+            raise ValueError(
+                'SharedCandidates without source do not say where the sources are: give source, the row of each in the '
+                'pool')
         return super().source_weight(weights)
 
 # %% ../nbs/03_candidate_sets.ipynb #b9b3b9a6
@@ -303,25 +325,32 @@ class RowCandidates(CandidateSet):
     def check(self, z):
         check_candidates(z, self.z, None)
         check_rows(self, z, len(self.z))
-        check_source(z, self.z[self.at_source(self.rows)], None if self.log_prior is None else self.at_source(self.log_prior))
+        check_source(z, self.z[self.at_source(self.rows)],
+                     None if self.log_prior is None else self.at_source(self.log_prior))
 
     def differences(self, noisy, rows, log_prior):
         "The average of some rows without products"
         pool = self.z.flatten(1)
         def take(c, room):
-            if pool.dtype == room.dtype: torch.index_select(pool, 0, rows[c].reshape(-1), out=room.view(-1, room.shape[2]))
+            if pool.dtype == room.dtype:
+                torch.index_select(pool, 0, rows[c].reshape(-1), out=room.view(-1, room.shape[2]))
             else: room.copy_(lookup(pool, rows[c]))
         return by_differences(noisy, rows.shape[1], take, log_prior)
 
     def average(self, noisy):
         pool, rows, log_prior = self.z.flatten(1), self.rows, self.log_prior
-        if pool.dtype != noisy.z.dtype: return self.differences(noisy, rows, log_prior)     # widened once, a few rows at a time
+        # widened once, a few rows at a time
+        if pool.dtype != noisy.z.dtype: return self.differences(noisy, rows, log_prior)
         norms = lookup(self.norms, rows) if self.norms.dtype == pool.dtype else lookup(pool.square().sum(1), rows)
-        small = len(pool) <= 16*rows.shape[1]            # one product with the whole pool costs less than looking rows up
+        # one product with the whole pool costs less than looking rows up
+        small = len(pool) <= 16*rows.shape[1]
         dot = (lambda q: (q @ pool.T).gather(1, rows)) if small else (lambda q: bag_dot(q, pool, rows))
         total = lambda w: embedding_bag(rows, pool, per_sample_weights=w, mode='sum')
-        shift, weights, again = mix(noisy, dot, lambda near: lookup(pool, rows.gather(1, near)), total, norms, log_prior if log_prior is None else log_prior.to(pool.dtype))
-        if len(again): shift[again], weights[again] = self.differences(noisy.some(again), rows[again], log_prior if log_prior is None else log_prior[again])
+        shift, weights, again = mix(noisy, dot, lambda near: lookup(pool, rows.gather(1, near)), total, norms,
+                                    log_prior if log_prior is None else log_prior.to(pool.dtype))
+        if len(again):
+            shift[again], weights[again] = self.differences(noisy.some(again), rows[again],
+                                                            log_prior if log_prior is None else log_prior[again])
         return shift, weights
 
 # %% ../nbs/03_candidate_sets.ipynb #0ca77ff9
@@ -337,7 +366,8 @@ class GaussianCandidates(CandidateSet):
     def check(self, z):
         check_candidates(z, self.mean, None)
         if not isinstance(self.std, Tensor) or self.std.shape != self.mean.shape:
-            raise ValueError(f'std must be a tensor like mean {tuple(self.mean.shape)}, one standard deviation for each number')
+            raise ValueError(
+                f'std must be a tensor like mean {tuple(self.mean.shape)}, one standard deviation for each number')
         check_rows(self, z, len(self.mean))
         check_possible(None if self.log_prior is None else self.at_source(self.log_prior))
 

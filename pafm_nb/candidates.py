@@ -31,7 +31,8 @@ def random_groups(
     k:int, # largest size of a group
     generator=None, # torch.Generator on y's device
 ) -> tuple[Tensor, Tensor]: # (n, k) int64 rows, -1 for none, and (n,) column of each row itself
-    "Cut rows of one label at random into groups of at most k, as equal as can be; a dropped row gets k random ones of all"
+    """Cut rows of one label at random into groups of at most k, as equal as can be;
+    a dropped row gets k random ones of all"""
     n, turn = len(y), torch.arange(k, device=y.device)
     circle = torch.rand(n, generator=generator, device=y.device).argsort()
     arc = circle[(circle.argsort()[:, None] + turn) % n]
@@ -48,7 +49,8 @@ def random_groups(
 def gather_rows(
     z:Tensor, # (B, *D) rows of this process; every process has as many
     y:Tensor|None, # (B,) their labels
-) -> tuple[Tensor, Tensor|None, int]: # (P*B, *D) rows of all processes, their labels, and the number of this one's first
+# (P*B, *D) rows of all processes, their labels, and the number of this one's first
+) -> tuple[Tensor, Tensor|None, int]:
     "The rows of all processes, in their order; without torch.distributed those of this one"
     if not (dist.is_available() and dist.is_initialized()): return z, y, 0
     def everyone(x):
@@ -57,13 +59,16 @@ def gather_rows(
         return torch.cat(found)
     if readable(z):
         sizes = everyone(torch.tensor([len(z)])).tolist()
-        if len(set(sizes)) > 1: raise ValueError(f'gathered=True needs equally many rows on every process, got {sizes}: drop the last batch of an epoch')
+        if len(set(sizes)) > 1:
+            raise ValueError(
+                f'gathered=True needs equally many rows on every process, got {sizes}: drop the last batch of an epoch')
     return everyone(z), None if y is None else everyone(y), dist.get_rank()*len(z)
 
 class InBatch:
     """The rows of the batch that share the row's label, all of them or random groups of k; exactly unbiased.
 
-    Called as `sampler(batch, generator=None)`; a dropped label (-1) takes rows of any label and is taken by dropped ones only.
+    Called as `sampler(batch, generator=None)`; a dropped label (-1) takes rows of any label and is taken by dropped
+    ones only.
 
     Parameters
     ----------
@@ -112,18 +117,22 @@ class InBatch:
         rows = torch.arange(len(z), device=z.device)
         if self.k is not None:
             check_generator(generator, z.device)
-            rows, source = (x[mine] for x in random_groups(torch.zeros_like(rows) if y is None else y, min(self.k, len(z)), generator))
+            rows, source = (x[mine] for x in random_groups(torch.zeros_like(rows) if y is None else y,
+                                                           min(self.k, len(z)), generator))
             empty = torch.zeros(rows.shape, device=z.device).masked_fill_(rows < 0, -torch.inf)
             return RowCandidates(z, rows.clamp_min(0), z.flatten(1).to(working_dtype(z)).square().sum(1), empty, source)
         if y is None or batch.y is None: return SharedCandidates(z, source=rows[mine])
         fits = (batch.y[:, None] == y) | (batch.y[:, None] == -1)
-        return SharedCandidates(z, torch.zeros_like(fits, dtype=torch.float32).masked_fill_(~fits, -torch.inf), rows[mine])
+        return SharedCandidates(z, torch.zeros_like(fits, dtype=torch.float32).masked_fill_(~fits, -torch.inf),
+                                rows[mine])
 
 # %% ../nbs/04_candidates.ipynb #6d0c7a03
 class Recent:
-    """The source and those of the last k - 1 rows seen that share its label: for streams, accumulation, few rows a device.
+    """The source and those of the last k - 1 rows seen that share its label: for streams, accumulation, few rows a
+    device.
 
-    Called as `sampler(batch, generator=None)`; every call puts the rows of its batch into the queue for the calls after it. A
+    Called as `sampler(batch, generator=None)`; every call puts the rows of its batch into the queue for the calls after
+    it. A
     dropped label (-1) takes rows of any label and is taken by dropped ones only.
 
     Parameters
@@ -131,7 +140,8 @@ class Recent:
     k : int
         Candidates, the source included; k = 1 is flow matching. Rows of other labels count and are masked.
     independent : bool
-        You say that rows are independent draws of the data (a stream, or with replacement): then, averaged over the queue, the
+        You say that rows are independent draws of the data (a stream, or with replacement): then, averaged over the
+        queue, the
         target is exactly unbiased, and `.exact` is True. Shuffled epochs are not.
 
     Returns
@@ -146,7 +156,8 @@ class Recent:
 
     Notes
     -----
-    `state_dict()` and `load_state_dict(state)` hand the queue out and take it back. The hypotheses are proved in 04_candidates.
+    `state_dict()` and `load_state_dict(state)` hand the queue out and take it back. The hypotheses are proved in
+    04_candidates.
 
     Examples
     --------
@@ -168,7 +179,8 @@ class Recent:
         generator:torch.Generator|None=None, # not used: nothing is drawn
     ) -> SharedCandidates: # the rows of the batch, then those of the queue
         check_batch(batch); check_told(self, batch.y is not None, batch.condition)
-        z, y = batch.z, torch.zeros(len(batch.z), dtype=torch.int64, device=batch.z.device) if batch.y is None else batch.y
+        z = batch.z
+        y = torch.zeros(len(batch.z), dtype=torch.int64, device=batch.z.device) if batch.y is None else batch.y
         if self.z is not None and self.y is not None:
             check_seen(self.z, batch.z)
             z, y = torch.cat([z, self.z.to(z)]), torch.cat([y, self.y.to(y)])
@@ -194,7 +206,9 @@ def check_seen(
 ):
     "Refuse rows of another shape than those before"
     if seen.shape[1:] != z.shape[1:]:
-        raise ValueError(f'rows were {tuple(seen.shape[1:])} and are {tuple(z.shape[1:])} now: take a Recent of its own for each shape')
+        raise ValueError(
+            f'rows were {tuple(seen.shape[1:])} and are {tuple(z.shape[1:])} now: take a Recent of its own for each '
+            'shape')
 
 # %% ../nbs/04_candidates.ipynb #d419b850
 def check_source_pool(
@@ -204,9 +218,12 @@ def check_source_pool(
     "Refuse a pool that a sampler cannot draw from"
     check_pool(pool); check_told(sampler, pool.labelled, pool.text)
     name = type(sampler).__name__
-    if sampler.moments and pool.mean is None: raise ValueError(f'{name} needs a pool with moments: TensorPool(z, y, mean, std)')
+    if sampler.moments and pool.mean is None:
+        raise ValueError(f'{name} needs a pool with moments: TensorPool(z, y, mean, std)')
     if sampler.moments is False and pool.mean is not None:
-        raise ValueError(f'{name} takes rows as they are stored, and a row of a pool with moments is a fresh draw: use ExactMoments or MomentDraws, or a pool without')
+        raise ValueError(
+            f'{name} takes rows as they are stored, and a row of a pool with moments is a fresh draw: use ExactMoments '
+            'or MomentDraws, or a pool without')
 
 def check_places(
     batch:Batch, # checked already
@@ -216,14 +233,21 @@ def check_places(
 ):
     "Refuse rows that do not say where in this pool they are from"
     z, index, n = batch.z, batch.index, len(pool)
-    if index is None: raise ValueError(f'{name} needs the rows\' places in the pool: pass Batch(z, y, index), or draw with pool[index]')
-    if z.shape[1:] != pool.by_class.shape[1:] and whole_rows: raise ValueError(f'a row of the batch is {tuple(z.shape[1:])} and a row of the pool {tuple(pool.by_class.shape[1:])}: draw the batch from this pool')
+    if index is None:
+        raise ValueError(
+            f'{name} needs the rows\' places in the pool: pass Batch(z, y, index), or draw with pool[index]')
+    if z.shape[1:] != pool.by_class.shape[1:] and whole_rows:
+        raise ValueError(
+            f'a row of the batch is {tuple(z.shape[1:])} and a row of the pool {tuple(pool.by_class.shape[1:])}: draw '
+            'the batch from this pool')
     if not isinstance(index, Tensor) or index.shape != (len(z),):
         got = tuple(index.shape) if isinstance(index, Tensor) else type(index).__name__
         raise ValueError(f'index must be a tensor ({len(z)},), got {got}')
     check_index(index, n)
-    if z.device != pool.place.device: raise ValueError(f'the batch is on {z.device} and the pool on {pool.place.device}: move the pool with .to()')
-    if readable(z) and (index < 0).any(): raise ValueError(f'index {index[index < 0][0].item()} is out of range: the pool has {n} rows')
+    if z.device != pool.place.device:
+        raise ValueError(f'the batch is on {z.device} and the pool on {pool.place.device}: move the pool with .to()')
+    if readable(z) and (index < 0).any():
+        raise ValueError(f'index {index[index < 0][0].item()} is out of range: the pool has {n} rows')
 
 def check_labels_of(
     y:Tensor, # (B,) labels of the batch, -1 where dropped
@@ -234,8 +258,13 @@ def check_labels_of(
     "Refuse labels that the pool does not have there"
     if not readable(y) or (same := (y == -1) | (y == stored)).all(): return
     b = int((~same).nonzero()[0])
-    if not -1 <= y[b] < classes: raise ValueError(f'label {y[b].item()} is out of range: the pool has the classes 0 to {classes - 1}, and -1 marks a dropped label')
-    raise ValueError(f'row {b} has label {y[b].item()}, its place {index[b].item()} in the pool {stored[b].item()}: is index in the pool\'s order?')
+    if not -1 <= y[b] < classes:
+        raise ValueError(
+            f'label {y[b].item()} is out of range: the pool has the classes 0 to {classes - 1}, and -1 marks a dropped '
+            'label')
+    raise ValueError(
+        f'row {b} has label {y[b].item()}, its place {index[b].item()} in the pool {stored[b].item()}: is index in the '
+        'pool\'s order?')
 
 class PoolSampler:
     "A sampler that draws from a pool: checks, and the stretch of the sorted pool that fits each row's label"
@@ -245,7 +274,8 @@ class PoolSampler:
     moments:bool|None = None # must the pool have moments (True), must it have none (False), or does either do?
     def __init__(self,
         pool, # a TensorPool or a LatentBank
-        log_prior:Tensor|None=None, # (N,) log of how often training draws each row, up to a constant, in your order; None: all alike
+        # (N,) log of how often training draws each row, up to a constant, in your order; None: all alike
+        log_prior:Tensor|None=None,
     ):
         check_source_pool(self, pool)
         if log_prior is not None:
@@ -258,7 +288,8 @@ class PoolSampler:
         log_prior:Tensor|None=None, # (B, K) what else is known
     ) -> Tensor|None: # (B, K)
         "The log-prior of candidates: the law the rows are drawn by, -inf for places that are empty"
-        if self.log_prior is not None: log_prior = self.log_prior[rows.clamp_min(0)] + (0 if log_prior is None else log_prior)
+        if self.log_prior is not None:
+            log_prior = self.log_prior[rows.clamp_min(0)] + (0 if log_prior is None else log_prior)
         if not self.ragged: return log_prior
         if log_prior is None: log_prior = torch.zeros(rows.shape, device=rows.device)
         return log_prior.masked_fill(rows < 0, -torch.inf)
@@ -267,8 +298,11 @@ class PoolSampler:
         batch:Batch, # rows of the pool
         generator=None, # what draws candidates, to be checked
     ) -> tuple: # (B, 2) int64 start and stop of the compatible rows, (B,) int64 row of each source
-        "Where the endpoints compatible with each row's label lie in the sorted pool; a dropped label (-1) takes the whole pool"
-        check_batch(batch); check_told(self, batch.y is not None, batch.condition); check_generator(generator, batch.z.device)
+        """Where the endpoints compatible with each row's label lie in the sorted pool;
+        a dropped label (-1) takes the whole pool"""
+        check_batch(batch)
+        check_told(self, batch.y is not None, batch.condition)
+        check_generator(generator, batch.z.device)
         pool = self.pool
         check_places(batch, pool, type(self).__name__, self.whole_rows)
         place = pool.place[batch.index]
@@ -283,11 +317,14 @@ def check_stored(
     batch:Batch, # the rows
     stored:Tensor, # (B, *D) the pool's rows at their places
 ):
-    "Refuse rows that are not as they are stored: a source that was augmented, among candidates that were not, betrays itself"
+    """Refuse rows that are not as they are stored: a source that was augmented, among candidates that were not,
+    betrays itself"""
     if not readable(stored): return
     other = ~same_rows(batch.z, stored)
     if other.any():
-        raise ValueError(f'row {other.nonzero()[0].item()} of the batch is not as stored in the pool at its index: an augmented source among plain candidates makes a biased target. '
+        raise ValueError(
+            f'row {other.nonzero()[0].item()} of the batch is not as stored in the pool at its index: an augmented '
+            'source among plain candidates makes a biased target. '
                          'Store augmented images as rows of the pool, or use InBatch, RandomCrops or MomentDraws')
 
 def check_drawn(
@@ -299,14 +336,17 @@ def check_drawn(
     if not readable(place) or not same_rows(batch.z, pool.take(place)).all(): return
     mean, std = read_rows(pool.mean, place), read_rows(pool.std, place)
     if (mean + std == mean).all(): return                # spreads too small to be seen
-    raise ValueError('the rows are as they are stored, and in a pool with moments a row is a draw of them: take draw(pool, index) for pool[index]')
+    raise ValueError(
+        'the rows are as they are stored, and in a pool with moments a row is a draw of them: take draw(pool, index) '
+        'for pool[index]')
 
 # %% ../nbs/04_candidates.ipynb #7306d23a
 def distinct(
     n:Tensor, # (B,) int64 how many there are to choose from
     k:int, # how many to choose
     generator=None, # torch.Generator on n's device
-) -> Tensor: # (B, k) int64, distinct in each row, every subset of range(n) equally likely; all of them and -1 where n < k
+# (B, k) int64, distinct in each row, every subset of range(n) equally likely; all of them and -1 where n < k
+) -> Tensor:
     "Uniform subsets without replacement, one for each row (Floyd's algorithm, all turns at once)"
     u = torch.rand(len(n), k, dtype=torch.float64, generator=generator, device=n.device)
     if k == 0: return u.long()
@@ -349,11 +389,13 @@ def own_candidates(
     generator=None, # torch.Generator on the batch's device, for pools with moments
     log_prior:Tensor|None=None, # (B, K)
 ) -> Candidates: # (B, K, *D)
-    "Gather each row's candidates in one indexed read; the source stands as it is in the batch, and beside a draw from moments stand draws"
+    """Gather each row's candidates in one indexed read; the source stands as it is in the batch,
+    and beside a draw from moments stand draws"""
     rows = rows.clamp_min(0)
     found = pool.take(rows) if pool.mean is None else read_rows(pool.mean, rows)
     if pool.mean is None: check_stored(Batch(z), found[:, 0])
-    found = found.to(torch.promote_types(found.dtype, z.dtype))   # a fresh float32 draw must not be rounded to a half-precision pool
+    # a fresh float32 draw must not be rounded to a half-precision pool
+    found = found.to(torch.promote_types(found.dtype, z.dtype))
     if pool.mean is not None:
         noise = torch.randn(found.shape, dtype=found.dtype, generator=generator, device=z.device)
         found.addcmul_(read_rows(pool.std, rows).to(found.dtype), noise)
@@ -369,13 +411,16 @@ def warn_small(
     "Say once that some classes have fewer than k; True if so"
     small = (sizes > 0) & (sizes < k)
     if not small.any(): return False
-    warnings.warn(f'{small.sum().item()} of {(sizes > 0).sum().item()} classes have fewer than {k} {what} (class {small.nonzero()[0].item()} has {sizes[small][0].item()}): their rows take all there are')
+    warnings.warn(
+        f'{small.sum().item()} of {(sizes > 0).sum().item()} classes have fewer than {k} {what} (class '
+        f'{small.nonzero()[0].item()} has {sizes[small][0].item()}): their rows take all there are')
     return True
 
 class InClass(PoolSampler):
     """The source and k - 1 others of its class, uniform without replacement; exactly unbiased.
 
-    Called as `sampler(batch, generator=None)` with rows of the pool (their `index`); where the label is dropped (-1) the others
+    Called as `sampler(batch, generator=None)` with rows of the pool (their `index`); where the label is dropped (-1)
+    the others
     come from the whole pool.
 
     Parameters
@@ -427,7 +472,8 @@ class InClass(PoolSampler):
 class WholeClass(PoolSampler):
     """All endpoints of the row's class: the exact posterior, no noise left where the label is known; exactly unbiased.
 
-    Called as `sampler(batch, generator=None)` with rows of the pool; a row whose label is dropped (-1) takes as many of the whole
+    Called as `sampler(batch, generator=None)` with rows of the pool; a row whose label is dropped (-1) takes as many of
+    the whole
     pool as the largest class has, the source among them.
 
     Parameters
@@ -470,7 +516,8 @@ class WholeClass(PoolSampler):
         circle = torch.randperm(len(pool), generator=torch.Generator().manual_seed(0)).to(device)
         self.seat = circle.argsort()                     # where each row sits in the circle
         inside = torch.arange(len(pool) + self.width - 1, device=device).clamp_max(len(pool) - 1)
-        self.stretches = torch.cat([inside, circle, circle[:self.width - 1]]).unfold(0, self.width, 1)     # a view: of the pool, then of the circle
+        # a view: of the pool, then of the circle
+        self.stretches = torch.cat([inside, circle, circle[:self.width - 1]]).unfold(0, self.width, 1)
 
     def rows(self,
         batch:Batch, # rows of the pool
@@ -493,7 +540,8 @@ class WholeClass(PoolSampler):
         generator=None, # torch.Generator on the batch's device: for dropped labels
     ) -> CandidateSet:
         pool = self.pool
-        if pool.num_classes == 1: return SharedCandidates(pool.by_class, self.log_prior, self.spans(batch, generator)[1], pool.norms)
+        if pool.num_classes == 1:
+            return SharedCandidates(pool.by_class, self.log_prior, self.spans(batch, generator)[1], pool.norms)
         rows, source = self.rows(batch, generator)
         return RowCandidates(pool.by_class, rows.clamp_min(0), pool.norms, self.weigh(rows), source)
 
@@ -501,7 +549,8 @@ class WholeClass(PoolSampler):
 class MomentDraws(PoolSampler):
     """The source and k - 1 fresh draws from the same image's encoder moments; exactly unbiased.
 
-    Called as `sampler(batch, generator=None)` with rows from `draw(pool, index)`; labels do not matter, all candidates share them.
+    Called as `sampler(batch, generator=None)` with rows from `draw(pool, index)`; labels do not matter, all candidates
+    share them.
 
     Parameters
     ----------
@@ -556,9 +605,18 @@ def check_crops(
 ):
     "Refuse a pool that crops cannot be had from"
     row = tuple(pool.by_class.shape[1:])
-    if pool.views == 1 and pool.mean is not None: raise ValueError('RandomCrops cuts images as they are stored, and a row of a pool with moments is a fresh draw: encode several views of each image, or use MomentDraws')
-    if pool.views > 1 and k > pool.views: raise ValueError(f'k = {k} is more than the {pool.views} crops of each image that the pool holds: choose a smaller k, or prepare more crops')
-    if pool.views == 1 and len(row) != 3: raise ValueError(f'RandomCrops needs a pool of images (N, C, H, W), or of several views of each image, and a row of this one is {row}')
+    if pool.views == 1 and pool.mean is not None:
+        raise ValueError(
+            'RandomCrops cuts images as they are stored, and a row of a pool with moments is a fresh draw: encode '
+            'several views of each image, or use MomentDraws')
+    if pool.views > 1 and k > pool.views:
+        raise ValueError(
+            f'k = {k} is more than the {pool.views} crops of each image that the pool holds: choose a smaller k, or '
+            'prepare more crops')
+    if pool.views == 1 and len(row) != 3:
+        raise ValueError(
+            'RandomCrops needs a pool of images (N, C, H, W), or of several views of each image, and a row of this '
+            f'one is {row}')
 
 def check_square(
     z:Tensor, # (B, *D) what was given
@@ -566,12 +624,15 @@ def check_square(
 ):
     "Refuse what are no square crops of such images"
     if z.ndim == 4 and z.shape[1] == images.shape[1] and z.shape[2] == z.shape[3]: return
-    raise ValueError(f'RandomCrops takes square crops of {tuple(images.shape[1:])} and the batch has {tuple(z.shape[1:])}: draw it with draw(pool, index, crop=size)')
+    raise ValueError(
+        f'RandomCrops takes square crops of {tuple(images.shape[1:])} and the batch has {tuple(z.shape[1:])}: draw it '
+        'with draw(pool, index, crop=size)')
 
 class RandomCrops(PoolSampler):
     """The source, a random crop of its image, and k - 1 more crops of the same image; exactly unbiased.
 
-    Called as `sampler(batch, generator=None)` with crops from `draw(pool, index, crop=size)`, or with rows of a pool of views;
+    Called as `sampler(batch, generator=None)` with crops from `draw(pool, index, crop=size)`, or with rows of a pool of
+    views;
     labels do not matter, all candidates share them.
 
     Parameters
@@ -623,14 +684,17 @@ class RandomCrops(PoolSampler):
             more = random_crops(self.pool.by_class[place], batch.z.shape[-1], self.k - 1, generator)
             return Candidates(torch.cat([batch.z[:, None], more], 1))
         views = self.pool.views
-        rows = others_of((place - place % views)[:, None], place, distinct(torch.full_like(place, views - 1), self.k - 1, generator))
+        rows = others_of((place - place % views)[:, None], place,
+                         distinct(torch.full_like(place, views - 1), self.k - 1, generator))
         return own_candidates(self.pool, batch.z, rows, generator)
 
 # %% ../nbs/04_candidates.ipynb #b9a54f63
 class ExactMoments(WholeClass):
-    """All images of the row's class as Gaussians: the exact posterior of the encoder's moments, K infinite; exactly unbiased.
+    """All images of the row's class as Gaussians: the exact posterior of the encoder's moments, K infinite; exactly
+    unbiased.
 
-    Called as `sampler(batch, generator=None)` with rows from `draw(pool, index)`; a row whose label is dropped (-1) takes as many
+    Called as `sampler(batch, generator=None)` with rows from `draw(pool, index)`; a row whose label is dropped (-1)
+    takes as many
     images of the whole pool as the largest class has.
 
     Parameters
@@ -673,9 +737,11 @@ class ExactMoments(WholeClass):
 
 # %% ../nbs/04_candidates.ipynb #1660626d
 class NearestNeighbors(PoolSampler):
-    """The source and its k - 1 nearest neighbours in its class: **biased** against the pool's field, and of less noise near data.
+    """The source and its k - 1 nearest neighbours in its class: **biased** against the pool's field, and of less noise
+    near data.
 
-    Called as `sampler(batch, generator=None)` with rows of the pool; where the label is dropped (-1) they are neighbours in the
+    Called as `sampler(batch, generator=None)` with rows of the pool; where the label is dropped (-1) they are
+    neighbours in the
     whole pool. Needs FAISS, or a bank that holds neighbours.
 
     Parameters
@@ -751,14 +817,17 @@ def local_spread(
     near, parts = NearestNeighbors(pool, k + 1).near[:, 1:].long(), []
     for rows in torch.arange(len(pool), device=near.device).split(1024):
         there = (near[rows] >= 0).view(len(rows), -1, *[1]*(pool.by_class.ndim - 1))
-        off = read_rows(pool.by_class, near[rows].clamp_min(0)).float() - read_rows(pool.by_class, rows).float()[:, None]
+        off = read_rows(pool.by_class,
+                        near[rows].clamp_min(0)).float() - read_rows(pool.by_class, rows).float()[:, None]
         parts.append(((off.square()*there).sum(1)/there.sum(1).clamp_min(1)).sqrt())
     return torch.cat(parts)
 
 class SmoothedClass(PoolSampler):
-    """All endpoints of the row's class as Gaussians, as wide as neighbours are far: exact for this smoothed pool, **biased** against the pool itself.
+    """All endpoints of the row's class as Gaussians, as wide as neighbours are far: exact for this smoothed pool,
+    **biased** against the pool itself.
 
-    Called as `sampler(batch, generator=None)` with rows of the pool; where the label is dropped (-1) all of the pool. Nothing is
+    Called as `sampler(batch, generator=None)` with rows of the pool; where the label is dropped (-1) all of the pool.
+    Nothing is
     drawn. Needs FAISS, or a bank that holds neighbours.
 
     Parameters
@@ -814,7 +883,8 @@ class SmoothedClass(PoolSampler):
         start, n = span[:, :1], span.diff()
         turn = torch.arange(int(n.max()) if readable(n) else len(self.pool), device=place.device)
         rows = torch.where(turn < n, start + turn, -1)
-        return GaussianCandidates(self.pool.by_class, self.std, rows.clamp_min(0), self.weigh(rows), place - start[:, 0])
+        return GaussianCandidates(self.pool.by_class, self.std, rows.clamp_min(0),
+                                  self.weigh(rows), place - start[:, 0])
 
 # %% ../nbs/04_candidates.ipynb #127570ac
 def cell_members(
@@ -839,7 +909,8 @@ def first_cells(
 class Cells(PoolSampler):
     """The source's cell, and `extra` other cells of its class drawn at random; exactly unbiased, and near.
 
-    Called as `sampler(batch, generator=None)` with rows of the pool; where the label is dropped (-1) the other cells come from
+    Called as `sampler(batch, generator=None)` with rows of the pool; where the label is dropped (-1) the other cells
+    come from
     the whole pool. Needs FAISS, or a bank that holds cells.
 
     Parameters
@@ -856,7 +927,8 @@ class Cells(PoolSampler):
     Returns
     -------
     Candidates
-        When called: (B, (1 + extra)k, *D), the source in column 0, a log-prior of -inf where a cell has no more members.
+        When called: (B, (1 + extra)k, *D), the source in column 0, a log-prior of -inf where a cell has no more
+        members.
 
     Raises
     ------
@@ -886,7 +958,8 @@ class Cells(PoolSampler):
         else:
             from pafm_nb.neighbors import pool_cells
             cell = pool_cells(pool, k)
-        self.cell, self.members, self.first = cell.to(device), cell_members(cell, k).to(device), first_cells(pool, cell).to(device)
+        self.cell, self.members, self.first = (cell.to(device), cell_members(cell, k).to(device),
+                                               first_cells(pool, cell).to(device))
         if extra: warn_small(self.first.diff(), 1 + extra, f'cells of {k}')
         self.extra = min(extra, len(self.members) - 2)
 
@@ -904,13 +977,15 @@ class Cells(PoolSampler):
             cells = others_of(low[:, None], own, distinct(high - low - 1, self.extra, generator))
         rows = self.members[cells].flatten(1)
         rows = torch.where(rows == place[:, None], rows[:, :1], rows)
-        rows = torch.cat([place[:, None], rows[:, 1:]], 1)                         # the source changes places with the first
+        # the source changes places with the first
+        rows = torch.cat([place[:, None], rows[:, 1:]], 1)
         return own_candidates(self.pool, batch.z, rows, generator, self.weigh(rows))
 
 # %% ../nbs/04_candidates.ipynb #166dade3
 def balance(
     likeness:Tensor, # (M, N) log-weights of rows i and columns j
-) -> Tensor: # (M,) float64 v: with u = -logsumexp_i(likeness_ij + v_i) rows and columns of exp(v_i + u_j + likeness_ij) sum to 1
+# (M,) float64 v: with u = -logsumexp_i(likeness_ij + v_i) rows and columns of exp(v_i + u_j + likeness_ij) sum to 1
+) -> Tensor:
     "Sinkhorn scaling by Newton's method on its convex dual, from flat weights to sharp ones"
     likeness = likeness.double()
     sharp = math.log2(max(1., likeness.abs().max().item()/10))
@@ -938,7 +1013,8 @@ def sinkhorn(
 ) -> Tensor: # (N,) float32 u of mean 0: with exp(v_i + u_j + s cos_ij) for some v every endpoint has the same share
     "Sinkhorn scaling of the similarity of captions i and endpoints j, chunk by chunk"
     n, images = len(captions), captions if images is None else images
-    chosen = torch.arange(n) if n <= anchors else torch.randperm(n, generator=torch.Generator().manual_seed(0))[:anchors]
+    chosen = torch.arange(n) if n <= anchors else torch.randperm(n,
+                                                                 generator=torch.Generator().manual_seed(0))[:anchors]
     normal = lambda x, rows: torch.nn.functional.normalize(read_rows(x, rows).double(), dim=-1)
     few = normal(captions, chosen.to(captions.device))
     v = balance(scale*few @ normal(images, chosen.to(images.device)).T)
@@ -955,8 +1031,12 @@ def check_captions(
 ):
     "Refuse a pool whose captions cannot be compared, and numbers that do not fit it"
     if pool.text is None: raise ValueError('TextLikelihood needs a pool with captions: TensorPool(z, text=states)')
-    check_drawn_from(pool, k); check_number('scale', scale, lambda x: 0 <= x < math.inf, 'a finite number of at least 0')
-    if stored is None and not pool.text.is_floating_point(): raise ValueError('TextLikelihood needs embeddings, and the pool has token ids: prepare a bank, which stores an embedding of each caption')
+    check_drawn_from(pool, k)
+    check_number('scale', scale, lambda x: 0 <= x < math.inf, 'a finite number of at least 0')
+    if stored is None and not pool.text.is_floating_point():
+        raise ValueError(
+            'TextLikelihood needs embeddings, and the pool has token ids: prepare a bank, which stores an embedding of '
+            'each caption')
 
 def check_drawn_from(
     pool, # a TensorPool or a LatentBank
@@ -966,14 +1046,17 @@ def check_drawn_from(
     if k > len(pool): raise ValueError(f'k = {k} is more than the pool\'s {len(pool)} endpoints: choose a smaller k')
 
 class TextLikelihood(PoolSampler):
-    """The source and k - 1 uniform draws of the pool, compatible with its caption as far as embeddings are similar: a model, not exact.
+    """The source and k - 1 uniform draws of the pool, compatible with its caption as far as embeddings are similar: a
+    model, not exact.
 
-    Called as `sampler(batch, generator=None)` with rows of the pool; where the caption is dropped (y = -1) all are compatible.
+    Called as `sampler(batch, generator=None)` with rows of the pool; where the caption is dropped (y = -1) all are
+    compatible.
 
     Parameters
     ----------
     pool : TensorPool or LatentBank
-        With captions; of a bank only the stored embeddings are read. With an `image_embedding` the caption of one row is
+        With captions; of a bank only the stored embeddings are read. With an `image_embedding` the caption of one row
+        is
         compared with the image of the other, else with its caption.
     k : int
         Candidates, the source included; at most the rows of the pool.
@@ -1015,7 +1098,10 @@ class TextLikelihood(PoolSampler):
         self.k, self.scale = k, scale
         self.captions = caption_embedding(pool.text, pool.null_text) if stored is None else stored
         self.images = self.captions if pool.image_embedding is None else pool.image_embedding
-        if self.images.shape != self.captions.shape: raise ValueError(f'captions have embeddings {tuple(self.captions.shape)} and images {tuple(self.images.shape)}: take both from one encoder')
+        if self.images.shape != self.captions.shape:
+            raise ValueError(
+                f'captions have embeddings {tuple(self.captions.shape)} and images {tuple(self.images.shape)}: take '
+                'both from one encoder')
         self.u = sinkhorn(self.captions, scale, self.images)
 
     def __call__(self,
@@ -1024,7 +1110,8 @@ class TextLikelihood(PoolSampler):
     ) -> Candidates: # (B, k, *D), the source in column 0
         _, place = self.spans(batch, generator)
         rows = some_of_all(place, len(self.pool), self.k, generator)
-        caption, images = (torch.nn.functional.normalize(read_rows(x, at).float(), dim=-1) for x, at in ((self.captions, place), (self.images, rows)))
+        caption, images = (torch.nn.functional.normalize(read_rows(x, at).float(), dim=-1)
+                           for x, at in ((self.captions, place), (self.images, rows)))
         log_prior = self.scale*(images @ caption[..., None]).squeeze(-1) + self.u[rows]
         log_prior = log_prior - log_prior[:, :1]
         if batch.y is not None: log_prior = log_prior.masked_fill((batch.y == -1)[:, None], 0.)
@@ -1037,15 +1124,23 @@ def check_log_p(
 ) -> Tensor: # (B, K) relative to the source's
     "Refuse what are no log-likelihoods of these candidates"
     check_tensor('log_p(condition, rows)', log_p, str(tuple(rows.shape)))
-    if log_p.shape != rows.shape: raise ValueError(f'log_p(condition, rows) must return {tuple(rows.shape)}, a number for each candidate, got {tuple(log_p.shape)}')
-    if readable(log_p) and not (log_p < torch.inf).all(): raise ValueError(f'log_p(condition, rows) returned {log_p[~(log_p < torch.inf)][0].item()}: give a log-likelihood, -inf for what is impossible')
+    if log_p.shape != rows.shape:
+        raise ValueError(
+            f'log_p(condition, rows) must return {tuple(rows.shape)}, a number for each candidate, got '
+            f'{tuple(log_p.shape)}')
+    if readable(log_p) and not (log_p < torch.inf).all():
+        raise ValueError(
+            f'log_p(condition, rows) returned {log_p[~(log_p < torch.inf)][0].item()}: give a log-likelihood, -inf for '
+            'what is impossible')
     check_possible(log_p[:, 0])
     return log_p - log_p[:, :1]
 
 class Likelihood(PoolSampler):
-    """The source and k - 1 uniform draws of the pool, weighed by the likelihood of the row's condition: exactly unbiased if that is known.
+    """The source and k - 1 uniform draws of the pool, weighed by the likelihood of the row's condition: exactly
+    unbiased if that is known.
 
-    Called as `sampler(batch, generator=None)` with rows of the pool that have a `condition`; where it is dropped (y = -1) all
+    Called as `sampler(batch, generator=None)` with rows of the pool that have a `condition`; where it is dropped (y =
+    -1) all
     endpoints are compatible.
 
     Parameters
@@ -1055,7 +1150,8 @@ class Likelihood(PoolSampler):
     k : int
         Candidates, the source included; k = 1 is flow matching, `len(pool)` the whole pool.
     log_p : callable
-        `log_p(condition, rows)` with the batch's conditions (B, ...) and the candidates' places (B, k) int64 in your order
+        `log_p(condition, rows)` with the batch's conditions (B, ...) and the candidates' places (B, k) int64 in your
+        order
         returns (B, k) floating point log p(y_b|z_j), up to a constant for each row b; -inf for what is impossible.
     exact : bool
         False says that `log_p` is a kernel or another model, not the likelihood.
@@ -1070,7 +1166,8 @@ class Likelihood(PoolSampler):
     Raises
     ------
     ValueError
-        For k beyond the pool, a `log_p` that cannot be called; when called, for rows without a condition or that are not the
+        For k beyond the pool, a `log_p` that cannot be called; when called, for rows without a condition or that are
+        not the
         pool's, and for log-likelihoods of another shape, NaN, +inf, or -inf for the source.
 
     Notes
@@ -1088,7 +1185,8 @@ class Likelihood(PoolSampler):
     tensor([[-2.0000, -0.5000,  0.0000]])
     """
     by_label = False
-    def __init__(self, pool, k:int, log_p:Callable[[Tensor, Tensor], Tensor], exact:bool=True, log_prior:Tensor|None=None):
+    def __init__(self, pool, k:int, log_p:Callable[[Tensor, Tensor], Tensor], exact:bool=True,
+                 log_prior:Tensor|None=None):
         check_count('k', k, 1)
         super().__init__(pool, log_prior)
         check_drawn_from(pool, k)
@@ -1100,7 +1198,10 @@ class Likelihood(PoolSampler):
         generator:torch.Generator|None=None, # on the batch's device
     ) -> Candidates: # (B, k, *D), the source in column 0
         _, place = self.spans(batch, generator)
-        if batch.condition is None: raise ValueError('Likelihood needs the conditions of the rows: draw them from TensorPool(z, condition=y), or pass Batch(z, None, index, condition)')
+        if batch.condition is None:
+            raise ValueError(
+                'Likelihood needs the conditions of the rows: draw them from TensorPool(z, condition=y), or pass '
+                'Batch(z, None, index, condition)')
         rows = some_of_all(place, len(self.pool), self.k, generator)
         log_prior = check_log_p(self.log_p(batch.condition, self.pool.order[rows]), rows)
         if batch.y is not None: log_prior = log_prior.masked_fill((batch.y == -1)[:, None], 0.)
@@ -1112,6 +1213,10 @@ def in_batch(pool, k):
     check_pool(pool); check_told(InBatch, pool.labelled, pool.text)
     return InBatch()
 
-SAMPLERS:dict[str, Callable[..., Any]] = dict(InBatch=in_batch, InClass=InClass, WholeClass=lambda pool, k, **kwargs: WholeClass(pool, **kwargs), NearestNeighbors=NearestNeighbors, Cells=Cells, SmoothedClass=SmoothedClass,
-                MomentDraws=MomentDraws, ExactMoments=lambda pool, k, **kwargs: ExactMoments(pool, **kwargs), RandomCrops=RandomCrops,
+SAMPLERS:dict[str, Callable[..., Any]] = dict(InBatch=in_batch, InClass=InClass,
+                                              WholeClass=lambda pool, k, **kwargs: WholeClass(pool, **kwargs),
+                                              NearestNeighbors=NearestNeighbors, Cells=Cells,
+                                              SmoothedClass=SmoothedClass,
+                MomentDraws=MomentDraws, ExactMoments=lambda pool, k, **kwargs: ExactMoments(pool, **kwargs),
+                RandomCrops=RandomCrops,
                 TextLikelihood=TextLikelihood)

@@ -48,9 +48,13 @@ def write_shapes(
         with require('webdataset').TarWriter(str(folder/f'{s:05d}.tar'), encoder=False, mtime=0) as tar:
             for i in range(s*n, (s + 1)*n):
                 jpg, width = io.BytesIO(), side + (i % 3)*side//8
-                image_grid(pool.z[i:i + 1], 1, 1).crop((2, 2, 18, 18)).resize((width, side), Image.Resampling.BICUBIC).save(jpg, 'JPEG', quality=95)
+                image_grid(pool.z[i:i + 1], 1, 1).crop((2, 2, 18, 18)).resize((width, side),
+                                                                              Image.Resampling.BICUBIC).save(jpg,
+                                                                                                             'JPEG',
+                                                                                                             quality=95)
                 facts = dict(caption=captions[i], key=f'{s:05d}{i:04d}', status='success', width=width, height=side)
-                tar.write(dict(__key__=facts['key'], jpg=jpg.getvalue(), txt=captions[i].encode(), json=json.dumps(facts).encode()))
+                tar.write(dict(__key__=facts['key'], jpg=jpg.getvalue(), txt=captions[i].encode(),
+                               json=json.dumps(facts).encode()))
     return str(folder/(f'{{00000..{shards - 1:05d}}}.tar' if shards > 1 else '00000.tar'))
 
 # %% ../nbs/12d_captions.ipynb #5fa40b43
@@ -65,17 +69,22 @@ def open_shards(
             found += sorted(path for path in files if not is_hidden(path.name))
         else:
             try: found += [Path(path) for path in islice(require('braceexpand').braceexpand(str(name)), 1_000_000)]
-            except ValueError as e: raise ValueError(f'{name} is no pattern ({e}): write one as cc12m-{{00000..01242}}.tar') from e
+            except ValueError as e:
+                raise ValueError(f'{name} is no pattern ({e}): write one as cc12m-{{00000..01242}}.tar') from e
     if not found: raise FileNotFoundError(f'there is no .tar file in {shards}: give a folder of shards, or a pattern')
     if missing := [path for path in found if not path.is_file()]:
-        raise FileNotFoundError(f'{len(missing)} of {len(found)} shards are not there, {missing[0]} first: fetch them, or give the pattern of those that are (shards are read from disk)')
+        raise FileNotFoundError(
+            f'{len(missing)} of {len(found)} shards are not there, {missing[0]} first: fetch them, or give the pattern '
+            'of those that are (shards are read from disk)')
     first = {}
     for path in found:
         try:
             with open(path, 'rb') as file: state = os.fstat(file.fileno())
         except OSError as e:
             raise ValueError(f'{path} cannot be read ({e.strerror}): give the right to read it, or leave it out') from e
-        if (twin := first.setdefault((state.st_dev, state.st_ino), path)) is not path: raise ValueError(f'{path} is given twice{"" if twin == path else f", as {twin} too"}: every shard counts once')
+        if (twin := first.setdefault((state.st_dev, state.st_ino), path)) is not path:
+            raise ValueError(
+                f'{path} is given twice{"" if twin == path else f", as {twin} too"}: every shard counts once')
     return found
 
 # %% ../nbs/12d_captions.ipynb #558802bb
@@ -120,7 +129,8 @@ def read_caption(
 ) -> str: # without space, or a byte-order mark, around it
     "A caption, or a ValueError that says what is wrong with it"
     try: caption = data.decode('utf-8-sig').strip()
-    except UnicodeDecodeError as e: raise ValueError(f'its caption is not UTF-8 ({e.reason} at byte {e.start})') from None
+    except UnicodeDecodeError as e:
+        raise ValueError(f'its caption is not UTF-8 ({e.reason} at byte {e.start})') from None
     if not caption: raise ValueError('its caption is empty')
     return caption
 
@@ -158,9 +168,11 @@ def tiny_clip(
     width:int=32, # of the text states
     side:int=32, # of the images it sees
 ) -> str: # the folder
-    "Save an untrained CLIP with a tokenizer that knows the words of the captioned shapes and letters, for tests and lessons"
+    """Save an untrained CLIP with a tokenizer that knows the words of the captioned shapes and letters,
+    for tests and lessons"""
     clip = require('transformers')
-    letters = [chr(c) for c in (*range(33, 127), *range(161, 173), *range(174, 512))][:256]  # as byte-level BPE writes the 256 bytes
+    # as byte-level BPE writes the 256 bytes
+    letters = [chr(c) for c in (*range(33, 127), *range(161, 173), *range(174, 512))][:256]
     words, merges = [*letters, *(c + '</w>' for c in letters)], []
     for word in WORDS:
         parts = [*word[:-1], word[-1] + '</w>']
@@ -169,13 +181,17 @@ def tiny_clip(
                 merges.append((''.join(parts[:n - 1]), parts[n - 1])); words.append(whole)
     words += ['<|startoftext|>', '<|endoftext|>']
     tower = dict(hidden_size=width, intermediate_size=2*width, num_hidden_layers=2, num_attention_heads=2)
-    text = tower | dict(vocab_size=len(words), bos_token_id=len(words) - 2, eos_token_id=len(words) - 1, pad_token_id=len(words) - 1)
+    text = tower | dict(vocab_size=len(words), bos_token_id=len(words) - 2, eos_token_id=len(words) - 1,
+                        pad_token_id=len(words) - 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = clip.CLIPModel(clip.CLIPConfig(text_config=text, vision_config=tower | dict(image_size=side, patch_size=side//4), projection_dim=24))
+        model = clip.CLIPModel(clip.CLIPConfig(text_config=text,
+                                               vision_config=tower | dict(image_size=side, patch_size=side//4),
+                                               projection_dim=24))
     model.save_pretrained(folder)
     clip.CLIPTokenizerFast(vocab={word: i for i, word in enumerate(words)}, merges=merges).save_pretrained(folder)
-    clip.CLIPImageProcessor(size=dict(shortest_edge=side), crop_size=dict(height=side, width=side)).save_pretrained(folder)
+    clip.CLIPImageProcessor(size=dict(shortest_edge=side),
+                            crop_size=dict(height=side, width=side)).save_pretrained(folder)
     return str(folder)
 
 # %% ../nbs/12d_captions.ipynb #01da5e30
@@ -195,8 +211,11 @@ def check_clip(
     "Refuse a folder without a whole CLIP, and weights that are a pickle"
     if not (lack := lacking(folder)): return
     if lack[0] == CLIP_FILES[1] and (pickled := sorted(folder.glob('*.bin'))):
-        raise ValueError(f'{pickled[0]} is a pickle, which may run any code when it is read: convert it to safetensors where you trust it')
-    raise FileNotFoundError(f'{folder} has no {lack[0]}: give a folder with model, tokenizer and image processor of a CLIP, '
+        raise ValueError(
+            f'{pickled[0]} is a pickle, which may run any code when it is read: convert it to safetensors where you '
+            'trust it')
+    raise FileNotFoundError(
+        f'{folder} has no {lack[0]}: give a folder with model, tokenizer and image processor of a CLIP, '
                             'as save_pretrained of transformers writes them')
 
 def clip_folder(
@@ -224,9 +243,16 @@ def load_clip(
 ) -> tuple: # transformers' CLIPModel, frozen, on the CPU; its folder; SHA-256 of its weights
     "Load a CLIP from safetensors, complete or not at all"
     folder, clip = clip_folder(name), require('transformers')
-    try: model, report = clip.CLIPModel.from_pretrained(folder, use_safetensors=True, local_files_only=True, output_loading_info=True)
-    except Exception as e: raise ValueError(f'the CLIP in {folder} cannot be read ({str(e).strip().splitlines()[0]}): copy it again') from e
-    if wrong := sorted(report['missing_keys']): raise ValueError(f'{folder}/model.safetensors lacks {len(wrong)} weights, {wrong[0]} first: give a whole CLIP, text and image tower')
+    try:
+        model, report = clip.CLIPModel.from_pretrained(folder, use_safetensors=True,
+                                                       local_files_only=True, output_loading_info=True)
+    except Exception as e:
+        raise ValueError(
+            f'the CLIP in {folder} cannot be read ({str(e).strip().splitlines()[0]}): copy it again') from e
+    if wrong := sorted(report['missing_keys']):
+        raise ValueError(
+            f'{folder}/model.safetensors lacks {len(wrong)} weights, {wrong[0]} first: give a whole CLIP, text and '
+            'image tower')
     digest = hashlib.sha256()
     with open(folder/'model.safetensors', 'rb') as f:
         while chunk := f.read(2**22): digest.update(chunk)
@@ -241,10 +267,13 @@ class TextEncoder:
         sha256:str, # of the weights
     ):
         config = model.config.text_config
-        self.tower, self.projection, self.tokenizer, self.sha256 = model.text_model, model.text_projection, tokenizer, sha256
+        self.tower, self.projection, self.tokenizer, self.sha256 = (model.text_model,
+                                                                    model.text_projection, tokenizer, sha256)
         self.length, self.width, self.eos = config.max_position_embeddings, config.hidden_size, tokenizer.eos_token_id
         if len(tokenizer) > config.vocab_size or config.eos_token_id not in (2, self.eos):
-            raise ValueError(f'the tokenizer (of {len(tokenizer)} tokens, the last {self.eos}) is not that of these weights (of {config.vocab_size}, the last {config.eos_token_id}): copy both from one place')
+            raise ValueError(
+                f'the tokenizer (of {len(tokenizer)} tokens, the last {self.eos}) is not that of these weights (of '
+                f'{config.vocab_size}, the last {config.eos_token_id}): copy both from one place')
 
     @property
     def device(self) -> torch.device: return self.projection.weight.device
@@ -253,8 +282,11 @@ class TextEncoder:
         captions:list, # of strings
     ) -> Tensor: # (n, length) int32 on the CPU
         "Token ids, padded and cut to one length"
-        if isinstance(captions, str) or not len(captions): raise ValueError(f'captions must be a list of at least one string, got {captions!r}')
-        return torch.tensor(self.tokenizer(list(captions), padding='max_length', truncation=True, max_length=self.length, split_special_tokens=True)['input_ids'], dtype=torch.int32)
+        if isinstance(captions, str) or not len(captions):
+            raise ValueError(f'captions must be a list of at least one string, got {captions!r}')
+        return torch.tensor(self.tokenizer(list(captions), padding='max_length', truncation=True,
+                                           max_length=self.length, split_special_tokens=True)['input_ids'],
+                            dtype=torch.int32)
 
     @torch.no_grad()
     def encode(self,
@@ -293,8 +325,10 @@ class ImageEncoder:
         processor, # its CLIPImageProcessor, read for its numbers
     ):
         self.tower, self.projection = model.vision_model, model.visual_projection
-        self.short, self.crop = processor.size['shortest_edge'], (processor.crop_size['height'], processor.crop_size['width'])
-        self.mean, self.std = (torch.tensor(x, device=self.projection.weight.device)[:, None, None] for x in (processor.image_mean, processor.image_std))
+        self.short, self.crop = processor.size['shortest_edge'], (processor.crop_size['height'],
+                                                                  processor.crop_size['width'])
+        self.mean, self.std = (torch.tensor(x, device=self.projection.weight.device)[:, None, None]
+                               for x in (processor.image_mean, processor.image_std))
 
     @torch.no_grad()
     def pooled(self,
@@ -315,7 +349,8 @@ def load_image_encoder(
     "CLIP's image tower with its preprocessing"
     model, folder, _ = load_clip(name)
     del model.text_model
-    return ImageEncoder(model.to(device, dtype), require('transformers').CLIPImageProcessor.from_pretrained(folder, local_files_only=True))
+    return ImageEncoder(model.to(device, dtype),
+                        require('transformers').CLIPImageProcessor.from_pretrained(folder, local_files_only=True))
 
 # %% ../nbs/12d_captions.ipynb #0123881d
 TEXT = ('states', 'tokens')
@@ -418,7 +453,10 @@ def write_notes(
             yield from (dict(shard=path.name, key=key, caption=caption) for key, caption in note['rows'])
     json_lines(Path(out)/f'.{NOTES[0]}', lines())
     write_json(Path(out)/f'.{NOTES[1]}', skipped)
-    if not any(counts): raise ValueError(f'no sample of {len(shards)} shards could be used: {out}/.{NOTES[1]} says why; remove {out}, and give other shards')
+    if not any(counts):
+        raise ValueError(
+            f'no sample of {len(shards)} shards could be used: {out}/.{NOTES[1]} says why; remove {out}, and give '
+            'other shards')
     return counts
 
 def read_captions(
@@ -431,7 +469,9 @@ def read_captions(
     try:
         with open(file) as f: found = {i: line for i, line in enumerate(islice(f, max(rows) + 1)) if i in wanted}
         return [json.loads(found[i])['caption'] for i in rows]
-    except (ValueError, LookupError, TypeError, RecursionError) as e: raise ValueError(f'{file} is damaged ({e!r}): copy it from where the bank was made, or write the bank again') from e
+    except (ValueError, LookupError, TypeError, RecursionError) as e:
+        raise ValueError(
+            f'{file} is damaged ({e!r}): copy it from where the bank was made, or write the bank again') from e
 
 # %% ../nbs/12d_captions.ipynb #c34d2e59
 class ShardProducer(Producer):
@@ -454,7 +494,8 @@ class ShardProducer(Producer):
     def make(self, work, state, progress=True):
         "The missing shards of this process, each read front to back"
         missing, hidden = len(work.missing()), not (progress and state.is_main_process)
-        with progress_bar(work.total, desc='encode', unit=' shards', initial=work.total - missing, disable=hidden) as bar:
+        with progress_bar(work.total, desc='encode', unit=' shards', initial=work.total - missing,
+                          disable=hidden) as bar:
             for i in work.mine(state):
                 path, most = self.items[i]
                 arrays, rows, skipped = encode_shard(path, self.encoders, self.text, self.size, self.batch_size, most)

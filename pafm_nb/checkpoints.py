@@ -29,7 +29,8 @@ def read_state(
     "What a checkpoint says of itself, checked; the weights are not looked at"
     folder = Path(folder)
     try: state = read_sealed(folder/'state.json', OLDER, of=f'checkpoint {folder}')
-    except FileNotFoundError: raise ValueError(f'checkpoint {folder} is damaged (it has no state.json): {OLDER}') from None
+    except FileNotFoundError:
+        raise ValueError(f'checkpoint {folder} is damaged (it has no state.json): {OLDER}') from None
     if _step_of(folder) not in (None, state.get('step')):
         raise ValueError(f'checkpoint {folder} is damaged (its state.json is of step {state.get("step")}): {OLDER}')
     return state
@@ -106,7 +107,8 @@ def save_checkpoint(
         part.rename(done)
     except (OSError, SafetensorError) as e:
         shutil.rmtree(part, ignore_errors=True)
-        raise ValueError(f'the checkpoint of step {step} cannot be written to {folder} ({e}): make room there and go on from '
+        raise ValueError(
+            f'the checkpoint of step {step} cannot be written to {folder} ({e}): make room there and go on from '
                          f'the last one, {last_name(folder)}') from e
     for old in [p for p in checkpoints_in(folder) if _step_of(p) <= step and not p.is_symlink()][:-keep]:
         try: discard(old)
@@ -126,8 +128,11 @@ def read_checkpoint(
     from safetensors.torch import load as load_tensors
     folder = Path(folder)
     state = read_state(folder)
-    try: return {name: load_tensors(_checked(folder/f'{name}.safetensors', state['checksums'][name])) for name in FILES}, state
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e: raise ValueError(f'checkpoint {folder} is damaged ({e}): {OLDER}') from e
+    try:
+        return {name: load_tensors(_checked(folder/f'{name}.safetensors', state['checksums'][name]))
+                for name in FILES}, state
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
+        raise ValueError(f'checkpoint {folder} is damaged ({e}): {OLDER}') from e
 
 def newest_checkpoint(
     folder, # of all checkpoints of a run
@@ -191,7 +196,10 @@ class JsonLines:
         "Append a line"
         try:
             with open(self.path, 'a') as f: f.write(json.dumps(dict(step=step, **values)) + '\n')
-        except OSError as e: raise ValueError(f'{self.path} cannot be written ({e.strerror}): make room there and go on from the last checkpoint') from e
+        except OSError as e:
+            raise ValueError(
+                f'{self.path} cannot be written ({e.strerror}): make room there and go on from the last '
+                'checkpoint') from e
 
 def read_log(
     path, # of a log.jsonl
@@ -204,5 +212,6 @@ def read_log(
         except (ValueError, RecursionError): record = None
         if not isinstance(record, dict) or not isinstance(record.get('step'), int): break
         records.append(record)
-    if lines and not records and lines[0].endswith(b'\n'): raise ValueError(f'{path} is no log of a run: move it away, or give another folder')
+    if lines and not records and lines[0].endswith(b'\n'):
+        raise ValueError(f'{path} is no log of a run: move it away, or give another folder')
     return records

@@ -47,12 +47,17 @@ def summary_table(
     result:dict, # of compare
 ) -> str:
     "FM and PAFM side by side: the mean over seeds, and the spread where there is more than one"
-    names = dict(fd_digits='FD-digits to the training set', fd_digits_held_out='FD-digits to held-out digits', kd_digits='KD-digits', precision='precision', recall='recall', nearest_train='distance to nearest training digit')
+    names = dict(fd_digits='FD-digits to the training set', fd_digits_held_out='FD-digits to held-out digits',
+                 kd_digits='KD-digits', precision='precision', recall='recall',
+                 nearest_train='distance to nearest training digit')
     def cell(s): return f'{s["mean"]:.3f}' + ('' if s['std'] is None else f' +- {s["std"]:.3f}')
     fm, pafm = result['summary']['fm'], result['summary']['pafm']
-    lines = [f'{"":36s}{"FM":>18s}{"PAFM":>18s}'] + [f'{label:36s}{cell(fm[k]):>18s}{cell(pafm[k]):>18s}' for k, label in names.items() if k in fm]
+    lines = [f'{"":36s}{"FM":>18s}{"PAFM":>18s}'] + [f'{label:36s}{cell(fm[k]):>18s}{cell(pafm[k]):>18s}'
+                                                     for k, label in names.items() if k in fm]
     p = result['protocol']
-    return '\n'.join([*lines, f'{p["steps"]} steps, seeds {p["seeds"]}, {p["n_samples"]} samples, {p["sampling"]["method"]} {p["sampling"]["steps"]} steps, no guidance, {p["device"]}'])
+    return '\n'.join([*lines,
+                      f'{p["steps"]} steps, seeds {p["seeds"]}, {p["n_samples"]} samples, {p["sampling"]["method"]} '
+                      f'{p["sampling"]["steps"]} steps, no guidance, {p["device"]}'])
 
 @call_parse
 def pafm_demo(
@@ -88,13 +93,15 @@ def json_object(
 
 def train_parser() -> argparse.ArgumentParser:
     "The flags of `pafm_train`: one for each field of `TrainConfig`, none with a default of its own"
-    parser = argparse.ArgumentParser('pafm_train', description='Train a recipe, or go on with a run', allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser('pafm_train', description='Train a recipe, or go on with a run',
+                                     allow_abbrev=False, argument_default=argparse.SUPPRESS)
     parser.add_argument('--recipe', choices=tuple(RECIPES), help='settings to start from')
     parser.add_argument('--resume', metavar='DIR', help='folder of a run to go on with')
     kinds = {bool: true_or_false, dict: json_object, int: int, float: float, str: str, int|None: int}
     help = {name: said.replace('\n', ' ').replace('%', '%%') for name, said in docments(TrainConfig).items() if said}
     for f in fields(TrainConfig):
-        parser.add_argument(f'--{f.name}', type=kinds[f.type], metavar={bool: 'true|false', dict: 'JSON'}.get(f.type, f.name.upper()), help=help[f.name])
+        parser.add_argument(f'--{f.name}', type=kinds[f.type],
+                            metavar={bool: 'true|false', dict: 'JSON'}.get(f.type, f.name.upper()), help=help[f.name])
     return parser
 
 def train_config(
@@ -119,12 +126,16 @@ def pafm_train():
         check_writable(config.out)
         from pafm_nb.training import Trainer             # torch takes seconds: not before the flags are good
         trainer = Trainer(config).fit()
-        if trainer.accelerator.is_main_process: print(f'{trainer.step} steps are in {trainer.out}: checkpoints, log.jsonl, tensorboard' + ', samples'*bool(trainer.config.sample_every))
+        if trainer.accelerator.is_main_process:
+            print(f'{trainer.step} steps are in {trainer.out}: checkpoints, log.jsonl, tensorboard'
+                  + ', samples'*bool(trainer.config.sample_every))
         trainer.accelerator.end_training()
     return run_command(work, 'pafm_train --resume with the folder goes on')
 
 # %% ../nbs/18_commands.ipynb #246b2174
-def _precision(): return Param('Precision of the passes; auto: fp16 on a GPU, no on a CPU', str, choices=('auto', 'no', 'fp16', 'bf16'))
+def _precision():
+    return Param('Precision of the passes; auto: fp16 on a GPU, no on a CPU', str,
+                 choices=('auto', 'no', 'fp16', 'bf16'))
 def _stored(): return Param('Type that the bank stores', str, choices=('float16', 'float32'))
 
 MOST = dict(size=2**14, crops=2**12, seed=2**31 - 2)  # of other counts 2**20
@@ -145,7 +156,8 @@ def check_there(*paths):
 
 def check_model(name):
     "Refuse what is neither a folder nor owner/name"
-    if not Path(name).is_dir() and not re.fullmatch(r'[\w.-]+/[\w.-]+', name): raise FileNotFoundError(f'there is no folder {name}: give one that is there, or owner/name on the hub')
+    if not Path(name).is_dir() and not re.fullmatch(r'[\w.-]+/[\w.-]+', name):
+        raise FileNotFoundError(f'there is no folder {name}: give one that is there, or owner/name on the hub')
 
 # %% ../nbs/18_commands.ipynb #2baa6150
 def _imagenet(
@@ -162,16 +174,19 @@ def _imagenet(
     seed:int=0, # of the random crops
 ):
     "Encode labelled images into a bank"
-    check_given(dict(size=size, crops=crops, batch_size=batch_size, limit=min(limit or 1, 1)), seed, images=images, vae=vae, out=out)
+    check_given(dict(size=size, crops=crops, batch_size=batch_size, limit=min(limit or 1, 1)), seed,
+                images=images, vae=vae, out=out)
     check_there(images); check_model(vae); check_writable(out)
     import torch
     from pafm_nb.encoding import prepare_imagenet
-    prepare_imagenet(images, vae, out, size, crops, flip, batch_size, limit or None, getattr(torch, dtype), None if precision == 'auto' else precision, seed)
+    prepare_imagenet(images, vae, out, size, crops, flip, batch_size, limit or None, getattr(torch, dtype),
+                     None if precision == 'auto' else precision, seed)
 
 def _repa(
     folder:str='', # of REPA's vae-sd, or of U-ViT's features
     out:str='', # folder for the bank
-    layout:Param('What the files hold: repa mean and std, uvit mean and logvar; auto: by their names', str, choices=('auto', 'repa', 'uvit'))='auto',
+    layout:Param('What the files hold: repa mean and std, uvit mean and logvar; auto: by their names', str,
+                 choices=('auto', 'repa', 'uvit'))='auto',
     vae:str='', # that made them, for its scale; none: Stable Diffusion's
     limit:int=0, # for a trial: so many images; 0 takes all
     dtype:_stored()='float16',
@@ -189,17 +204,20 @@ def _cc12m(
     vae:str='', # folder of a VAE, or owner/name on the hub
     clip:str='', # folder of a CLIP, or owner/name on the hub
     out:str='', # folder for the bank
-    text:Param('Store states of captions, or tokens that are encoded in training', str, choices=('states', 'tokens'))='states',
+    text:Param('Store states of captions, or tokens that are encoded in training', str,
+               choices=('states', 'tokens'))='states',
     size:int=256, # of a crop, in pixels
     batch_size:int=32, # samples in one pass
     limit:int=0, # for a trial: so many samples; 0 takes all
     precision:_precision()='auto',
 ):
     "Encode captioned images into a bank"
-    check_given(dict(size=size, batch_size=batch_size, limit=min(limit or 1, 1)), shards=shards, vae=vae, clip=clip, out=out)
+    check_given(dict(size=size, batch_size=batch_size, limit=min(limit or 1, 1)), shards=shards,
+                vae=vae, clip=clip, out=out)
     check_model(vae); check_model(clip)
     from pafm_nb.captions import prepare_cc12m
-    prepare_cc12m(shards, vae, clip, out, text, size, batch_size, limit or None, None if precision == 'auto' else precision)
+    prepare_cc12m(shards, vae, clip, out, text, size, batch_size, limit or None,
+                  None if precision == 'auto' else precision)
 
 def _neighbors(
     bank:str='', # folder of the bank
@@ -233,23 +251,31 @@ def _verify(
     from pafm_nb.bank import LatentBank
     (there := LatentBank.open(bank)).verify()
     files = there.meta['files'].values()
-    print(f'{bank}: {len(there):,} rows, {len(files)} files of {sum(f["bytes"] for f in files):,} bytes, all as they were written')
+    print(
+        f'{bank}: {len(there):,} rows, {len(files)} files of {sum(f["bytes"] for f in files):,} bytes, all as they '
+        'were written')
 
 # %% ../nbs/18_commands.ipynb #f7dcc457
 PREPARE = dict(imagenet=_imagenet, cc12m=_cc12m, repa=_repa, neighbors=_neighbors, cells=_cells, verify=_verify)
 
 def prepare_parser() -> argparse.ArgumentParser:
     "The flags of `pafm_prepare`: those of one function for each thing to prepare"
-    parser = argparse.ArgumentParser('pafm_prepare', description='Prepare what training reads, once; the same command goes on after a stop')
-    which = parser.add_subparsers(dest='what', metavar='WHAT', required=True, help='pafm_prepare WHAT --help tells its flags')
-    for name, f in PREPARE.items(): which.add_parser(name, help=f.__doc__, description=f.__doc__, parents=[anno_parser(f)], add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser('pafm_prepare',
+                                     description='Prepare what training reads, once; the same command goes on after a '
+                                                 'stop')
+    which = parser.add_subparsers(dest='what', metavar='WHAT', required=True,
+                                  help='pafm_prepare WHAT --help tells its flags')
+    for name, f in PREPARE.items():
+        which.add_parser(name, help=f.__doc__, description=f.__doc__, parents=[anno_parser(f)],
+                         add_help=False, allow_abbrev=False)
     return parser
 
 def pafm_prepare():
     "Prepare what training reads, once"
     flags = vars(prepare_parser().parse_args())
     f = PREPARE[flags['what']]
-    return run_command(lambda: f(**{name: flags[name] for name in inspect.signature(f).parameters}), 'run the same command again to go on')
+    return run_command(lambda: f(**{name: flags[name] for name in inspect.signature(f).parameters}),
+                       'run the same command again to go on')
 
 # %% ../nbs/18_commands.ipynb #5c185a28
 def check_filled(**flags):
@@ -272,7 +298,8 @@ def pafm_sample(
     out:str=None, # folder for the images, made if needed
     n:int=50_000, # images
     seed:int=0, # of the first image; image i has seed + i
-    labels:Param('The classes that have rows in turn, or one drawn by the seed', str, choices=('balanced', 'random'))='balanced',
+    labels:Param('The classes that have rows in turn, or one drawn by the seed', str,
+                 choices=('balanced', 'random'))='balanced',
     method:Param('Solver', str, choices=('euler', 'heun', 'dopri5', 'euler_maruyama'))='euler_maruyama',
     steps:int=250, # steps of the solver; dopri5 chooses its own
     guidance_scale:float=1., # v_u + scale*(v_c - v_u); 1 is none
@@ -296,7 +323,8 @@ def pafm_sample(
         from pafm_nb.distributed import process_state
         generate(run, out, n, seed, labels, form, batch_size, precision, vae or '', captions or '', method=method,
                  steps=steps, guidance_scale=guidance_scale, guidance_interval=(guidance_low, guidance_high),
-                 guidance_channels=guidance_channels or None, atol=atol, rtol=rtol, dtype=torch.float64 if double else None)
+                 guidance_channels=guidance_channels or None, atol=atol, rtol=rtol,
+                 dtype=torch.float64 if double else None)
         if process_state().is_main_process: print(f'{n} images are in {out}, and what made them in {out}/protocol.json')
     return run_command(work, 'run the same command again to go on')
 
@@ -306,7 +334,8 @@ def results_table(
 ) -> str:
     "The numbers of an evaluation, one a line"
     from pafm_nb.evaluation import results
-    rows = {name: f'{value[0]:.4f} +- {value[1]:.4f}' if isinstance(value, tuple) else f'{value:.4f}' for name, value in results(found).items()}
+    rows = {name: f'{value[0]:.4f} +- {value[1]:.4f}' if isinstance(value, tuple) else f'{value:.4f}'
+            for name, value in results(found).items()}
     return '\n'.join(f'{name:12s}{value:>20s}' for name, value in rows.items())
 
 METRICS = ('fid', 'isc', 'kid', 'prc', 'sfid')
@@ -354,12 +383,14 @@ def pafm_evaluate(
 ):
     "Compare generated images with real ones: FID and its kin"
     def work():
-        check_filled(samples=samples, reference=reference, weights=weights, save_stats=save_stats, out=out, device=device)
+        check_filled(samples=samples, reference=reference, weights=weights,
+                     save_stats=save_stats, out=out, device=device)
         names = metric_names(metrics)
         check_alone(); check_images(samples=samples, reference=reference); check_files(out=out, save_stats=save_stats)
         from pafm_nb.evaluation import evaluate_files, protocol_line
         from pafm_nb.image_sets import protocol_of
-        found, file = evaluate_files(samples, reference, out, extractor, weights=weights, metrics=names, size=size or None,
+        found, file = evaluate_files(samples, reference, out, extractor, weights=weights,
+                                     metrics=names, size=size or None,
                                      stats=save_stats, batch_size=batch_size, device=device, progress=True)
         print(f'{results_table(found)}\n\n{protocol_line(found, protocol_of(samples))}\n\n{file}')
     return run_command(work, 'run the same command again')
@@ -376,8 +407,11 @@ def pafm_bench(
     def work():
         everything = what == 'all'
         if everything and not out: raise ValueError('all writes a file for each measurement: give a folder with --out')
-        if out and not Path(out).absolute().parent.is_dir(): raise FileNotFoundError(f'there is no folder {Path(out).absolute().parent} to write {out} to: make it first')
-        if out and Path(out).exists() and Path(out).is_dir() != everything: raise ValueError(f'--out {out} is a {"file: give a folder" if everything else "folder: give a file"}')
+        if out and not Path(out).absolute().parent.is_dir():
+            raise FileNotFoundError(
+                f'there is no folder {Path(out).absolute().parent} to write {out} to: make it first')
+        if out and Path(out).exists() and Path(out).is_dir() != everything:
+            raise ValueError(f'--out {out} is a {"file: give a folder" if everything else "folder: give a file"}')
         if everything: check_writable(out)
         import pafm_nb.experiments.bench as bench
         measured = lambda name: getattr(bench, f'bench_{name}')() | dict(command=f'pafm_bench {name}')

@@ -17,7 +17,8 @@ NAMES = dict(
     model=(*(f'SiT-{size}/{patch}' for size in ('Ti', 'S', 'B', 'L', 'XL') for patch in (2, 4, 8)), 'SiT-digits',
            'MMDiT-Ti/2', 'MMDiT-B/2', 'MMDiT-captions'),
     objective=('fm', 'pafm'),
-    candidates=('InBatch', 'InClass', 'WholeClass', 'NearestNeighbors', 'Cells', 'SmoothedClass', 'MomentDraws', 'ExactMoments', 'RandomCrops', 'TextLikelihood'),
+    candidates=('InBatch', 'InClass', 'WholeClass', 'NearestNeighbors', 'Cells', 'SmoothedClass', 'MomentDraws',
+                'ExactMoments', 'RandomCrops', 'TextLikelihood'),
     path=('linear', 'cosine', 'vp'),
     time=('uniform', 'logit_normal'),
     precision=('no', 'bf16', 'fp16'))
@@ -53,8 +54,10 @@ def check_numbers(
     "Refuse numbers that mean nothing"
     for name in (*POSITIVE, 'weight_decay', 'sample_guidance', *SHARES):
         x = values[name]
-        if isinstance(x, bool) or not isinstance(x, (int, float)): raise ValueError(f'{name} must be a number, got {x!r}')
-        if name in POSITIVE and not 0 < x < float('inf'): raise ValueError(f'{name} must be finite and above 0, got {x}')
+        if isinstance(x, bool) or not isinstance(x, (int, float)):
+            raise ValueError(f'{name} must be a number, got {x!r}')
+        if name in POSITIVE and not 0 < x < float('inf'):
+            raise ValueError(f'{name} must be finite and above 0, got {x}')
         if name in SHARES and not 0 <= x <= 1: raise ValueError(f'{name} must lie in [0, 1], got {x}')
     decay, guidance = values['weight_decay'], values['sample_guidance']
     if not 0 <= decay < float('inf'): raise ValueError(f'weight_decay must be finite and at least 0, got {decay}')
@@ -140,7 +143,8 @@ class TrainConfig:
 
     Notes
     -----
-    `recipe` has the settings of the paper (arXiv 2605.00825) and of REPA (arXiv 2410.06940), whose rates and averages they are.
+    `recipe` has the settings of the paper (arXiv 2605.00825) and of REPA (arXiv 2410.06940), whose rates and averages
+    they are.
 
     Examples
     --------
@@ -201,7 +205,8 @@ def check_data(
 ):
     "Refuse data that is neither a name nor a folder"
     if config.data not in NAMES['data'] and not (config.data and Path(config.data).is_dir()):
-        raise ValueError(f'no data is named {config.data!r} and no folder either: use one of {", ".join(NAMES["data"])}, '
+        raise ValueError(
+            f'no data is named {config.data!r} and no folder either: use one of {", ".join(NAMES["data"])}, '
                          'or the folder of a bank')
 
 def saved_config(
@@ -216,12 +221,17 @@ def saved_config(
     return TrainConfig(out=str(folder), **state['config'])
 
 # %% ../nbs/14_config.ipynb #d0d1fc1e
-_REPA = dict(batch_size=256, lr=1e-4, weight_decay=0., grad_clip=1., ema_decay=.9999, label_dropout=.1, precision='bf16', compile=True, steps=400_000,
-             save_every=10_000, keep=3, log_every=100, sample_every=10_000, sample_guidance=4., candidates='NearestNeighbors', k=16)
+_REPA = dict(batch_size=256, lr=1e-4, weight_decay=0., grad_clip=1., ema_decay=.9999, label_dropout=.1,
+             precision='bf16', compile=True, steps=400_000,
+             save_every=10_000, keep=3, log_every=100, sample_every=10_000, sample_guidance=4.,
+             candidates='NearestNeighbors', k=16)
 RECIPES:dict[str, dict[str, Any]] = dict(
     digits=dict(data='digits', model='SiT-digits', batch_size=128, lr=1e-3, ema_decay=.99, label_dropout=.1),
-    captions=dict(data='captions', model='MMDiT-captions', batch_size=64, lr=1e-3, ema_decay=.99, label_dropout=.1, steps=4000, sample_every=1000, sample_guidance=3.),
-    **{'mnist-latents': dict(data=None, candidates='ExactMoments', model='SiT-digits', model_args=dict(in_channels=4, hidden_size=96, depth=4), batch_size=128, lr=1e-3, ema_decay=.995, label_dropout=.1, steps=4000, save_every=1000)},
+    captions=dict(data='captions', model='MMDiT-captions', batch_size=64, lr=1e-3, ema_decay=.99, label_dropout=.1,
+                  steps=4000, sample_every=1000, sample_guidance=3.),
+    **{'mnist-latents': dict(data=None, candidates='ExactMoments', model='SiT-digits',
+                             model_args=dict(in_channels=4, hidden_size=96, depth=4), batch_size=128, lr=1e-3,
+                             ema_decay=.995, label_dropout=.1, steps=4000, save_every=1000)},
     **{f'imagenet-sit-{size}2': dict(_REPA, data=None, model=f'SiT-{size.upper()}/2') for size in ('b', 'xl')},
     **{'cc12m-mmdit': dict(_REPA, data=None, model='MMDiT-B/2', candidates='TextLikelihood')})
 
@@ -232,7 +242,9 @@ def recipe(
 ) -> TrainConfig:
     "The config of a named recipe"
     check_name('recipe', name, RECIPES)
-    if not isinstance(out, (str, Path)) or not str(out): raise ValueError(f'out must be the folder of the run, got {out!r}')
+    if not isinstance(out, (str, Path)) or not str(out):
+        raise ValueError(f'out must be the folder of the run, got {out!r}')
     settings = RECIPES[name] | overrides
-    if settings['data'] is None: raise ValueError(f'recipe {name} needs data: the folder of a bank of latents, made with pafm_prepare')
+    if settings['data'] is None:
+        raise ValueError(f'recipe {name} needs data: the folder of a bank of latents, made with pafm_prepare')
     return TrainConfig(str(out), **settings)

@@ -40,7 +40,8 @@ def digits(split:str='train') -> TensorPool:
 
     Notes
     -----
-    Needs scikit-learn (``pip install 'pafm_nb[train]'``), which carries the images in its package: nothing is downloaded.
+    Needs scikit-learn (``pip install 'pafm_nb[train]'``), which carries the images in its package: nothing is
+    downloaded.
 
     Examples
     --------
@@ -59,19 +60,26 @@ def digits(split:str='train') -> TensorPool:
     return TensorPool(z[rows], y[rows])
 
 # %% ../nbs/11_data.ipynb #e424f1ae
-SCENES = dict(size=('small', 'large'), color=('red', 'orange', 'yellow', 'green', 'blue', 'purple'), shape=('circle', 'square', 'triangle', 'cross', 'ring'),
-              place=('centered', 'top left', 'top right', 'bottom left', 'bottom right'), background=('black', 'gray', 'white'))
+SCENES = dict(size=('small', 'large'), color=('red', 'orange', 'yellow', 'green', 'blue', 'purple'),
+              shape=('circle', 'square', 'triangle', 'cross', 'ring'),
+              place=('centered', 'top left', 'top right', 'bottom left', 'bottom right'),
+              background=('black', 'gray', 'white'))
 WORDS = ('a', 'on', *dict.fromkeys(word for names in SCENES.values() for name in names for word in name.split()))
 
 # %% ../nbs/11_data.ipynb #718a7526
 def _numbered(captions, words, length):
     "Each caption as the numbers of its words"
-    if isinstance(captions, str): raise ValueError(f'captions must be a list of strings, got the string {captions!r}: put it into a list')
+    if isinstance(captions, str):
+        raise ValueError(f'captions must be a list of strings, got the string {captions!r}: put it into a list')
     number, rows = {word: i for i, word in enumerate(words)}, [caption.lower().split() for caption in captions]
     for caption, row in zip(captions, rows):
         unknown = [word for word in row if word not in number]
-        if unknown: raise ValueError(f'unknown word {unknown[0]!r} in the caption {caption!r}: the vocabulary is {", ".join(words)}')
-        if len(row) > length: raise ValueError(f'the caption {caption!r} has {len(row)} words: use at most {length} of {", ".join(words)}')
+        if unknown:
+            raise ValueError(
+                f'unknown word {unknown[0]!r} in the caption {caption!r}: the vocabulary is {", ".join(words)}')
+        if len(row) > length:
+            raise ValueError(
+                f'the caption {caption!r} has {len(row)} words: use at most {length} of {", ".join(words)}')
     return [[number[word] for word in row] for row in rows]
 
 def _one_hot(rows, length, width):
@@ -94,7 +102,8 @@ def decode_captions(
     return [' '.join(WORDS[i] for i in row if i >= 0) for row in numbers.tolist()]
 
 # %% ../nbs/11_data.ipynb #09ce085b
-_PAINT = dict(red=(0., .85, .88), orange=(.075, .92, .97), yellow=(.15, .85, .93), green=(.36, .8, .68), blue=(.61, .85, .88), purple=(.79, .65, .72),
+_PAINT = dict(red=(0., .85, .88), orange=(.075, .92, .97), yellow=(.15, .85, .93), green=(.36, .8, .68),
+              blue=(.61, .85, .88), purple=(.79, .65, .72),
               black=(0., .04, .09), gray=(0., .04, .5), white=(0., .04, .93))  # hue, saturation, value
 _CORNERS = ((0, 0), (-1, -1), (-1, 1), (1, -1), (1, 1))  # of the places, (down, right)
 
@@ -127,7 +136,8 @@ def _cover(shape, radius, down, right, angle, side=16):
 def _tinted(kind, which, u):
     "(N, 3, 1, 1) shades of a colour"
     hsv = torch.tensor([_PAINT[name] for name in SCENES[kind]], dtype=u.dtype)[which]
-    return _rgb((hsv + torch.tensor([.018, .08, .06] if kind == 'color' else [.5, .04, .06], dtype=u.dtype)*u).clamp(max=1))[..., None, None]
+    return _rgb((hsv + torch.tensor([.018, .08, .06] if kind == 'color' else [.5, .04, .06],
+                                    dtype=u.dtype)*u).clamp(max=1))[..., None, None]
 
 def _draw_scenes(facts, u):
     "(N, 3, 16, 16) pictures in [0, 1] of (N, 5) facts, varied by u, (N, 10) in [-1, 1]"
@@ -140,7 +150,9 @@ def _draw_scenes(facts, u):
 def captioned_shapes(
     n:int, # pictures
     seed:int=0, # of scenes, variation and captions
-) -> TensorPool: # z (n, 3, 16, 16) float32 in [-1, 1], y (n,) int64 scene (its row in product(*SCENES.values())), text (n, 8, 32) float32, null_text
+# z (n, 3, 16, 16) float32 in [-1, 1], y (n,) int64 scene (its row in product(*SCENES.values())), text (n, 8, 32)
+# float32, null_text
+) -> TensorPool:
     "Pictures of one shape each, with captions of at most eight words that leave things out"
     check_count('n', n, 1)
     u = torch.rand(n, 18, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
@@ -180,7 +192,8 @@ def random_scenes(
     check_count('n', n, 1)
     if split not in SCENE_SPLITS: raise ValueError(f'unknown split {split!r}: use one of {", ".join(SCENE_SPLITS)}')
     u = torch.rand(n, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    kept_back = torch.tensor([f'{color} {shape}' in HELD_OUT_PAIRS for color, shape in product(SCENES['color'], SCENES['shape'])])
+    kept_back = torch.tensor([f'{color} {shape}' in HELD_OUT_PAIRS
+                              for color, shape in product(SCENES['color'], SCENES['shape'])])
     pairs = {'train': ~kept_back, 'held_out': kept_back, 'all': kept_back | True}[split].nonzero().squeeze(1)
     one, two = u[:, 0] < 1/3, u[:, 0] > 2/3
     number = torch.where(one, 0, torch.where(two | (u[:, 1] < .5), 2, 3))
@@ -190,7 +203,8 @@ def random_scenes(
     other = (first + 1 + ((len(pairs) - 1)*u[:, 8]).long()) % len(pairs)
     which = torch.where(two[:, None] & (filled.cumsum(1) == 2), other[:, None], first[:, None])
     color, shape = pairs[which] // 5, pairs[which] % 5
-    return Scenes(color.masked_fill(~filled, -1), shape.masked_fill(~filled, -1), one*(2*u[:, 9]).long(), (3*u[:, 10]).long())
+    return Scenes(color.masked_fill(~filled, -1), shape.masked_fill(~filled, -1),
+                  one*(2*u[:, 9]).long(), (3*u[:, 10]).long())
 
 # %% ../nbs/11_data.ipynb #fba12764
 SCENE_WORDS = (*WORDS, 'and', 'two', 'three', 'circles', 'squares', 'triangles', 'crosses', 'rings')
@@ -254,7 +268,8 @@ def captioned_scenes(
     n:int=3072, # pictures, of four views each
     seed:int=0, # of scenes (those of random_scenes), pictures and captions
     split:str='train', # of random_scenes
-) -> TensorPool: # z (4n, 3, 16, 16) float32, y (4n,) int64 number of the caption, mean and std, text (4n, 11, 64), null_text; four views
+# z (4n, 3, 16, 16) float32, y (4n,) int64 number of the caption, mean and std, text (4n, 11, 64), null_text; four views
+) -> TensorPool:
     "Pictures of one to three objects with captions; row 4i + v is view v of scene i"
     scenes = random_scenes(n, seed, split)
     said = torch.rand(n, 2, generator=torch.Generator().manual_seed(seed + 1)) < .5
@@ -263,4 +278,5 @@ def captioned_scenes(
     z = scene_views(draw_scenes(scenes, seed + 2)).flatten(0, 1)
     y, text = torch.tensor([number[caption] for caption in captions]), encode_scene_captions(captions)
     null_text = encode_scene_captions([''])[0]
-    return TensorPool(z, y.repeat_interleave(4), z, torch.full_like(z, GRAIN), text.repeat_interleave(4, 0), null_text, views=4)
+    return TensorPool(z, y.repeat_interleave(4), z, torch.full_like(z, GRAIN),
+                      text.repeat_interleave(4, 0), null_text, views=4)

@@ -117,7 +117,8 @@ def ratio(
 def check_times(t) -> list:
     "Refuse times that no posterior belongs to"
     try: times = torch.as_tensor(t, dtype=torch.float64).flatten().tolist()
-    except (TypeError, ValueError, RuntimeError) as e: raise ValueError(f't must be a time or a list of times in (0, 1], got {t!r}') from e
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise ValueError(f't must be a time or a list of times in (0, 1], got {t!r}') from e
     if not times: raise ValueError('t is empty: give at least one time in (0, 1]')
     for x in times:
         if not 0 < x <= 1:
@@ -147,9 +148,11 @@ def check_measurable(sampler, pool, path, temperature, crop, generator, **counts
     check_same_pool(sampler, pool, crop)
 
 @torch.no_grad()
-def bias_variance(sampler:Sampler|PointSampler, pool:TensorPool, t, points:int=1000, draws:int=4, batch_size:int=32, path:paths.Path=LinearPath(),
+def bias_variance(sampler:Sampler|PointSampler, pool:TensorPool, t, points:int=1000, draws:int=4, batch_size:int=32,
+                  path:paths.Path=LinearPath(),
                   temperature:float=1., crop:int|None=None, generator:torch.Generator|None=None) -> list[dict]:
-    """Bias and variance of a sampler's target against the exact velocity of the row's class, as shares of FM's variance.
+    """Bias and variance of a sampler's target against the exact velocity of the row's class, as shares of FM's
+    variance.
 
     Parameters
     ----------
@@ -183,7 +186,8 @@ def bias_variance(sampler:Sampler|PointSampler, pool:TensorPool, t, points:int=1
     Raises
     ------
     ValueError
-        For times outside (0, 1], a pool of fewer than 2 rows or that the sampler does not draw from, counts below the least.
+        For times outside (0, 1], a pool of fewer than 2 rows or that the sampler does not draw from, counts below the
+        least.
 
     Notes
     -----
@@ -199,7 +203,8 @@ def bias_variance(sampler:Sampler|PointSampler, pool:TensorPool, t, points:int=1
     True
     """
     times = check_times(t)
-    check_measurable(sampler, pool, path, temperature, crop, generator, points=(points, 1), draws=(draws, 2), batch_size=(batch_size, 1))
+    check_measurable(sampler, pool, path, temperature, crop, generator, points=(points, 1), draws=(draws, 2),
+                     batch_size=(batch_size, 1))
     groups = smallest_prime(max(-(-points//batch_size), batch_size, draws))
     plan = meetings(groups, batch_size, draws).to(pool.place.device)
     return [_bias_variance(sampler, pool, x, plan, path, temperature, crop, generator) for x in times]
@@ -219,7 +224,8 @@ def _bias_variance(sampler, pool, time, plan, path, temperature, crop, generator
             z = again.z[c, b].to(rows.z.dtype)
             tb = t.expand(len(b))
             point = dict(z_t=z_t[b].to(z.dtype), t=tb.to(z.dtype)) if asks else {}
-            found, z = sampler(Batch(z, None if rows.y is None else label[b], index[c, b]), generator, **point), z.double()
+            found, z = sampler(Batch(z, None if rows.y is None else label[b], index[c, b]),
+                               generator, **point), z.double()
             noise = (z_t[b] - path.alpha(t)*z)/path.sigma(t)
             target, weights = mixed_target(z, noise, tb, found, path, temperature)
             error[c, b], inverse[c, b] = target - again.velocity[b], 1/effective_sample_size(weights)
@@ -240,7 +246,8 @@ def _summary(error, inverse, again):
 
 # %% ../nbs/06_diagnostics.ipynb #55f8c91f
 @torch.no_grad()
-def ess_curve(pool:TensorPool, t, sampler:Sampler|PointSampler|None=None, rows:int=256, path:paths.Path=LinearPath(), temperature:float=1.,
+def ess_curve(pool:TensorPool, t, sampler:Sampler|PointSampler|None=None, rows:int=256,
+              path:paths.Path=LinearPath(), temperature:float=1.,
               crop:int|None=None, generator:torch.Generator|None=None) -> list[dict]:
     """Effective sample size and weight of the source over t: where in time there is anything to average.
 
@@ -266,7 +273,8 @@ def ess_curve(pool:TensorPool, t, sampler:Sampler|PointSampler|None=None, rows:i
     Returns
     -------
     list of dict
-        One for each time: `ess` and `source_weight`, means over the rows, and their 10% and 90% quantiles `_low` and `_high`.
+        One for each time: `ess` and `source_weight`, means over the rows, and their 10% and 90% quantiles `_low` and
+        `_high`.
 
     Raises
     ------
@@ -396,8 +404,10 @@ def check_losses(losses):
 def check_gradients(model, losses, batch, generator, **counts) -> dict: # the trainable parameters, by name
     "Refuse what has no gradients to be compared; counts are name=(number, the least)"
     check_losses(losses); check_generator(generator)
-    if not isinstance(model, torch.nn.Module): raise ValueError(f'model must be a torch.nn.Module with parameters, got {type(model).__name__}')
-    if not isinstance(batch, Batch): raise ValueError(f'batch must be a Batch, got {type(batch).__name__}: take pool[index], or Batch(z, y)')
+    if not isinstance(model, torch.nn.Module):
+        raise ValueError(f'model must be a torch.nn.Module with parameters, got {type(model).__name__}')
+    if not isinstance(batch, Batch):
+        raise ValueError(f'batch must be a Batch, got {type(batch).__name__}: take pool[index], or Batch(z, y)')
     check_tensor('z', batch.z)
     for name, (n, least) in counts.items(): check_count(name, n, least)
     if len(batch.z) < 2: raise ValueError(f'the batch has {len(batch.z)} row: a variance needs at least 2')
@@ -405,9 +415,11 @@ def check_gradients(model, losses, batch, generator, **counts) -> dict: # the tr
     if not params: raise ValueError('the model has no parameter that requires a gradient: call model.requires_grad_()')
     return params
 
-def gradient_variance(model:torch.nn.Module, losses:dict, batch:Batch, bins:int=8, batches:int=50, batch_size:int=64, chunk:int=16,
+def gradient_variance(model:torch.nn.Module, losses:dict, batch:Batch, bins:int=8, batches:int=50,
+                      batch_size:int=64, chunk:int=16,
                       generator:torch.Generator|None=None) -> list[dict]:
-    """Variance of a row's gradient (trace of the covariance) for several losses on the same rows, times and noise, by t.
+    """Variance of a row's gradient (trace of the covariance) for several losses on the same rows, times and noise, by
+    t.
 
     Parameters
     ----------
@@ -431,13 +443,15 @@ def gradient_variance(model:torch.nn.Module, losses:dict, batch:Batch, bins:int=
     Returns
     -------
     list of dict
-        One for each bin and loss, and at the end one for each loss over all t, with the variance of batch means as well:
+        One for each bin and loss, and at the end one for each loss over all t, with the variance of batch means as
+        well:
         `variance`, `relative` to the first loss, and their standard errors `_se`.
 
     Raises
     ------
     ValueError
-        For losses that differ in path, time or dropout, a model without trainable parameters, a batch of fewer than 2 rows,
+        For losses that differ in path, time or dropout, a model without trainable parameters, a batch of fewer than 2
+        rows,
         counts below the least.
 
     References
@@ -455,7 +469,8 @@ def gradient_variance(model:torch.nn.Module, losses:dict, batch:Batch, bins:int=
     >>> table[-1]['relative'] < 1
     True
     """
-    params = check_gradients(model, losses, batch, generator, bins=(bins, 1), batches=(batches, 2), batch_size=(batch_size, 1), chunk=(chunk, 1))
+    params = check_gradients(model, losses, batch, generator, bins=(bins, 1), batches=(batches, 2),
+                             batch_size=(batch_size, 1), chunk=(chunk, 1))
     training, sums = model.training, GradientSums(params, len(losses), bins)
     model.eval()
     try:

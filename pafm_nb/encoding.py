@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 import numpy as np, torch
 from .bank import BANK, LatentBank
-from .bank_build import Producer, build_bank, check_dtype, check_precision, check_settings, check_side, image_notes
+from .bank_build import Producer, build_bank, check_dtype, check_precision, check_settings, check_side
+from .bank_build import image_notes
 from .distributed import one_launch, process_state
 from .files import check_writable, read_json
 from .images import NOT_THE_IMAGES, Images, open_images, read_image, views
@@ -96,7 +97,8 @@ class ImageProducer(Producer):
         mean, std = (torch.cat(moments).to('cpu', self.dtype) for moments in zip(*passes))
         bad = ~(mean.isfinite() & std.isfinite()).flatten(1).all(1)
         if bad.any():
-            raise ValueError(f'{names[bad.nonzero()[0].item()//self.views]} is encoded as not a number or beyond {self.dtype}: '
+            raise ValueError(
+                f'{names[bad.nonzero()[0].item()//self.views]} is encoded as not a number or beyond {self.dtype}: '
                              'choose precision bf16 or no, or dtype float32')
         return dict(mean=mean.numpy(), std=std.numpy(), label=np.repeat(labels, self.views))
 
@@ -105,7 +107,8 @@ class ImageProducer(Producer):
         counts = image_notes(out, work, self.images.skipped, classes=self.images.classes)
         there = labels_of(work)
         if lost := sorted({*self.labels.tolist()} - there):
-            raise ValueError(f'no image of class {self.images.classes[lost[0]]} could be read ({len(lost)} such classes): '
+            raise ValueError(
+                f'no image of class {self.images.classes[lost[0]]} could be read ({len(lost)} such classes): '
                              f'mend its images or take the class away, and remove {work.folder}')
         return counts
 
@@ -144,7 +147,8 @@ def prepare_imagenet(
     return build_bank(ImageProducer(images, loaded, batch_size, dtype, provenance), out, state, progress)
 
 # %% ../nbs/12c_encoding.ipynb #f94a3dd5
-SD_VAE = dict(vae='stabilityai/sd-vae-ft-mse', vae_sha256=None, scale=.18215, shift=0., moments='mean+std')  # which made REPA's features
+# which made REPA's features
+SD_VAE = dict(vae='stabilityai/sd-vae-ft-mse', vae_sha256=None, scale=.18215, shift=0., moments='mean+std')
 CLIP_L = dict(kind='states', clip='openai/clip-vit-large-patch14', clip_sha256=None, length=77)  # which made U-ViT's
 
 # %% ../nbs/12c_encoding.ipynb #a91672ca
@@ -173,14 +177,22 @@ def find_features(
     if layout not in (None, 'repa', 'uvit'): raise ValueError(f"layout must be 'repa' or 'uvit', got {layout!r}")
     if (folder/'dataset.json').exists() and layout != 'uvit':
         rows = _labels(folder/'dataset.json')
-        if outside := [name for name, _ in rows if name.startswith('/') or '..' in name.split('/')]: raise ValueError(f'{folder}/dataset.json names files outside the folder: {outside[0]}')
-        if layout is None and not all('mean-std' in name for name, _ in rows): raise ValueError(f'the files in {folder} do not say whether they hold std or logvar: if they are mean and std, give layout repa')
+        if outside := [name for name, _ in rows if name.startswith('/') or '..' in name.split('/')]:
+            raise ValueError(f'{folder}/dataset.json names files outside the folder: {outside[0]}')
+        if layout is None and not all('mean-std' in name for name, _ in rows):
+            raise ValueError(
+                f'the files in {folder} do not say whether they hold std or logvar: if they are mean and std, give '
+                'layout repa')
         return 'repa', folder, [(name, label, ()) for name, label in rows]
     captions = {}
     for name in sorted(os.listdir(folder)):
-        if found := re.fullmatch(r'(\d+)_(\d+)\.npy', name): captions.setdefault(found[1], []).append((int(found[2]), name))
-    if layout == 'repa' or not captions: raise ValueError(f'{folder} holds neither dataset.json (REPA) nor captions named 0_0.npy (U-ViT): give the folder that does')
-    return 'uvit', folder, [(f'{i}.npy', None, tuple(name for _, name in sorted(captions[i]))) for i in sorted(captions, key=lambda i: (int(i), i))]
+        if found := re.fullmatch(r'(\d+)_(\d+)\.npy', name):
+            captions.setdefault(found[1], []).append((int(found[2]), name))
+    if layout == 'repa' or not captions:
+        raise ValueError(
+            f'{folder} holds neither dataset.json (REPA) nor captions named 0_0.npy (U-ViT): give the folder that does')
+    return 'uvit', folder, [(f'{i}.npy', None, tuple(name for _, name in sorted(captions[i])))
+                            for i in sorted(captions, key=lambda i: (int(i), i))]
 
 def _load(file):
     try: return np.load(file, allow_pickle=False)
@@ -195,11 +207,15 @@ def read_moments(
 ) -> tuple: # mean and std, (C, s, s) float32, as the VAE gave them
     "The two halves of a file, checked against the layout"
     x = _load(file)
-    if x.ndim != 3 or len(x) % 2 or not x.size or x.dtype.kind != 'f' or shape and x.shape != shape: raise ValueError(f'{Path(file).name} is {x.dtype} {x.shape} and should be {shape or "(2C, s, s)"} floats')
+    if x.ndim != 3 or len(x) % 2 or not x.size or x.dtype.kind != 'f' or shape and x.shape != shape:
+        raise ValueError(f'{Path(file).name} is {x.dtype} {x.shape} and should be {shape or "(2C, s, s)"} floats')
     if not np.isfinite(x).all(): raise ValueError(f'{Path(file).name} is not finite')
     mean, second = np.split(x.astype(np.float32), 2)
-    if layout == 'repa' and second.min() < 0: raise ValueError(f'{Path(file).name} has a standard deviation of {second.min():.2f}: is it logvar? Then the layout is uvit')
-    if layout == 'uvit' and second.min() > 0: raise ValueError(f'{Path(file).name} has no log-variance below 0: is it std? Then the layout is repa')
+    if layout == 'repa' and second.min() < 0:
+        raise ValueError(
+            f'{Path(file).name} has a standard deviation of {second.min():.2f}: is it logvar? Then the layout is uvit')
+    if layout == 'uvit' and second.min() > 0:
+        raise ValueError(f'{Path(file).name} has no log-variance below 0: is it std? Then the layout is repa')
     return mean, second if layout == 'repa' else np.exp(second.clip(-30, 20)/2)
 
 # %% ../nbs/12c_encoding.ipynb #c0f03d15
@@ -234,7 +250,8 @@ class FeatureProducer(Producer):
     def states(self, file):
         "Of a caption, checked"
         x, shape = _load(self.folder/file), tuple(self.null_text.shape)
-        if x.shape != shape or not np.isfinite(x).all(): raise ValueError(f'{file} is {x.shape} and should be {shape}, finite')
+        if x.shape != shape or not np.isfinite(x).all():
+            raise ValueError(f'{file} is {x.shape} and should be {shape}, finite')
         return x
 
     def stored(self, x, names):
@@ -255,12 +272,15 @@ class FeatureProducer(Producer):
     def write_notes(self, out, work):
         "What was skipped; a class that lost all its files is warned of"
         counts, there = super().write_notes(out, work), labels_of(work)
-        if len(there) < len({label for _, label, _ in self.items if label is not None}): say_empty(np.array(sorted(there)), self.classes)
+        if len(there) < len({label for _, label, _ in self.items if label is not None}):
+            say_empty(np.array(sorted(there)), self.classes)
         return counts
 
 def _empty_caption(folder):
     file = next((f for f in (folder/'empty_context.npy', folder.parent/'empty_context.npy') if f.exists()), None)
-    if not file: raise FileNotFoundError(f'there is no empty_context.npy in {folder} or above it: copy the states of the empty caption there')
+    if not file:
+        raise FileNotFoundError(
+            f'there is no empty_context.npy in {folder} or above it: copy the states of the empty caption there')
     return torch.from_numpy(_load(file)).float().squeeze(0)
 
 # %% ../nbs/12c_encoding.ipynb #b3e9d5f1

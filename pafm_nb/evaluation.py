@@ -96,12 +96,16 @@ def _keys(distance, score, kernel):
                 kernel_inception_distance_mean=kernel, kernel_inception_distance_std=f'{kernel}_std',
                 precision='precision', recall='recall')
 
-_OF_INCEPTION, _OF_DIGITS = dict(features='2048', logits='logits_unbiased', spatial='spatial'), dict(features='features', logits='logits')
+_OF_INCEPTION = dict(features='2048', logits='logits_unbiased', spatial='spatial')
+_OF_DIGITS = dict(features='features', logits='logits')
 EXTRACTORS = dict(
-    inception=Extractor('InceptionFeatures', 'inception-v3-compat', _OF_INCEPTION, _keys('fid', 'inception_score', 'kid'), 2048),
-    dinov2=Extractor('DINOv2Features', 'dinov2', dict(features='features'), _keys('fd_dinov2', 'score_dinov2', 'kd_dinov2')),
+    inception=Extractor('InceptionFeatures', 'inception-v3-compat', _OF_INCEPTION,
+                        _keys('fid', 'inception_score', 'kid'), 2048),
+    dinov2=Extractor('DINOv2Features', 'dinov2', dict(features='features'),
+                     _keys('fd_dinov2', 'score_dinov2', 'kd_dinov2')),
     mnist=Extractor('MNISTFeatures', 'pafm-mnist', _OF_DIGITS, _keys('fd_mnist', 'score_mnist', 'kd_mnist'), 64, 32),
-    digits=Extractor('DigitsFeatures', 'pafm-digits', _OF_DIGITS, _keys('fd_digits', 'score_digits', 'kd_digits'), 64, 8, (1,)))
+    digits=Extractor('DigitsFeatures', 'pafm-digits', _OF_DIGITS, _keys('fd_digits', 'score_digits', 'kd_digits'), 64,
+                     8, (1,)))
 
 METRICS = dict( # the layer each reads
     fid=('features', 'Fréchet distance'), isc=('logits', 'Inception score'), kid=('features', 'kernel distance'),
@@ -115,10 +119,12 @@ def check_metrics(
     metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
     unknown = [metric for metric in metrics if metric not in METRICS]
     if unknown or not metrics: raise ValueError(f'unknown metrics {unknown}: use one or more of {", ".join(METRICS)}')
-    if extractor not in EXTRACTORS: raise ValueError(f'unknown extractor {extractor!r}: use one of {", ".join(EXTRACTORS)}')
+    if extractor not in EXTRACTORS:
+        raise ValueError(f'unknown extractor {extractor!r}: use one of {", ".join(EXTRACTORS)}')
     given = [metric for metric, (layer, _) in METRICS.items() if layer in EXTRACTORS[extractor].layers]
     for metric in metrics:
-        if metric not in given: raise ValueError(f'{extractor} cannot give {metric}: use one or more of {", ".join(given)}')
+        if metric not in given:
+            raise ValueError(f'{extractor} cannot give {metric}: use one or more of {", ".join(given)}')
     return metrics
 
 # %% ../nbs/16_evaluation.ipynb #8ad6c6d7
@@ -137,7 +143,8 @@ def check_levels(
     "Refuse floats that were cast to bytes"
     remedy = 'pafm_nb.images.to_uint8 makes images of floats in [-1, 1]'
     if max(levels) < 2:
-        raise ValueError(f'the brightest value in {name} is {max(levels)} of 255: were floats in 0..1 cast to bytes? {remedy}')
+        raise ValueError(
+            f'the brightest value in {name} is {max(levels)} of 255: were floats in 0..1 cast to bytes? {remedy}')
     if 1 in levels and levels <= CAST:
         raise ValueError(f'{name} has no values but 0, 1 and 255: were floats in -1..1 cast to bytes? {remedy}')
 
@@ -164,7 +171,9 @@ def read_features(
             digest.update(batch.cpu().contiguous().numpy())
             if levels <= CAST: levels |= set(batch.flatten().bincount().nonzero().flatten().tolist())
             for layer, x in zip(layers, net(batch.to(device))):
-                if not x.isfinite().all(): raise ValueError(f'{net.get_name()} gave {layer} of {images.name} that are not finite: are its weights whole?')
+                if not x.isfinite().all():
+                    raise ValueError(
+                        f'{net.get_name()} gave {layer} of {images.name} that are not finite: are its weights whole?')
                 if layer in moments: moments[layer].add(x)
                 if layer in whole: whole[layer].append(x.float().cpu())
             bar.update(len(batch))
@@ -191,12 +200,15 @@ def load_stats(
 ) -> tuple[dict, dict]: # layer: (mu, sigma); what the file says of itself
     "Moments from a file, checked"
     try:
-        with np.load(path, allow_pickle=False) as file: arrays = {key: file[key] for key in file.files if key != 'arr_0'}
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files if key != 'arr_0'}
     except BROKEN as error: raise ValueError(f'{path} cannot be read ({error}): make or fetch it again') from error
     moments = {}
     for layer in layers:
         missing = [key for key in MOMENTS[layer] if key not in arrays]
-        if missing: raise ValueError(f'{path} lacks {", ".join(missing)}: statistics of {layer} are {" and ".join(MOMENTS[layer])}')
+        if missing:
+            raise ValueError(
+                f'{path} lacks {", ".join(missing)}: statistics of {layer} are {" and ".join(MOMENTS[layer])}')
         mu, sigma = (arrays[key] for key in MOMENTS[layer])
         moments[layer] = check_moments(mu, sigma, f'{layer} in {path}')
     provenance = {key: value.item() for key, value in arrays.items() if value.ndim == 0}
@@ -210,13 +222,15 @@ FRECHET, PAIRS = ('fid', 'sfid'), ('kid', 'prc') # metrics of moments, and of pa
 def _layers(metrics, among): return {METRICS[metric][0] for metric in metrics if metric in among}
 
 def _reference(reference, metrics, size):
-    "The reference's moments on file, what the file says of itself, and its images: those that there are and that the metrics want"
+    """The reference's moments on file, what the file says of itself, and its images:
+    those that there are and that the metrics want"""
     path = image_file(reference) if isinstance(reference, (str, Path)) else None
     if path is None or path.suffix != '.npz' or 'mu' not in (keys := npz_keys(path)):
         return {}, {}, image_set(reference, 'reference', size)
     moments, provenance = load_stats(path, tuple(METRICS[metric][0] for metric in metrics if metric in FRECHET))
     pairs = [metric for metric in metrics if metric in PAIRS]
-    if pairs and 'arr_0' not in keys: raise ValueError(f'{" and ".join(pairs)} need real images, {path} has statistics: give images')
+    if pairs and 'arr_0' not in keys:
+        raise ValueError(f'{" and ".join(pairs)} need real images, {path} has statistics: give images')
     return moments, provenance, npz_images(path) if pairs else None
 
 def _check_new(path, what, ours):
@@ -273,13 +287,16 @@ def _check_images(images, metrics, spec, dim):
     "Refuse images that the extractor does not read, and too few of them"
     count, channels, *sides = images.shape
     if channels not in spec.channels:
-        raise ValueError(f'{images.name} must have {" or ".join(map(str, spec.channels))} channels for {spec.name}, got {images.shape}')
+        raise ValueError(
+            f'{images.name} must have {" or ".join(map(str, spec.channels))} channels for {spec.name}, got '
+            f'{images.shape}')
     if spec.size and sides != [spec.size]*2:
         raise ValueError(f'{images.name} must be {spec.size}x{spec.size} for {spec.name}, got {images.shape}: '
                          f'size={spec.size} cuts a folder of real images')
     for metric in metrics:
         least = dict(fid=dim + 1, sfid=2024).get(metric, 100)
-        if count < least: raise ValueError(f'{images.name} has {count} images: {metric} with {spec.name} needs at least {least}')
+        if count < least:
+            raise ValueError(f'{images.name} has {count} images: {metric} with {spec.name} needs at least {least}')
 
 def _check_sets(fake, real, metrics, spec, dim):
     "Refuse two sets that cannot be compared"
@@ -298,7 +315,8 @@ def _check_stats(path, moments, provenance, extractor, dims):
     for layer, (mu, _) in moments.items():
         if (n := provenance.get('n', math.inf)) <= dims[layer]:
             raise ValueError(f'{path} is of {n} images: {dims[layer]} {layer} need at least {dims[layer] + 1}')
-        if len(mu) != dims[layer]: raise ValueError(f'{path} has {len(mu)} {layer}: {extractor["extractor"]} has {dims[layer]}')
+        if len(mu) != dims[layer]:
+            raise ValueError(f'{path} has {len(mu)} {layer}: {extractor["extractor"]} has {dims[layer]}')
 
 # %% ../nbs/16_evaluation.ipynb #dcc025e6
 def _network(spec, weights, device):
@@ -352,17 +370,22 @@ def evaluate(
     Parameters
     ----------
     samples
-        Generated images: a uint8 tensor (N, C, H, W) with C = 1 or 3, an array of these or with channels last, or a path: an .npz
-        (arr_0) or .npy, a folder, .zip or .tar of image files. Floats are refused: `to_uint8` makes bytes of floats in [-1, 1].
+        Generated images: a uint8 tensor (N, C, H, W) with C = 1 or 3, an array of these or with channels last, or a
+        path: an .npz
+        (arr_0) or .npy, a folder, .zip or .tar of image files. Floats are refused: `to_uint8` makes bytes of floats in
+        [-1, 1].
     reference
         Real images in any of these forms; for 'fid' and 'sfid' also an .npz with their statistics (mu, sigma).
     metrics
-        One or more of 'fid' (Fréchet distance, needs more images than features), 'sfid' (of spatial features), 'isc' (Inception
+        One or more of 'fid' (Fréchet distance, needs more images than features), 'sfid' (of spatial features), 'isc'
+        (Inception
         score), 'kid' (kernel distance) and 'prc' (precision and recall).
     extractor
-        'inception', 'dinov2', 'mnist' or 'digits'. Only with 'inception' is the distance called fid; elsewhere it is fd_EXTRACTOR.
+        'inception', 'dinov2', 'mnist' or 'digits'. Only with 'inception' is the distance called fid; elsewhere it is
+        fd_EXTRACTOR.
     weights
-        File (for 'dinov2' a folder) of the network's weights. None: Inception's in torch hub's cache, fetched if need be, DINOv2
+        File (for 'dinov2' a folder) of the network's weights. None: Inception's in torch hub's cache, fetched if need
+        be, DINOv2
         from the Hugging Face Hub, or the classifier that comes with this package.
     device
         Of the network. None: the samples' own, or a GPU if there is one.
@@ -378,20 +401,23 @@ def evaluate(
     Returns
     -------
     dict
-        Scores by name (floats: 'fid' or 'fd_EXTRACTOR', 'inception_score', 'kid', 'precision', 'recall', ...), then what was
+        Scores by name (floats: 'fid' or 'fd_EXTRACTOR', 'inception_score', 'kid', 'precision', 'recall', ...), then
+        what was
         compared and how: numbers of images, checksums of pixels and weights, extractor, device, versions.
 
     Raises
     ------
     ValueError
-        For images that are no uint8 or that look like floats cast to bytes, too few images for a metric, two sets of different
+        For images that are no uint8 or that look like floats cast to bytes, too few images for a metric, two sets of
+        different
         size, statistics of another network, unknown metrics or extractors.
     FileNotFoundError
         For a path or weights that are not there.
 
     Notes
     -----
-    Needs torch-fidelity: ``pip install 'pafm_nb[evaluate]'``. Fréchet distance: Heusel et al., arXiv 1706.08500; KID: Binkowski
+    Needs torch-fidelity: ``pip install 'pafm_nb[evaluate]'``. Fréchet distance: Heusel et al., arXiv 1706.08500; KID:
+    Binkowski
     et al., 1801.01401; precision and recall: Kynkäänniemi et al., 1904.06991; sFID: Nash et al., 2103.03841.
 
     Examples
@@ -425,7 +451,8 @@ def evaluate(
         if stats: save_stats(stats, moments, n=real.shape[0], images_sha256=theirs.sha256, **named)
     ours = read(fake, summed, pairs | _layers(metrics, ('isc',)))
     found, how = _scores(metrics, spec, ours, moments, theirs)
-    versions = dict(device=where.type, torch=torch.__version__, torch_fidelity=require('torch_fidelity').__version__, pafm_nb=__version__)
+    versions = dict(device=where.type, torch=torch.__version__, torch_fidelity=require('torch_fidelity').__version__,
+                    pafm_nb=__version__)
     return found | made | dict(samples_sha256=ours.sha256) | how | named | versions
 
 # %% ../nbs/16_evaluation.ipynb #c6b78173
@@ -469,19 +496,23 @@ def protocol_line(
 def evaluate_files(
     samples:str|Path, # what image_set reads
     reference:str|Path, # the same, or statistics
-    out:str|Path|None=None, # .json; None: beside the samples, evaluation_EXTRACTOR.json in a folder, NAME_EXTRACTOR.json beside a file
+    # .json; None: beside the samples, evaluation_EXTRACTOR.json in a folder, NAME_EXTRACTOR.json beside a file
+    out:str|Path|None=None,
     extractor:str='inception',
     **settings # of evaluate
 ) -> tuple[dict, Path]: # what was found, and where it was written
     "Evaluate files, and write the result with its whole protocol"
     samples, made = Path(samples), protocol_of(samples)
-    beside = samples/f'evaluation_{extractor}.json' if samples.is_dir() else samples.with_name(f'{samples.stem}_{extractor}.json')
+    beside = (samples/f'evaluation_{extractor}.json' if samples.is_dir()
+              else samples.with_name(f'{samples.stem}_{extractor}.json'))
     out = Path(out or beside)
     _check_new(out, 'a result of evaluate', _is_result)
     images = image_set(samples)
     if made.get('n', images.shape[0]) != images.shape[0]:
-        raise ValueError(f'{samples} holds {images.shape[0]} images, and protocol.json says {made["n"]}: make them again')
+        raise ValueError(
+            f'{samples} holds {images.shape[0]} images, and protocol.json says {made["n"]}: make them again')
     found = evaluate(images, reference, extractor=extractor, **settings)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, dict(line=protocol_line(found, made)) | found | dict(samples=str(samples), size=settings.get('size'), protocol=made))
+    write_json(out, dict(line=protocol_line(found, made)) | found | dict(samples=str(samples),
+                                                                         size=settings.get('size'), protocol=made))
     return found, out

@@ -38,7 +38,8 @@ class DigitsClassifier(nn.Module):
             channels = 16
         self.size = size
         self.body = nn.Sequential(
-            *halving, nn.Conv2d(channels, 32, 3, padding=1), nn.SiLU(), nn.Conv2d(32, 48, 3, padding=1), nn.SiLU(), nn.MaxPool2d(2),
+            *halving, nn.Conv2d(channels, 32, 3, padding=1), nn.SiLU(), nn.Conv2d(32, 48, 3, padding=1),
+            nn.SiLU(), nn.MaxPool2d(2),
             nn.Conv2d(48, 64, 3, padding=1), nn.SiLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(256, 64))
         self.head = nn.Linear(64, 10)
         self.register_buffer('centre', torch.zeros(64))
@@ -142,7 +143,8 @@ class DigitsFeatures(FeatureExtractorBase):
 
     def forward(self, x):
         if x.dtype != torch.uint8 or x.shape[1] not in self.channels or x.shape[2:] != (self.size, self.size):
-            raise ValueError(f'{self.get_name()} takes uint8 (B, 1, {self.size}, {self.size}), got {x.dtype} {tuple(x.shape)}')
+            raise ValueError(
+                f'{self.get_name()} takes uint8 (B, 1, {self.size}, {self.size}), got {x.dtype} {tuple(x.shape)}')
         outputs = dict(zip(self.get_provided_features_list(), self.net(x.float().mean(1, keepdim=True)/127.5 - 1)))
         return tuple(outputs[name] for name in self.features_list)
 
@@ -174,7 +176,8 @@ class InceptionFeatures(FeatureExtractorInceptionV3):
     "torch-fidelity's Inception, and after its own layers the spatial features of ADM's sFID"
     def __init__(self, name, features_list, feature_extractor_weights_path=None, **kwargs):
         file = inception_weights(feature_extractor_weights_path)
-        super().__init__(name, [layer for layer in features_list if layer != 'spatial'], feature_extractor_weights_path=file)
+        super().__init__(name, [layer for layer in features_list if layer != 'spatial'],
+                         feature_extractor_weights_path=file)
         self.weights_sha256 = sha256(file.read_bytes())
         self.Mixed_6d.branch1x1.register_forward_hook(lambda module, inputs, output: setattr(self, 'branch', output))
         self.to(memory_format=torch.channels_last)
@@ -192,14 +195,18 @@ class DINOv2Features(FeatureExtractorBase):
         super().__init__(name, features_list)
         transformers = require('transformers')
         source = str(feature_extractor_weights_path or DINOV2)
-        remedy = f'give a folder with a Dinov2Model (config.json and model.safetensors), or download {DINOV2} on a machine with a network'
+        remedy = (
+            f'give a folder with a Dinov2Model (config.json and model.safetensors), or download {DINOV2} on a machine '
+            'with a network')
         local = dict(local_files_only=Path(source).is_dir())
         try:
             config = transformers.AutoConfig.from_pretrained(source, **local)
             if config.model_type != 'dinov2': raise ValueError(f'it is a {config.model_type}')
-            self.net, report = transformers.Dinov2Model.from_pretrained(source, use_safetensors=True, output_loading_info=True, **local)
+            self.net, report = transformers.Dinov2Model.from_pretrained(source, use_safetensors=True,
+                                                                        output_loading_info=True, **local)
             if report['missing_keys']: raise ValueError(f'it lacks {sorted(report["missing_keys"])[0]}')
-        except (OSError, ValueError, SafetensorError) as error: raise ValueError(f'{source} is no DINOv2 ({str(error).splitlines()[0]}): {remedy}') from error
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ValueError(f'{source} is no DINOv2 ({str(error).splitlines()[0]}): {remedy}') from error
         self.net.eval()
         self.dim = self.net.config.hidden_size
         weights = hashlib.sha256()

@@ -13,8 +13,10 @@ from types import ModuleType
 # %% ../nbs/10e_extras.ipynb #eec8961c
 EXTRAS = dict(
     accelerate='train', fastcore='train', huggingface_hub='train', safetensors='train', sklearn='train',
-    tensorboard='train', tqdm='train', PIL='evaluate', torch_fidelity='evaluate', torchdiffeq='evaluate', faiss='neighbors',
-    IPython='experiments', joblib='experiments', matplotlib='experiments', scipy='experiments', torchvision='experiments',
+    tensorboard='train', tqdm='train', PIL='evaluate', torch_fidelity='evaluate',
+    torchdiffeq='evaluate', faiss='neighbors',
+    IPython='experiments', joblib='experiments', matplotlib='experiments', scipy='experiments',
+    torchvision='experiments',
     diffusers='imagenet', braceexpand='text', transformers='text', webdataset='text', mlxtend='data', torchcfm='peers')
 
 class MissingExtra(ModuleNotFoundError, ValueError):

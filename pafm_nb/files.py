@@ -110,7 +110,8 @@ def write_array(
     path, # of a .npy file
     x, # numpy array or CPU tensor
 ):
-    "Write an array, whole or not at all (numpy's own `save` says nothing if the disk is full when it closes a small file)"
+    """Write an array,
+    whole or not at all (numpy's own `save` says nothing if the disk is full when it closes a small file)"""
     import numpy as np
     x = np.asarray(x, order='C')
     with whole_file(path, 'wb') as f:
@@ -140,7 +141,8 @@ def read_json(
     path = Path(path)
     try:
         value = json.loads(path.read_bytes())
-        if not isinstance(value, kind): raise TypeError(f'it holds a {type(value).__name__} and should hold a {kind.__name__}')
+        if not isinstance(value, kind):
+            raise TypeError(f'it holds a {type(value).__name__} and should hold a {kind.__name__}')
         check(value)
         return value
     except (FileNotFoundError, PermissionError): raise

@@ -113,7 +113,8 @@ def check_vae(
                          f'and {run.config.out} makes {run.model.in_channels}: give the VAE of its bank')
     made_by = run.provenance.get('latents', {}).get('vae_sha256')    # published features say a name and no checksum
     if not asked and made_by not in (None, found['vae_sha256']):
-        raise ValueError(f'{name} has the checksum {found["vae_sha256"][:12]}, and the bank of {run.config.out} was made '
+        raise ValueError(
+            f'{name} has the checksum {found["vae_sha256"][:12]}, and the bank of {run.config.out} was made '
                          f'with {made_by[:12]}: bring that VAE back, or name one with --vae')
 
 
@@ -129,7 +130,8 @@ class Decoder:
         self.protocol = dict(vae=None, rounding='to the nearest of 256 levels')
         if not bank and not vae:
             if run.model.in_channels in (1, 3): return
-            raise ValueError(f'{run.config.out} makes latents of {run.model.in_channels} channels and does not say of which '
+            raise ValueError(
+                f'{run.config.out} makes latents of {run.model.in_channels} channels and does not say of which '
                              'VAE: name one with --vae')
         from pafm_nb.vae import load_vae, vae_provenance
         name = vae or bank['vae']
@@ -217,7 +219,8 @@ def draw_images(
     model, shape = Counted(run.model), (run.model.in_channels, run.model.input_size, run.model.input_size)
     autocast = torch.autocast(device.type, torch.bfloat16) if precision == 'bf16' else nullcontext()
     path = PATHS[run.config.path]()
-    with autocast: z = sample_many(model, seeds, y, shape, batch_size, progress=False, device=device, path=path, **sampling)
+    with autocast:
+        z = sample_many(model, seeds, y, shape, batch_size, progress=False, device=device, path=path, **sampling)
     try: images = decoder(z, batch_size)
     except ValueError as e: raise ValueError(f'seeds {seeds[0]} to {seeds[-1]} cannot be decoded: {e}') from e
     batches = -(-len(seeds)//batch_size)
@@ -290,7 +293,9 @@ def check_request(
     if type(seed) is not int: raise ValueError(f'seed is {seed}: give a whole number')
     if not 0 <= seed <= 2**32 - n:
         raise ValueError(f'seeds {seed} to {seed + n - 1} are not all in 0 .. {2**32 - 1}: give another first seed')
-    check_name('labels', labels, LABELS); check_name('form', form, FORMS); check_name('precision', precision, ('no', 'bf16'))
+    check_name('labels', labels, LABELS)
+    check_name('form', form, FORMS)
+    check_name('precision', precision, ('no', 'bf16'))
 
 
 def check_run(
@@ -364,9 +369,11 @@ def finished(
 def _plan(run, n, seed, labels, precision, per_piece, sampling, dtype, texts, decoder):
     "What decides the images, known before the first"
     s, config, given = sampling, run.config, labels if run.classes else 'none'
-    if run.classes and len(run.classes) <= run.classes[-1]: given += f', of the {len(run.classes)} classes that have rows'
+    if run.classes and len(run.classes) <= run.classes[-1]:
+        given += f', of the {len(run.classes)} classes that have rows'
     adaptive = dict(atol=s['atol'], rtol=s['rtol']) if s['method'] == 'dopri5' else dict(steps=s['steps'])
-    guidance = dict(scale=s['guidance_scale'], interval=list(s['guidance_interval']), channels=s['guidance_channels'] or 'all',
+    guidance = dict(scale=s['guidance_scale'], interval=list(s['guidance_interval']),
+                    channels=s['guidance_channels'] or 'all',
                     convention='v_u + scale*(v_c - v_u) in steps that begin in the interval; t = 1 is noise')
     return dict(n=n, seeds=[seed, seed + n - 1], labels='captions' if texts else given,
                 captions_sha256=texts and texts.sha256, model=config.model, path=config.path, step=run.step,
@@ -381,7 +388,8 @@ def _versions():
     asked = ['git', '-C', root, 'rev-parse', 'HEAD'] if (root/'.git').exists() and shutil.which('git') else None
     said = subprocess.run(asked, capture_output=True, text=True) if asked else None
     commit = said.stdout.strip() if said and not said.returncode else None
-    return dict(pafm_nb=pafm_nb.__version__, commit=commit, torch=str(torch.__version__), python=platform.python_version())
+    return dict(pafm_nb=pafm_nb.__version__, commit=commit, torch=str(torch.__version__),
+                python=platform.python_version())
 
 
 def _first_images(work, n=64):
@@ -399,7 +407,8 @@ def _finish(out, work, plan, form, n, run, device):
     nfe = sorted({note['nfe'] for note in notes})
     spread = dict(least=nfe[0], mean=sum(note['nfe'] for note in notes)/len(notes), most=nfe[-1])
     with naming(out/'grid.png'): image_grid(_first_images(work), columns=8, path=out/'grid.png')
-    made = dict(form=form, nfe=nfe[0] if len(nfe) == 1 else spread, rows_per_image=sum(note['rows'] for note in notes)/n,
+    made = dict(form=form, nfe=nfe[0] if len(nfe) == 1 else spread,
+                rows_per_image=sum(note['rows'] for note in notes)/n,
                 batch_size=sorted({note['batch_size'] for note in notes}), run=run.config.out, data=run.config.data,
                 device=torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type, **_versions())
     write_json(out/'protocol.json', made | plan | dict(batch_size=plan.get('batch_size', made['batch_size'])))

@@ -53,10 +53,12 @@ images = sample(model, torch.randn(4, model.in_channels, model.input_size, model
 """
 
 # %% ../nbs/13b_hub.ipynb #7af9cfd3
-class HubMixin(PyTorchModelHubMixin, library_name='pafm_nb', repo_url='https://github.com/pafm-nb/pafm_nb', paper_url='https://arxiv.org/abs/2605.00825',
+class HubMixin(PyTorchModelHubMixin, library_name='pafm_nb', repo_url='https://github.com/pafm-nb/pafm_nb',
+               paper_url='https://arxiv.org/abs/2605.00825',
              tags=['flow-matching', 'posterior-augmented-flow-matching'], model_card_template=CARD):
     "A model with `save_pretrained`, `from_pretrained` and `push_to_hub` (safetensors and config.json)"
 
     def generate_model_card(self, *args, **kwargs):
         "The card, with how to load a model of this class"
-        return super().generate_model_card(*args, **dict(model_class=type(self).__name__, module=type(self).__module__.rpartition('.')[2]) | kwargs)
+        return super().generate_model_card(*args, **dict(model_class=type(self).__name__,
+                                                         module=type(self).__module__.rpartition('.')[2]) | kwargs)

@@ -32,9 +32,14 @@ class ImageSet(NamedTuple):
 
 def _layout(shape, dtype, name):
     "(N, C, H, W) of an array, and whether its channels come last"
-    if dtype != np.uint8: raise ValueError(f'{name} holds {dtype}: images must be uint8 in 0..255, pafm_nb.images.to_uint8 makes them of floats in [-1, 1]')
+    if dtype != np.uint8:
+        raise ValueError(
+            f'{name} holds {dtype}: images must be uint8 in 0..255, pafm_nb.images.to_uint8 makes them of floats in '
+            '[-1, 1]')
     first, last = (len(shape) == 4 and shape[i] in (1, 3) for i in (1, 3))
-    if first == last or not math.prod(shape): raise ValueError(f'{name} has shape {tuple(shape)}: give images (N, H, W, C) or (N, C, H, W) with 1 or 3 channels')
+    if first == last or not math.prod(shape):
+        raise ValueError(
+            f'{name} has shape {tuple(shape)}: give images (N, H, W, C) or (N, C, H, W) with 1 or 3 channels')
     return (shape[0], shape[3], shape[1], shape[2]) if last else tuple(shape), last
 
 def _tensors(batches, last):
@@ -68,14 +73,17 @@ def npz_keys(path:str|Path, # .npz
     try:
         with zipfile.ZipFile(path) as archive: return {name.removesuffix('.npy') for name in archive.namelist()}
     except PermissionError: raise
-    except BROKEN as error: raise ValueError(f'{path} is no .npz, or a damaged one ({error}): make or fetch it again') from error
+    except BROKEN as error:
+        raise ValueError(f'{path} is no .npz, or a damaged one ({error}): make or fetch it again') from error
 
 def npz_images(path:str|Path, # .npz with arr_0 (N, H, W, C) uint8
               )->ImageSet:
     "The images of an ADM batch, streamed from the archive"
     path = Path(path)
-    if 'arr_0' not in (keys := npz_keys(path)): raise ValueError(f'{path} holds {", ".join(sorted(keys))}: images are in arr_0, (N, H, W, C) uint8')
-    def damaged(error): return ValueError(f'arr_0 of {path} cannot be read ({error}): save it again with np.savez(path, images)')
+    if 'arr_0' not in (keys := npz_keys(path)):
+        raise ValueError(f'{path} holds {", ".join(sorted(keys))}: images are in arr_0, (N, H, W, C) uint8')
+    def damaged(error):
+        return ValueError(f'arr_0 of {path} cannot be read ({error}): save it again with np.savez(path, images)')
     try:
         with _member(path, 'arr_0') as (_, full, dtype): pass
     except (*BROKEN, KeyError) as error: raise damaged(error) from error
@@ -135,10 +143,12 @@ def image_file(source:str|Path, # a file, or a folder
               )->Path: # the .npz or .npy, or the folder with the image files
     "Where the images of a path are"
     path = Path(source)
-    if not path.exists(): raise FileNotFoundError(f'there is nothing at {path}: give an .npz, an .npy or a folder of images')
+    if not path.exists():
+        raise FileNotFoundError(f'there is nothing at {path}: give an .npz, an .npy or a folder of images')
     if path.is_file(): return path
     ours = (path/'protocol.json').is_file()
-    if (path/'pieces').is_dir() and not ours: raise ValueError(f'{path} is not finished: run the command that makes it again')
+    if (path/'pieces').is_dir() and not ours:
+        raise ValueError(f'{path} is not finished: run the command that makes it again')
     files = sorted(file for file in path.iterdir() if file.suffix in ('.npz', '.npy') and not is_hidden(file.name))
     files += [path/'png']*(ours and (path/'png').is_dir())
     if len(files) > 1: raise ValueError(f'{path} holds {", ".join(file.name for file in files)}: name the one to read')
@@ -155,11 +165,16 @@ def image_set(source, # (N, C, H, W) uint8 tensor; array; path of an .npz (arr_0
     "Images from anywhere, checked as far as can be before they are read"
     if isinstance(source, ImageSet): return source
     if isinstance(source, Tensor):
-        if source.dtype != torch.uint8: raise ValueError(f'{name} must be uint8 images in 0..255, got {source.dtype}: pafm_nb.images.to_uint8 makes them of floats in [-1, 1]')
-        if source.ndim != 4 or source.shape[1] not in (1, 3) or not source.numel(): raise ValueError(f'{name} must be (N, 1 or 3, H, W), got {tuple(source.shape)}')
+        if source.dtype != torch.uint8:
+            raise ValueError(
+                f'{name} must be uint8 images in 0..255, got {source.dtype}: pafm_nb.images.to_uint8 makes them of '
+                'floats in [-1, 1]')
+        if source.ndim != 4 or source.shape[1] not in (1, 3) or not source.numel():
+            raise ValueError(f'{name} must be (N, 1 or 3, H, W), got {tuple(source.shape)}')
         return ImageSet(name, tuple(source.shape), source.split)
     if isinstance(source, np.ndarray): return array_images(source, name)
-    if not isinstance(source, (str, Path)): raise ValueError(f'{name} must be a tensor, an array or a path, got {type(source).__name__}')
+    if not isinstance(source, (str, Path)):
+        raise ValueError(f'{name} must be a tensor, an array or a path, got {type(source).__name__}')
     path = image_file(source)
     if path.is_dir() or path.suffix.lower() in ('.zip', '.tar'): return folder_images(path, size)
     if path.suffix == '.npz': return npz_images(path)
@@ -167,7 +182,9 @@ def image_set(source, # (N, C, H, W) uint8 tensor; array; path of an .npz (arr_0
         raise ValueError(f'{path} is neither .npz nor .npy, nor a folder, .zip or .tar of images: give one of these')
     try: return array_images(np.load(path, mmap_mode='r', allow_pickle=False), str(path))
     except PermissionError: raise
-    except BROKEN as error: raise ValueError(str(error) if str(path) in str(error) else f'{path} cannot be read ({error}): save it again with np.save') from error
+    except BROKEN as error:
+        raise ValueError(str(error) if str(path) in str(error)
+                         else f'{path} cannot be read ({error}): save it again with np.save') from error
 
 def protocol_of(source, # as given to image_set
                )->dict: # of protocol.json; empty where there is none

@@ -22,7 +22,8 @@ from .files import is_hidden, walk, whole_file
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'PPM', 'TIFF')
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif', '.tiff', '.webp')  # torchvision's
 MAX_PIXELS, MAX_BYTES = 89_478_485, 2**27  # of an image; the first is Pillow's limit
-ORIENTATION, NOTES = 274, ('exif', 'xmp', 'XML:com.adobe.xmp', 'Raw profile type exif')  # EXIF's tag, and where Pillow finds it
+# EXIF's tag, and where Pillow finds it
+ORIENTATION, NOTES = 274, ('exif', 'xmp', 'XML:com.adobe.xmp', 'Raw profile type exif')
 
 def _orientation(image):
     "How the camera was held, 1 (upright) to 8; a damaged note of the camera is no damage of the image"
@@ -90,10 +91,14 @@ def _shrink(image, short):
     while min(image.size) >= 2*short: image = image.resize((image.width//2, image.height//2), Image.Resampling.BOX)
     scale = short/min(image.size)
     size = round(image.width*scale), round(image.height*scale)
-    if size[0]*size[1] > MAX_PIXELS: raise ValueError(f'an image of {image.width} x {image.height} pixels is too narrow to be brought to {short} on its short side')
+    if size[0]*size[1] > MAX_PIXELS:
+        raise ValueError(
+            f'an image of {image.width} x {image.height} pixels is too narrow to be brought to {short} on its short '
+            'side')
     return image.resize(size, Image.Resampling.BICUBIC)
 
-def _cut(image, size, left, top): return torch.from_numpy(np.array(image.crop((left, top, left + size, top + size)))).permute(2, 0, 1).contiguous()
+def _cut(image, size, left, top):
+    return torch.from_numpy(np.array(image.crop((left, top, left + size, top + size)))).permute(2, 0, 1).contiguous()
 
 def center_crop(
     image:Image.Image, # RGB
@@ -181,7 +186,8 @@ class _Window(RawIOBase):
         self.at = offset + (0, self.at, self.size)[whence]
         return self.at
     def read(self, n=-1):
-        data = os.pread(self.fd, max(0, self.size - self.at if n < 0 else min(n, self.size - self.at)), self.start + self.at)
+        data = os.pread(self.fd, max(0, self.size - self.at if n < 0 else min(n, self.size - self.at)),
+                        self.start + self.at)
         self.at += len(data)
         return data
 
@@ -275,8 +281,11 @@ def _walk_zip(path, finder):
         elif m.flag_bits & 1: finder.skip(m.filename, 'encrypted')
         elif not stat.S_ISREG(mode := m.external_attr >> 16) and stat.S_IFMT(mode):
             finder.skip(m.filename, 'a link or a device', link=stat.S_ISLNK(mode))
-        elif m.compress_type not in (0, 8): finder.skip(m.filename, f'compressed by method {m.compress_type}: use deflate')
-        else: finder.take(m.filename, max(m.file_size, m.compress_size), m.header_offset, m.compress_size, m.file_size, m.CRC, m.compress_type)
+        elif m.compress_type not in (0, 8):
+            finder.skip(m.filename, f'compressed by method {m.compress_type}: use deflate')
+        else:
+            finder.take(m.filename, max(m.file_size, m.compress_size), m.header_offset, m.compress_size,
+                        m.file_size, m.CRC, m.compress_type)
 
 # %% ../nbs/11a_images.ipynb #910a2f02
 NOT_THE_IMAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT,
@@ -318,11 +327,14 @@ class Images:
     ) -> tuple: # its bytes, label and name
         "An image's file; a ValueError says what is wrong with it"
         name = self.names[i]
-        try: data = self._folder(name) if self.kind == 'folder' else getattr(self, f'_{self.kind}')(*self.where[i].tolist())
+        try:
+            data = self._folder(name) if self.kind == 'folder' else getattr(self,
+                                                                            f'_{self.kind}')(*self.where[i].tolist())
         except (OSError, zlib.error, ValueError) as e:
             if not self.path.exists(): raise FileNotFoundError(f'{self.path} is gone: bring it back and go on') from e
             if isinstance(e, OSError) and e.errno in NOT_THE_IMAGES: raise
-            raise ValueError(f'{name} cannot be read: {e.strerror if isinstance(e, OSError) and e.strerror else e}') from e
+            raise ValueError(
+                f'{name} cannot be read: {e.strerror if isinstance(e, OSError) and e.strerror else e}') from e
         return data, int(self.labels[i]), name
 
     def _folder(self, name):
@@ -339,15 +351,19 @@ class Images:
     def _zip(self, offset, packed, size, crc, method):
         header = self._tar(offset, 30)
         if not header.startswith(b'PK\3\4'): raise ValueError('its header is damaged')
-        data = self._tar(offset + 30 + int.from_bytes(header[26:28], 'little') + int.from_bytes(header[28:30], 'little'), packed)
+        data = self._tar(offset + 30 + int.from_bytes(header[26:28], 'little')
+                         + int.from_bytes(header[28:30], 'little'), packed)
         if method: data = zlib.decompressobj(-15).decompress(data, size + 1)
-        if len(data) != size: raise ValueError(f'it unpacks to {"more" if len(data) > size else "less"} than the {size:,} bytes that are declared')
+        if len(data) != size:
+            raise ValueError(
+                f'it unpacks to {"more" if len(data) > size else "less"} than the {size:,} bytes that are declared')
         if zlib.crc32(data) != crc: raise ValueError('its checksum is wrong')
         return data
 
     def fingerprint(self) -> str:
         "SHA-256 of names and places: another list of images has another"
-        return hashlib.sha256('\0'.join(self.names).encode('utf-8', 'surrogateescape') + self.where.tobytes()).hexdigest()
+        return hashlib.sha256('\0'.join(self.names).encode('utf-8', 'surrogateescape')
+                              + self.where.tobytes()).hexdigest()
 
     def save(self,
         file, # .npz to keep the index in
@@ -386,12 +402,14 @@ def _class_level(path, finder):
         while not images[c] and len(below(c)) == 1: c = below(c)[0]
         if (parts := below(c)) and (len(classes) == 1 if images[c] else len(parts) > 1):
             raise ValueError(f'in {path} the folder {name(c)} holds {images[c] or "no"} images and {len(parts)} '
-                             f'folders with images ({name(parts[0])} first), so it is a class or holds classes: give (or pack) '
+                             f'folders with images ({name(parts[0])} first), so it is a class or holds classes: give '
+                             '(or pack) '
                              f'{name(c)} alone if these are the classes, or put its images into itself')
     named = rf'({"|".join(SPLITS)})(?:set)?(?:[\W_\d].*)?'
     splits = [(m[1], name(c)) for c in classes if (m := re.fullmatch(named, c[-1].lower()))]
     if len(one := dict(splits)) > 1 and 2*len(splits) >= len(classes):    # a class may be called test tube
-        raise ValueError(f'{path} holds {" and ".join(one.values())}, which are parts of a data set and no classes: give '
+        raise ValueError(
+            f'{path} holds {" and ".join(one.values())}, which are parts of a data set and no classes: give '
                          '(or pack) one of them alone')
     if classes and (empty := sorted(inside[level] - full)):
         raise ValueError(f'{len(empty)} of {len(inside[level])} classes in {path} have no image, {name(empty[0])} '
@@ -431,13 +449,15 @@ def open_images(path, labelled:bool=True) -> Images:
     Returns
     -------
     Images
-        Sorted by class and name, with a label for each class in order; `read(i)` gives bytes, label and name of an image, from any
+        Sorted by class and name, with a label for each class in order; `read(i)` gives bytes, label and name of an
+        image, from any
         thread, `skipped` what is no image and why.
 
     Raises
     ------
     ValueError
-        If it is not clear which folders are the classes, a class has no image, there are none at all, or an archive is damaged.
+        If it is not clear which folders are the classes, a class has no image, there are none at all, or an archive is
+        damaged.
     FileNotFoundError
         If there is nothing at the path.
 
@@ -458,7 +478,8 @@ def open_images(path, labelled:bool=True) -> Images:
     (['cat', 'dog'], [0, 1, 1])
     """
     path = Path(path)
-    if not path.exists(): raise FileNotFoundError(f'there is no {path}: give a folder of images (CLASS/name.jpg), a zip or a tar')
+    if not path.exists():
+        raise FileNotFoundError(f'there is no {path}: give a folder of images (CLASS/name.jpg), a zip or a tar')
     kind, finder = _found(path)
     level = _class_level(path, finder) if labelled else ()
     found = sorted(f for f in finder.found if len(f[0]) > len(level) + labelled)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from .hub import HubMixin
-from .sit import (SIT_MODELS, Block, FinalLayer, Models, PatchEmbedding, TimeEmbedding, attend, check_images, check_sizes,
+from .sit import (SIT_MODELS, Block, FinalLayer, Models, PatchEmbedding, TimeEmbedding, attend,
+                         check_images, check_sizes,
                          check_weights, heads_of, modulated_norm, read_weights, shapes_of, sincos_position, unpatchify)
 
 # %% ../nbs/13a_mmdit.ipynb #b8404a5d
@@ -86,8 +87,10 @@ class JointBlock(nn.Module):
 class MMDiT(nn.Module, HubMixin):
     """A transformer from (z_t, t, text) to a velocity: REPA's text-to-image model, with its parameter names.
 
-    Called as ``model(x, t, text)``: x (B, in_channels, input_size, input_size) floating point, the noisy images or latents z_t; t
-    (B,) floating point times, 0 is data and 1 is noise; text (B, context_length, context_size) floating point, the states of a text
+    Called as ``model(x, t, text)``: x (B, in_channels, input_size, input_size) floating point, the noisy images or
+    latents z_t; t
+    (B,) floating point times, 0 is data and 1 is noise; text (B, context_length, context_size) floating point, the
+    states of a text
     encoder, those of an empty caption for no text. Returns the velocity, of x's shape, in the dtype of the weights.
 
     Parameters
@@ -127,7 +130,8 @@ class MMDiT(nn.Module, HubMixin):
 
     Notes
     -----
-    `MMDIT_MODELS['MMDiT-B/2']()` and its kin have the published sizes. Joint blocks: Esser et al. 2024, arXiv 2403.03206; names and
+    `MMDIT_MODELS['MMDiT-B/2']()` and its kin have the published sizes. Joint blocks: Esser et al. 2024, arXiv
+    2403.03206; names and
     sizes: REPA, Yu et al., 2410.06940.
 
     Examples
@@ -209,7 +213,8 @@ def load_mmdit(weights:dict|str|Path, num_heads:int|None=None, context_length:in
     Parameters
     ----------
     weights
-        A state dict (names and float tensors), a checkpoint that holds one as 'ema', or the path of a .safetensors, .pt or .pth file
+        A state dict (names and float tensors), a checkpoint that holds one as 'ema', or the path of a .safetensors, .pt
+        or .pth file
         of either. What DDP, averaging and torch.compile put into names is taken off. A pickle runs no code.
     num_heads
         Needed for sizes that are not among `MMDIT_MODELS`: no shape tells it.
@@ -248,10 +253,13 @@ def load_mmdit(weights:dict|str|Path, num_heads:int|None=None, context_length:in
 
 
 def _sizes_of(state, num_heads, context_length):
-    ranks = {'x_embedder.proj.weight': 4, 'pos_embed': 3, 'context_embedder.weight': 2, 'joint_blocks.0.x_block.mlp.fc1.weight': 2}
+    ranks = {'x_embedder.proj.weight': 4, 'pos_embed': 3, 'context_embedder.weight': 2,
+             'joint_blocks.0.x_block.mlp.fc1.weight': 2}
     (hidden, channels, patch, _), pos, context, fc1 = shapes_of(state, ranks, 'an MMDiT')
     depth = len({k.split('.')[1] for k in state if k.startswith('joint_blocks.')})
     if context_length is None: context_length = MMDIT_MODELS.of_size(hidden, depth).get('context_length', 77)
-    return dict(input_size=math.isqrt(pos[1]) * patch, patch_size=patch, in_channels=channels, depth=depth, hidden_size=hidden,
-                num_heads=heads_of(MMDIT_MODELS, hidden, depth, num_heads), mlp_ratio=fc1[0] / hidden, context_size=context[1],
+    return dict(input_size=math.isqrt(pos[1]) * patch, patch_size=patch, in_channels=channels,
+                depth=depth, hidden_size=hidden,
+                num_heads=heads_of(MMDIT_MODELS, hidden, depth, num_heads),
+                mlp_ratio=fc1[0] / hidden, context_size=context[1],
                 context_length=context_length)

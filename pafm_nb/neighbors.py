@@ -64,7 +64,8 @@ def pool_neighbors(
 # %% ../nbs/12a_neighbors.ipynb #50934163
 def _means(data, cells, rounds, seed, most):
     "k-means of FAISS, trained on up to `most` rows a centre"
-    means = load_faiss().Kmeans(data.shape[1], cells, niter=rounds, seed=seed, min_points_per_centroid=1, max_points_per_centroid=most)
+    means = load_faiss().Kmeans(data.shape[1], cells, niter=rounds, seed=seed, min_points_per_centroid=1,
+                                max_points_per_centroid=most)
     means.train(data)
     return means
 
@@ -198,7 +199,8 @@ class Preparation(NamedTuple):
 
     def folder(self, bank) -> Path:
         "Where finished stretches wait"
-        return bank.folder/'_'.join([f'.{self.name}', *(f'{key}{value}' for key, value in self.wanted.items()), f'exact{self.exact}'])
+        return bank.folder/'_'.join([f'.{self.name}', *(f'{key}{value}' for key, value in self.wanted.items()),
+                                     f'exact{self.exact}'])
 
     def stretches(self, bank) -> Iterator[Stretch]:
         "The bank in stretches; the lists of a large class are made once and kept"
@@ -233,7 +235,8 @@ def _collect(bank, job, parts):
 def _publish(bank, job, recall):
     "Put the file into place; until then, and if it is stopped in between, the bank is whole"
     result, meta = job.folder(bank)/'result.npy', bank.meta
-    files, prepared = ({what: value for what, value in meta[of].items() if what != job.name} for of in ('files', 'prepared'))
+    files, prepared = ({what: value for what, value in meta[of].items() if what != job.name}
+                       for of in ('files', 'prepared'))
     state = lambda: sealed(meta | dict(files=files, prepared=prepared))
     if job.name in meta['files']: write_json(bank.folder/'meta.json', state())
     files[job.name] = file_entry(result, 'int32', (len(bank), *job.row))
@@ -269,15 +272,18 @@ def prepare_neighbors(
     exact:int=EXACT, # larger classes are searched through lists
     recall:float=.95, # share of the true neighbours that these lists must hold
 ) -> LatentBank: # with bank.neighbors (or neighbors_in_all), (N, k) int32 rows of by_class; column 0 is the row itself
-    "Find the nearest neighbours of every endpoint, once; a run that was stopped goes on. Fewer than are there already are not looked for"
+    """Find the nearest neighbours of every endpoint, once; a run that was stopped goes on.
+    Fewer than are there already are not looked for"""
     check_count('k', k, 1)
     if not 0 < recall <= 1: raise ValueError(f'recall must lie in (0, 1], got {recall}: .95 finds 19 of 20 neighbours')
-    bank, name = bank if isinstance(bank, LatentBank) else LatentBank.open(bank), 'neighbors_in_all' if across else 'neighbors'
+    bank, name = (bank if isinstance(bank, LatentBank) else LatentBank.open(bank),
+                  'neighbors_in_all' if across else 'neighbors')
     if k > len(bank): raise ValueError(f'k={k} and {bank.folder} has {len(bank)} rows: give at most that')
     if bank.meta['prepared'].get(name, dict(k=0))['k'] >= k: return bank
     def work(s, _):
         return in_pool(class_neighbors(s.x, k) if s.lists is None else list_neighbors(s.x, s.lists, s.i, k), s.first)
-    return prepare(bank, Preparation(name, dict(k=k, wanted_recall=recall), work, (k,), across, exact, k, recall), progress)
+    return prepare(bank, Preparation(name, dict(k=k, wanted_recall=recall), work, (k,), across, exact, k, recall),
+                   progress)
 
 def prepare_cells(
     bank, # a LatentBank or its folder

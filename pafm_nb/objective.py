@@ -18,7 +18,8 @@ from .candidate_sets import (Candidates, CandidateSet, Noisy, PointSampler, Samp
 from .paths import (PATHS, LinearPath, Path, check_count, check_generator, check_model, check_number, check_path,
                            check_velocity, expand, readable)
 from .pools import Batch, check_batch, check_null_text, check_told, sent
-from .posterior import (check_candidates, check_device, check_finite, check_pair, check_points, check_temperature,
+from .posterior import (check_candidates, check_device, check_finite, check_pair,
+                               check_points, check_temperature,
                                effective_sample_size, signal_to_noise, working_dtype)
 
 # %% ../nbs/05_objective.ipynb #2c0ea7c3
@@ -34,11 +35,15 @@ def as_set(
 ) -> CandidateSet:
     "What a user gives as candidates, as a set that was checked"
     if not isinstance(candidates, (Tensor, CandidateSet)):
-        raise ValueError(f'candidates must be a tensor (B, K, *D) or (N, *D), or what a sampler returns, got {type(candidates).__name__}: '
+        raise ValueError(
+            'candidates must be a tensor (B, K, *D) or (N, *D), or what a sampler returns, got '
+            f'{type(candidates).__name__}: '
                          'call a sampler with the batch, sampler(batch); of a pool give its z')
     if isinstance(candidates, CandidateSet):
         if log_prior is not None: raise ValueError('log_prior was given twice: a candidate set carries its own')
-    else: candidates = (SharedCandidates if check_candidates(z, candidates, log_prior) else Candidates)(candidates, log_prior)
+    else:
+        candidates = (SharedCandidates if check_candidates(z, candidates, log_prior)
+                      else Candidates)(candidates, log_prior)
     candidates.check(z)
     return candidates
 
@@ -85,16 +90,21 @@ def noise_faults(
     if abs(mean) > 6/n**.5: faults.append(f'its mean is {mean:.2g}')
     if not -8.5*n**.5 <= (square - 1)*n <= 8.5*n**.5 + 36: faults.append(f'its mean square is {square:.2g}')
     size = eps.abs().mean().item()
-    if not faults and abs(size - (2/math.pi)**.5) > 6*(1 - 2/math.pi)**.5/n**.5 + 2/n: faults.append(f'its mean size is {size:.2g}')
+    if not faults and abs(size - (2/math.pi)**.5) > 6*(1 - 2/math.pi)**.5/n**.5 + 2/n:
+        faults.append(f'its mean size is {size:.2g}')
     if abs(with_z) > 6*max(1., square**.5):
-        faults.append(f'it goes with z, by {with_z:.1f} standard deviations: rows are paired, by optimal transport or the like')
+        faults.append(
+            f'it goes with z, by {with_z:.1f} standard deviations: rows are paired, by optimal transport or the like')
     return faults
 
 def other_ways(z_t, z, eps, t, path) -> Iterator[str]:
     "How else the points may have been made, in words"
-    ways = {'(z, eps, 1 - t)': ((z, eps, 1 - t), 'your clock runs the other way, so pass 1 - t and turn the sign of the velocity'),
+    ways = {'(z, eps, 1 - t)': ((z, eps, 1 - t),
+                                'your clock runs the other way, so pass 1 - t and turn the sign of the velocity'),
             '(eps, z, t)': ((eps, z, t), 'data and noise are swapped, so pass the data first'),
-            '(eps, z, 1 - t)': ((eps, z, 1 - t), 'data and noise are swapped and your clock runs the other way, so pass the data first, 1 - t, and turn the sign of the velocity')}
+            '(eps, z, 1 - t)': ((eps, z, 1 - t),
+                                'data and noise are swapped and your clock runs the other way, so pass the data first, '
+                                '1 - t, and turn the sign of the velocity')}
     for name, (way, how) in ways.items():
         if made_by(z_t, *way, path).all() and not noise_faults(way[1], way[0]): yield f'{name}: {how}'
     for other in (P() for P in PATHS.values()):
@@ -114,14 +124,19 @@ def check_point(
     if not readable(z_t): return
     made, faults = made_by(z_t, z, eps, t, path), noise_faults(eps, z)
     if made.all() and not faults: return
-    if found := list(other_ways(z_t, z, eps, t, path)): raise ValueError(f'z_t is not path.interpolate(z, eps, t) but fits {"; or ".join(found)}')
-    if made.all(): raise ValueError(f'eps is not standard normal noise drawn for itself ({", ".join(faults)}): PAFM needs that')
+    if found := list(other_ways(z_t, z, eps, t, path)):
+        raise ValueError(f'z_t is not path.interpolate(z, eps, t) but fits {"; or ".join(found)}')
+    if made.all():
+        raise ValueError(f'eps is not standard normal noise drawn for itself ({", ".join(faults)}): PAFM needs that')
     off = (z_t - path.interpolate(z, eps, t)).square().mean().sqrt().item()
-    raise ValueError(f'z_t is not path.interpolate(z, eps, t) in {(~made).sum().item()} of {len(z)} rows, off by {off:.2g}: another noise made it. '
+    raise ValueError(
+        f'z_t is not path.interpolate(z, eps, t) in {(~made).sum().item()} of {len(z)} rows, off by {off:.2g}: another '
+        'noise made it. '
                      'Take sigma = 0, eta = 0 and a matcher without a coupling, or draw eps and z_t yourself')
 
 # %% ../nbs/05_objective.ipynb #2c0ea7c6
-def pafm_target(z:Tensor, eps:Tensor, t:Tensor, candidates:Tensor|CandidateSet, path:Path=LinearPath(), log_prior:Tensor|None=None,
+def pafm_target(z:Tensor, eps:Tensor, t:Tensor, candidates:Tensor|CandidateSet, path:Path=LinearPath(),
+                log_prior:Tensor|None=None,
                 temperature:float=1., z_t:Tensor|None=None) -> Target:
     """The PAFM regression target: the velocity averaged over the posterior of the endpoints.
 
@@ -153,7 +168,8 @@ def pafm_target(z:Tensor, eps:Tensor, t:Tensor, candidates:Tensor|CandidateSet, 
     Raises
     ------
     ValueError
-        For shapes or devices that do not fit, times outside [0, 1], numbers that are not finite, K = 0, a source that is not
+        For shapes or devices that do not fit, times outside [0, 1], numbers that are not finite, K = 0, a source that
+        is not
         among its candidates, noise that is none, or points that z and eps did not make (with the way that fits).
 
     References
@@ -177,11 +193,13 @@ def pafm_target(z:Tensor, eps:Tensor, t:Tensor, candidates:Tensor|CandidateSet, 
 # %% ../nbs/05_objective.ipynb #e271918a
 def check_draws_times(time):
     "Refuse what draws no times"
-    if not callable(time) or isinstance(time, type): raise ValueError(f'time must be a function time(n, generator, device) such as uniform_time, got {time!r}')
+    if not callable(time) or isinstance(time, type):
+        raise ValueError(f'time must be a function time(n, generator, device) such as uniform_time, got {time!r}')
 
 def check_draws_noise(noise):
     "Refuse what draws no noise"
-    if not callable(noise) or isinstance(noise, type): raise ValueError(f'noise must be a function noise(z, batch, generator) such as normal_noise, got {noise!r}')
+    if not callable(noise) or isinstance(noise, type):
+        raise ValueError(f'noise must be a function noise(z, batch, generator) such as normal_noise, got {noise!r}')
 
 def uniform_time(
     n:int, # how many
@@ -199,7 +217,8 @@ def logit_normal_time(
     "Times whose logit is normal (Esser et al. 2024, SD3; mean 0 and std 1 are REPA's lognormal weighting)"
     check_number('mean', mean)
     check_number('std', std, lambda x: 0 < x < float('inf'), 'a finite number above 0')
-    def time(n, generator=None, device=None): return (mean + std*torch.randn(n, generator=generator, device=device)).sigmoid()
+    def time(n, generator=None, device=None):
+        return (mean + std*torch.randn(n, generator=generator, device=device)).sigmoid()
     return time
 
 def shifted_time(
@@ -238,7 +257,8 @@ class Prepared(NamedTuple):
         return Prepared._make(None if x is None else sent(x, device) for x in self)
 
 class LossOutput(NamedTuple):
-    "A loss to call `.backward()` on, and what it did; the others are detached means over the batch, still on its device"
+    """A loss to call `.backward()` on, and what it did; the others are detached means over the batch,
+    still on its device"""
     loss:Tensor # () the objective
     fm_loss:Tensor # () flow matching's loss on the same rows: comparable between objectives
     ess:Tensor # () effective number of candidates, 1 for FM
@@ -251,9 +271,13 @@ def check_dropping(label_dropout, null_label, null_condition):
     check_number('label_dropout', label_dropout, lambda x: 0 <= x <= 1, 'a probability in [0, 1]')
     if null_label is not None: check_count('null_label', null_label, 0)
     if label_dropout > 0 and null_label is None and null_condition is None:
-        raise ValueError(f'label_dropout={label_dropout} needs null_label, what the model is given in place of a label, or null_condition, in place of a condition')
+        raise ValueError(
+            f'label_dropout={label_dropout} needs null_label, what the model is given in place of a label, or '
+            'null_condition, in place of a condition')
     if null_condition is None: return
-    if not isinstance(null_condition, Tensor): raise ValueError(f'null_condition must be a tensor, got {type(null_condition).__name__}: convert with torch.as_tensor')
+    if not isinstance(null_condition, Tensor):
+        raise ValueError(
+            f'null_condition must be a tensor, got {type(null_condition).__name__}: convert with torch.as_tensor')
     check_finite('null_condition', null_condition)
 
 def check_droppable(
@@ -264,21 +288,31 @@ def check_droppable(
     null:Tensor|None, # (...) and for a dropped condition
 ):
     "Refuse rows of which the model could not be told that they are dropped"
-    name, what, there = ('null_label', 'labels', null_label) if condition is None else ('null_condition', 'a condition', null)
-    if there is None and label_dropout > 0: raise ValueError(f'label_dropout={label_dropout} needs {name} for a batch with {what}: it is what the model is given where it is dropped')
+    name, what, there = (('null_label', 'labels', null_label) if condition is None
+                         else ('null_condition', 'a condition', null))
+    if there is None and label_dropout > 0:
+        raise ValueError(
+            f'label_dropout={label_dropout} needs {name} for a batch with {what}: it is what the model is given where '
+            'it is dropped')
     if there is None and y.device.type == 'cpu' and y.eq(-1).any():
         raise ValueError(f'the batch holds dropped rows (y = -1): give the loss {name}, what the model is given there')
     if condition is None and label_dropout > 0 and readable(y) and y.eq(null_label or 0).any():
-        raise ValueError(f'null_label={null_label} is a label of the batch, too: take the number of classes, which no row has')
+        raise ValueError(
+            f'null_label={null_label} is a label of the batch, too: take the number of classes, which no row has')
     if condition is not None and null is not None and condition.shape[1:] != null.shape:
-        raise ValueError(f'condition has shape {tuple(condition.shape)} and null_condition {tuple(null.shape)}: they must be (B, ...) and (...)')
+        raise ValueError(
+            f'condition has shape {tuple(condition.shape)} and null_condition {tuple(null.shape)}: they must be (B, '
+            '...) and (...)')
 
 class FMLoss:
     """Flow matching: regress on the velocity of the one path that made the point (L_FM).
 
-    Called as `loss(model, batch, generator=None)`: `model(z_t, t, y)` gets noisy points (B, *D), times (B,), 0 is data and 1 is
-    noise, and labels (B,), or `batch.condition` where there is one, or None, and returns a velocity (B, *D). What comes back is a
-    `LossOutput`: `.loss` to call `.backward()` on, and detached means over the batch. `prepare` and `compare` are its two halves.
+    Called as `loss(model, batch, generator=None)`: `model(z_t, t, y)` gets noisy points (B, *D), times (B,), 0 is data
+    and 1 is
+    noise, and labels (B,), or `batch.condition` where there is one, or None, and returns a velocity (B, *D). What comes
+    back is a
+    `LossOutput`: `.loss` to call `.backward()` on, and detached means over the batch. `prepare` and `compare` are its
+    two halves.
 
     Parameters
     ----------
@@ -300,7 +334,8 @@ class FMLoss:
     Raises
     ------
     ValueError
-        For a path, time or noise that is none, a share outside [0, 1], or dropped rows without a null; when called, for a
+        For a path, time or noise that is none, a share outside [0, 1], or dropped rows without a null; when called, for
+        a
         batch, generator or velocity that does not fit.
 
     References
@@ -315,8 +350,10 @@ class FMLoss:
     >>> round(loss.item(), 1)
     1.0
     """
-    def __init__(self, path:Path=LinearPath(), time:Callable[..., Tensor]=uniform_time, label_dropout:float=0., null_label:int|None=None,
-                 null_condition:Tensor|None=None, noise:Callable[..., Tensor]=normal_noise, *, null_text:Tensor|None=None):
+    def __init__(self, path:Path=LinearPath(), time:Callable[..., Tensor]=uniform_time,
+                 label_dropout:float=0., null_label:int|None=None,
+                 null_condition:Tensor|None=None, noise:Callable[..., Tensor]=normal_noise, *,
+                 null_text:Tensor|None=None):
         check_path(path); check_draws_times(time); check_draws_noise(noise); check_null_text(null_text)
         if null_condition is None: null_condition = null_text
         check_dropping(label_dropout, null_label, null_condition)
@@ -327,12 +364,14 @@ class FMLoss:
     def null_text(self) -> Tensor|None: return self.null_condition
 
     def drop(self, batch, generator):
-        "What the sampler is told (labels, -1 where dropped) and what the model is given (the condition or else labels, the null one where dropped)"
+        """What the sampler is told (labels,
+        -1 where dropped) and what the model is given (the condition or else labels, the null one where dropped)"""
         if batch.y is None and batch.condition is None: return None, None
         y = torch.zeros(len(batch.z), dtype=torch.int64, device=batch.z.device) if batch.y is None else batch.y
         check_droppable(y, batch.condition, self.label_dropout, self.null_label, self.null_condition)
         gone, given, null = y == -1, batch.condition, self.null_condition
-        if self.label_dropout > 0: gone = gone | (torch.rand(len(y), generator=generator, device=y.device) < self.label_dropout)
+        if self.label_dropout > 0:
+            gone = gone | (torch.rand(len(y), generator=generator, device=y.device) < self.label_dropout)
         told = y.masked_fill(gone, -1)
         if given is None: return told, y if self.null_label is None else y.masked_fill(gone, self.null_label)
         if null is None: return told, given
@@ -340,7 +379,8 @@ class FMLoss:
         return told, torch.where(expand(gone, given), null.to(given.dtype), given)
 
     def target(self, z, eps, t, batch, generator, velocity=None):
-        "The target velocity, effective sample size and source weight of each row; `velocity` is that of the sources' own paths, if known"
+        """The target velocity, effective sample size and source weight of each row;
+        `velocity` is that of the sources' own paths, if known"""
         one = torch.ones(len(z), device=z.device)
         return self.path.velocity(z, eps, t) if velocity is None else velocity, one, one
 
@@ -368,11 +408,13 @@ class FMLoss:
         z_t, target = prepared.z_t, prepared.target
         out = check_velocity(model(z_t, prepared.t, prepared.condition), z_t).to(z_t.dtype)
         loss = (out - target).square().mean()
-        with torch.no_grad(): fm_loss, shift = (out - prepared.fm_target).square().mean(), (target - prepared.fm_target).square().mean()
+        with torch.no_grad():
+            fm_loss, shift = (out - prepared.fm_target).square().mean(), (target - prepared.fm_target).square().mean()
         return LossOutput(loss, fm_loss, prepared.ess.mean(), prepared.source_weight.mean(), shift)
 
     def __call__(self,
-        model:Callable[..., Tensor], # model(z_t, t, y) -> velocity (B, *D); called with the condition where the batch has one
+        # model(z_t, t, y) -> velocity (B, *D); called with the condition where the batch has one
+        model:Callable[..., Tensor],
         batch:Batch, # rows of the data
         generator:torch.Generator|None=None, # on the batch's device
     ) -> LossOutput:
@@ -383,7 +425,8 @@ class FMLoss:
 # %% ../nbs/05_objective.ipynb #899b7b43
 def check_sampler(candidates):
     "Refuse what finds no candidates"
-    if not callable(candidates) or isinstance(candidates, type): raise ValueError(f'candidates must be a sampler such as InBatch() or WholeClass(pool), got {candidates!r}')
+    if not callable(candidates) or isinstance(candidates, type):
+        raise ValueError(f'candidates must be a sampler such as InBatch() or WholeClass(pool), got {candidates!r}')
 
 def check_found(
     candidates, # what a sampler returned
@@ -391,19 +434,24 @@ def check_found(
     z:Tensor, # (B, *D) sources
 ):
     "Refuse what is no set, or not one of these sources"
-    if not isinstance(candidates, CandidateSet): raise ValueError(f'the sampler {sampler!r} returned {type(candidates).__name__}: a sampler returns a candidate set such as Candidates(z)')
+    if not isinstance(candidates, CandidateSet):
+        raise ValueError(
+            f'the sampler {sampler!r} returned {type(candidates).__name__}: a sampler returns a candidate set such as '
+            'Candidates(z)')
     candidates.check(z)
 
 class PAFMLoss(FMLoss):
     """Posterior-augmented flow matching: regress on the posterior mean of the velocity (L_PAFM).
 
-    Called like `FMLoss`, with the same draws from the same generator: with K = 1 it is flow matching bit for bit. Its `fm_loss`,
+    Called like `FMLoss`, with the same draws from the same generator: with K = 1 it is flow matching bit for bit. Its
+    `fm_loss`,
     not its `loss`, is comparable with a run of flow matching.
 
     Parameters
     ----------
     candidates : Sampler
-        Finds the endpoints of each row: `InBatch()`, `WholeClass(pool)`, or anything that is called with a batch and a generator
+        Finds the endpoints of each row: `InBatch()`, `WholeClass(pool)`, or anything that is called with a batch and a
+        generator
         and returns a candidate set; one with parameters `z_t` and `t` gets the noisy points and times.
     path : Path
         The path from data to noise.
@@ -426,7 +474,8 @@ class PAFMLoss(FMLoss):
     Raises
     ------
     ValueError
-        For what `FMLoss` refuses, candidates that are no sampler, a temperature that is not above 0; when called, for a set
+        For what `FMLoss` refuses, candidates that are no sampler, a temperature that is not above 0; when called, for a
+        set
         that does not hold the sources.
 
     References
@@ -442,7 +491,8 @@ class PAFMLoss(FMLoss):
     >>> bool(out.loss < out.fm_loss)
     True
     """
-    def __init__(self, candidates:Sampler|PointSampler, path:Path=LinearPath(), time:Callable[..., Tensor]=uniform_time, temperature:float=1.,
+    def __init__(self, candidates:Sampler|PointSampler, path:Path=LinearPath(),
+                 time:Callable[..., Tensor]=uniform_time, temperature:float=1.,
                  label_dropout:float=0., null_label:int|None=None, null_condition:Tensor|None=None,
                  noise:Callable[..., Tensor]=normal_noise, *, null_text:Tensor|None=None):
         super().__init__(path, time, label_dropout, null_label, null_condition, noise, null_text=null_text)

@@ -23,7 +23,8 @@ def check_tensor(
 ):
     "Refuse what is no floating point tensor"
     if not isinstance(x, Tensor):
-        raise ValueError(f'{name} must be a tensor {shape}, got {type(x).__name__}: convert arrays and lists with torch.as_tensor')
+        raise ValueError(
+            f'{name} must be a tensor {shape}, got {type(x).__name__}: convert arrays and lists with torch.as_tensor')
     if not x.is_floating_point(): raise ValueError(f'{name} must be floating point, got {x.dtype}: {how}')
 
 def check_number(
@@ -33,7 +34,8 @@ def check_number(
     needs:str='a finite number', # the same in words, and what helps
 ):
     "Refuse what is no number that fits"
-    if isinstance(x, bool) or not isinstance(x, Real) or not fits(x): raise ValueError(f'{name} must be {needs}, got {x!r}')
+    if isinstance(x, bool) or not isinstance(x, Real) or not fits(x):
+        raise ValueError(f'{name} must be {needs}, got {x!r}')
 
 def check_count(
     name:str, # of the number, for the message
@@ -41,7 +43,8 @@ def check_count(
     least:int, # the smallest that makes sense
 ):
     "Refuse what is not an integer of at least `least`"
-    if isinstance(n, bool) or not isinstance(n, Integral) or n < least: raise ValueError(f'{name} must be an integer of at least {least}, got {n!r}')
+    if isinstance(n, bool) or not isinstance(n, Integral) or n < least:
+        raise ValueError(f'{name} must be an integer of at least {least}, got {n!r}')
 
 def check_generator(
     generator, # what was given; None is torch's own
@@ -50,9 +53,11 @@ def check_generator(
     "Refuse what cannot draw there"
     if generator is None: return
     if not isinstance(generator, torch.Generator):
-        raise ValueError(f'generator must be a torch.Generator, got {generator!r}: pass torch.Generator().manual_seed(0)')
+        raise ValueError(
+            f'generator must be a torch.Generator, got {generator!r}: pass torch.Generator().manual_seed(0)')
     if device is not None and torch.device(device).type not in ('meta', generator.device.type):
-        raise ValueError(f"generator is on {generator.device} and the data on {device}: make it with torch.Generator('{device}')")
+        raise ValueError(
+            f"generator is on {generator.device} and the data on {device}: make it with torch.Generator('{device}')")
 
 # %% ../nbs/00_paths.ipynb #5d5a6e43
 def check_model(
@@ -60,7 +65,8 @@ def check_model(
 ):
     "Refuse what cannot be asked for a velocity"
     if not callable(model) or isinstance(model, type):
-        raise ValueError(f'model must be a network or a function model(z_t, t, y), got {getattr(model, "__name__", model)!r}')
+        raise ValueError(
+            f'model must be a network or a function model(z_t, t, y), got {getattr(model, "__name__", model)!r}')
 
 def check_velocity(
     v, # what a model returned
@@ -71,7 +77,8 @@ def check_velocity(
     got, how = type(v).__name__, 'it must return a velocity, a tensor of the same shape'
     if isinstance(v, Tensor):
         got = f'{tuple(v.shape)} {v.dtype}'
-        if v.ndim == z.ndim and v.shape[1] == 2*z.shape[1]: how = 'take the half that is the velocity, often .chunk(2, 1)[0]'
+        if v.ndim == z.ndim and v.shape[1] == 2*z.shape[1]:
+            how = 'take the half that is the velocity, often .chunk(2, 1)[0]'
     elif hasattr(v, 'sample'): how = 'take its .sample: lambda z_t, t, y: model(z_t, t, y).sample'
     elif isinstance(v, (tuple, list)):
         which = next((i for i, x in enumerate(v) if getattr(x, 'shape', None) == z.shape), 0)
@@ -126,8 +133,10 @@ def check_rows(
     if x.ndim != y.ndim or x.shape[1:] != y.shape[1:] or len(rows) > 1:
         raise ValueError(f'{first} and {second} must have one shape (B, *D), got {tuple(x.shape)} and {tuple(y.shape)}')
     for name, one in {second: y, 't': t}.items():
-        if one.device != x.device and one.ndim: raise ValueError(f'{name} is on {one.device} and {first} on {x.device}: move one with .to()')
-    if t.numel() not in (1, *rows): raise ValueError(f't must be ({max(rows, default=1)},), one time for each row, got {tuple(t.shape)}')
+        if one.device != x.device and one.ndim:
+            raise ValueError(f'{name} is on {one.device} and {first} on {x.device}: move one with .to()')
+    if t.numel() not in (1, *rows):
+        raise ValueError(f't must be ({max(rows, default=1)},), one time for each row, got {tuple(t.shape)}')
 
 class Path:
     "A Gaussian path `z_t = alpha(t) z + sigma(t) eps`, from data at t = 0 to noise at t = 1"
@@ -201,7 +210,8 @@ class LinearPath(Path):
 
     References
     ----------
-    The path of Posterior-Augmented Flow Matching (arXiv 2605.00825), of rectified flow (2209.03003) and SiT (2401.08740).
+    The path of Posterior-Augmented Flow Matching (arXiv 2605.00825), of rectified flow (2209.03003) and SiT
+    (2401.08740).
 
     Examples
     --------
@@ -245,7 +255,8 @@ class CosinePath(Path):
 class VPPath(Path):
     """The variance-preserving diffusion with a linear beta: `alpha = exp(-t^2 (beta_max - beta_min)/4 - t beta_min/2)`.
 
-    Methods, shapes and the clock (t = 0 is data, 1 is noise) are those of `LinearPath`. At t = 1 a trace of the data is left,
+    Methods, shapes and the clock (t = 0 is data, 1 is noise) are those of `LinearPath`. At t = 1 a trace of the data is
+    left,
     `alpha(1)` is about 0.0066.
 
     Parameters
@@ -293,7 +304,8 @@ def reverse_time(model:Callable[..., Tensor]) -> Callable[..., Tensor]:
     Parameters
     ----------
     model : callable
-        `model(x, t, ...)` returns a velocity like x, (B, *D), at times t (B,) with 0 = noise and 1 = data (SiT, torchcfm,
+        `model(x, t, ...)` returns a velocity like x, (B, *D), at times t (B,) with 0 = noise and 1 = data (SiT,
+        torchcfm,
         flow_matching); further arguments are passed on.
 
     Returns

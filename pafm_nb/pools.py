@@ -34,7 +34,8 @@ class Batch(_Fields):
     index : Tensor, optional
         (B,) int64 places of the rows in the pool they came from; samplers that draw from a pool need them.
     condition : Tensor, optional
-        (B, ...) what the model is given where it is no label: states of a text encoder, numbers, anything with a row for
+        (B, ...) what the model is given where it is no label: states of a text encoder, numbers, anything with a row
+        for
         each row of z.
     text : Tensor, optional
         The former name of `condition`, which may still be read and given.
@@ -53,8 +54,10 @@ class Batch(_Fields):
     (tensor([ 4, -1,  0]), None)
     """
     __slots__ = ()
-    def __new__(cls, z:Tensor, y:Tensor|None=None, index:Tensor|None=None, condition:Tensor|None=None, *, text:Tensor|None=None):
-        if condition is not None and text is not None: raise ValueError('condition and text are one slot: give condition alone')
+    def __new__(cls, z:Tensor, y:Tensor|None=None, index:Tensor|None=None, condition:Tensor|None=None,
+                *, text:Tensor|None=None):
+        if condition is not None and text is not None:
+            raise ValueError('condition and text are one slot: give condition alone')
         return super().__new__(cls, z, y, index, condition if text is None else text)
 
     @property
@@ -70,11 +73,14 @@ def check_labels(
     n:int, # rows there are
 ):
     "Refuse what is not one int64 label a row, -1 where it is dropped; on a CPU they are looked at"
-    if not isinstance(y, Tensor): raise ValueError(f'y must be a tensor ({n},) int64, got {type(y).__name__}: convert with torch.as_tensor')
+    if not isinstance(y, Tensor):
+        raise ValueError(f'y must be a tensor ({n},) int64, got {type(y).__name__}: convert with torch.as_tensor')
     if y.shape != (n,) or y.dtype != torch.int64:
-        remedy = 'a condition that is no label goes into condition' if y.is_floating_point() else 'number classes from 0 and convert with .long()'
+        remedy = ('a condition that is no label goes into condition' if y.is_floating_point()
+                  else 'number classes from 0 and convert with .long()')
         raise ValueError(f'y must be ({n},) int64, got {tuple(y.shape)} {y.dtype}: {remedy}')
-    if readable(y) and (y < -1).any(): raise ValueError(f'y holds {y.min().item()}: labels count from 0, and -1 marks a dropped one')
+    if readable(y) and (y < -1).any():
+        raise ValueError(f'y holds {y.min().item()}: labels count from 0, and -1 marks a dropped one')
 
 def check_condition(
     condition, # what was given; None is none
@@ -83,16 +89,20 @@ def check_condition(
     "Refuse what has not one row for each row of data"
     if condition is None or isinstance(condition, Tensor) and condition.shape[:1] == (n,): return
     got = tuple(condition.shape) if isinstance(condition, Tensor) else type(condition).__name__
-    raise ValueError(f'condition must be a tensor ({n}, ...), got {got}: of what is no tensor give numbers, which the model looks up')
+    raise ValueError(
+        f'condition must be a tensor ({n}, ...), got {got}: of what is no tensor give numbers, which the model looks '
+        'up')
 
 def check_batch(
     batch, # what was given
 ):
     "Refuse what is no rows of a pool"
-    if not isinstance(batch, Batch): raise ValueError(f'batch must be a Batch, got {type(batch).__name__}: take pool[index], or Batch(z, y)')
+    if not isinstance(batch, Batch):
+        raise ValueError(f'batch must be a Batch, got {type(batch).__name__}: take pool[index], or Batch(z, y)')
     check_tensor('z', batch.z)
     if batch.z.ndim < 2 or len(batch.z) == 0:
-        raise ValueError(f'z must be (B, *D) with B >= 1, got {tuple(batch.z.shape)}: the batch is empty, or lacks its axis')
+        raise ValueError(
+            f'z must be (B, *D) with B >= 1, got {tuple(batch.z.shape)}: the batch is empty, or lacks its axis')
     if batch.y is not None: check_labels(batch.y, len(batch.z))
     for name, x in (('y', batch.y), ('index', batch.index)):
         if isinstance(x, Tensor): check_device(batch.z, **{name: x})
@@ -106,8 +116,11 @@ def check_told(
     "Refuse a condition that a sampler which goes by labels cannot know"
     if condition is None or labelled or not getattr(sampler, 'by_label', False): return
     name = sampler.__name__ if isinstance(sampler, type) else type(sampler).__name__
-    raise ValueError(f'{name} goes by labels, and there is a condition without labels: it would take every endpoint for every condition. '
-                     'Give y, a number for each distinct condition, or use TextLikelihood or Likelihood, or give pafm_target a log_prior')
+    raise ValueError(
+        f'{name} goes by labels, and there is a condition without labels: it would take every endpoint for every '
+        'condition. '
+                     'Give y, a number for each distinct condition, or use TextLikelihood or Likelihood, or give '
+                     'pafm_target a log_prior')
 
 # %% ../nbs/02_pools.ipynb #47adc980
 def read_rows(
@@ -146,15 +159,27 @@ def check_text(
 ):
     "Refuse captions that no pool should hold"
     if text is None:
-        if null_text is not None: raise ValueError('null_text without text: give text, the states of the captions, as well')
+        if null_text is not None:
+            raise ValueError('null_text without text: give text, the states of the captions, as well')
         return
     tokens = text.dtype == torch.int32
-    if text.ndim < 2 or len(text) != n or not (text.is_floating_point() or tokens and text.ndim == 2): raise ValueError(f'text must be ({n}, *L) floating point states of a text encoder, or ({n}, L) int32 token ids, got {tuple(text.shape)} {text.dtype}')
+    if text.ndim < 2 or len(text) != n or not (text.is_floating_point() or tokens and text.ndim == 2):
+        raise ValueError(
+            f'text must be ({n}, *L) floating point states of a text encoder, or ({n}, L) int32 token ids, got '
+            f'{tuple(text.shape)} {text.dtype}')
     bad, how = ((text < 0).any(1), 'below 0') if tokens else (~text.flatten(1).isfinite().all(1), 'not finite')
-    if bad.any(): raise ValueError(f'text is {how} in row {first + bad.nonzero()[0].item()} ({bad.sum().item()} rows in all): leave them out or encode them again')
+    if bad.any():
+        raise ValueError(
+            f'text is {how} in row {first + bad.nonzero()[0].item()} ({bad.sum().item()} rows in all): leave them out '
+            'or encode them again')
     if null_text is None: return
-    if null_text.shape != text.shape[1:]: raise ValueError(f'null_text has shape {tuple(null_text.shape)} and a caption {tuple(text.shape[1:])}: give the states of one empty caption')
-    if (null_text.dtype == torch.int32) != tokens: raise ValueError(f'null_text is {null_text.dtype} and text {text.dtype}: give states with states, token ids with token ids')
+    if null_text.shape != text.shape[1:]:
+        raise ValueError(
+            f'null_text has shape {tuple(null_text.shape)} and a caption {tuple(text.shape[1:])}: give the states of '
+            'one empty caption')
+    if (null_text.dtype == torch.int32) != tokens:
+        raise ValueError(
+            f'null_text is {null_text.dtype} and text {text.dtype}: give states with states, token ids with token ids')
     check_null_text(null_text)
 
 # %% ../nbs/02_pools.ipynb #76a258ae
@@ -167,7 +192,8 @@ def check_embedding(
 ):
     "Refuse embeddings that are not one finite vector a row, in the type that is stored"
     if x is None: return
-    if x.ndim != 2 or len(x) != n or not x.is_floating_point(): raise ValueError(f'{name} must be ({n}, E) floating point, got {tuple(x.shape)} {x.dtype}')
+    if x.ndim != 2 or len(x) != n or not x.is_floating_point():
+        raise ValueError(f'{name} must be ({n}, E) floating point, got {tuple(x.shape)} {x.dtype}')
     whys = (('is not finite', 'leave them out or encode them again'),
             (f'goes beyond {dtype}', 'store torch.bfloat16 or torch.float32'))
     for stored, (why, remedy) in zip((x, x.to(dtype)), whys):
@@ -184,9 +210,14 @@ def check_views(
     "Refuse views of an image that are not all there or not of one class"
     check_count('views', views, 1)
     if views == 1 or y is None: return
-    if len(y) % views: raise ValueError(f'{len(y)} rows are not images of {views} views each: give all views of an image, one after the other')
+    if len(y) % views:
+        raise ValueError(
+            f'{len(y)} rows are not images of {views} views each: give all views of an image, one after the other')
     torn = (y.view(-1, views) != y.view(-1, views)[:, :1]).any(1)
-    if torn.any(): raise ValueError(f'the {views} rows from {first + views*torn.nonzero()[0].item()} on are views of one image and have labels {y.view(-1, views)[torn][0].tolist()}: put the views of an image one after the other')
+    if torn.any():
+        raise ValueError(
+            f'the {views} rows from {first + views*torn.nonzero()[0].item()} on are views of one image and have labels '
+            f'{y.view(-1, views)[torn][0].tolist()}: put the views of an image one after the other')
 
 # %% ../nbs/02_pools.ipynb #7e5cd472
 def caption_embedding(
@@ -205,7 +236,8 @@ def check_index(
     n:int, # rows of the pool
 ):
     "Refuse places that the pool does not have"
-    if index.dtype not in (torch.int64, torch.int32): raise ValueError(f'index must be integers, got {index.dtype}: convert with .long()')
+    if index.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f'index must be integers, got {index.dtype}: convert with .long()')
     if readable(index) and not ((-n <= index) & (index < n)).all():
         raise ValueError(f'index {index[(index < -n) | (index >= n)][0].item()} is out of range: the pool has {n} rows')
 
@@ -215,7 +247,8 @@ def as_index(
 ) -> Tensor: # (...) int64 or int32, not yet looked at
     "Places in a pool, however they are given"
     try: index = torch.arange(n)[index] if isinstance(index, slice) else torch.as_tensor(index)
-    except (TypeError, RuntimeError, ValueError) as e: raise ValueError(f'index must be integers or a bool mask, got {index!r}') from e
+    except (TypeError, RuntimeError, ValueError) as e:
+        raise ValueError(f'index must be integers or a bool mask, got {index!r}') from e
     if index.dtype != torch.bool: return index
     if index.shape != (n,): raise ValueError(f'a mask must be ({n},), one for each row, got {tuple(index.shape)}')
     return index.nonzero().squeeze(1)
@@ -225,7 +258,8 @@ def check_label(
     classes:int, # there are
 ):
     "Refuse what is not the label of one class"
-    if not hasattr(y, '__index__') or isinstance(y, Tensor) and (y.ndim or y.is_floating_point()): raise ValueError(f'y must be one label, an integer, got {y!r}')
+    if not hasattr(y, '__index__') or isinstance(y, Tensor) and (y.ndim or y.is_floating_point()):
+        raise ValueError(f'y must be one label, an integer, got {y!r}')
     if not 0 <= y < classes: raise ValueError(f'label {y} is out of range: the pool has the classes 0 to {classes - 1}')
 
 # %% ../nbs/02_pools.ipynb #2f5a9c31
@@ -246,11 +280,16 @@ def check_endpoints(
     if z.is_meta: raise ValueError('z is on the meta device, which holds no numbers: give the data')
     for name, x in (('z', z), ('mean', mean), ('std', std)):
         if x is None: continue
-        if x.shape != z.shape: raise ValueError(f'{name} must have the shape of z {tuple(z.shape)}, got {tuple(x.shape)}')
+        if x.shape != z.shape:
+            raise ValueError(f'{name} must have the shape of z {tuple(z.shape)}, got {tuple(x.shape)}')
         bad = ~x.flatten(1).isfinite().all(1)
-        if bad.any(): raise ValueError(f'{name} is not finite in row {bad.nonzero()[0].item()} ({bad.sum().item()} rows in all): leave them out or encode them again')
+        if bad.any():
+            raise ValueError(
+                f'{name} is not finite in row {bad.nonzero()[0].item()} ({bad.sum().item()} rows in all): leave them '
+                'out or encode them again')
     if (mean is None) != (std is None): raise ValueError('mean and std come together: give both or neither')
-    if std is not None and (std < 0).any(): raise ValueError(f'std must not be negative, got {std.min().item():g}: is it a log-variance?')
+    if std is not None and (std < 0).any():
+        raise ValueError(f'std must not be negative, got {std.min().item():g}: is it a log-variance?')
 
 def check_conditions(
     condition:Tensor, # (N, ...) what the model is given with each row
@@ -262,7 +301,10 @@ def check_conditions(
     check_condition(condition, n)
     if condition.is_floating_point():
         bad = ~condition.reshape(n, -1).isfinite().all(1)
-        if bad.any(): raise ValueError(f'condition is not finite in row {bad.nonzero()[0].item()} ({bad.sum().item()} rows in all): leave them out')
+        if bad.any():
+            raise ValueError(
+                f'condition is not finite in row {bad.nonzero()[0].item()} ({bad.sum().item()} rows in all): leave '
+                'them out')
     return condition
 
 def check_classes(
@@ -272,14 +314,20 @@ def check_classes(
 ):
     "Refuse labels that number no classes"
     check_labels(y, len(z)); check_device(z, y=y)
-    if (y < 0).any(): raise ValueError(f'labels count from 0, got {y.min().item()} (-1 marks a dropped label in a Batch, not in a pool)')
-    if (y >= most).any(): raise ValueError(f'label {y.max().item()} is beyond {most} classes: number the classes that there are from 0, as y.unique(return_inverse=True)[1] does')
+    if (y < 0).any():
+        raise ValueError(
+            f'labels count from 0, got {y.min().item()} (-1 marks a dropped label in a Batch, not in a pool)')
+    if (y >= most).any():
+        raise ValueError(
+            f'label {y.max().item()} is beyond {most} classes: number the classes that there are from 0, as '
+            'y.unique(return_inverse=True)[1] does')
 
 # %% ../nbs/02_pools.ipynb #dd63fc79
 class TensorPool:
     """A data set in memory, sorted by class; `pool[index]` is a `Batch`.
 
-    `pool.z` and `pool.y` are in your order, `pool.by_class`, `pool.labels`, `pool.mean`, `pool.std` and `pool.text` in the
+    `pool.z` and `pool.y` are in your order, `pool.by_class`, `pool.labels`, `pool.mean`, `pool.std` and `pool.text` in
+    the
     pool's; `pool.of_class(y)` is a view of one class, `pool.to(device)` the same pool elsewhere.
 
     Parameters
@@ -324,7 +372,8 @@ class TensorPool:
     image_embedding:Tensor|Any
     def __init__(self, z:Tensor, y:Tensor|None=None, mean:Tensor|None=None, std:Tensor|None=None, text:Tensor|None=None,
                  null_text:Tensor|None=None, image_embedding:Tensor|None=None, views:int=1, condition:Tensor|None=None):
-        check_tensors(z=z, y=y, mean=mean, std=std, text=text, null_text=null_text, image_embedding=image_embedding, condition=condition)
+        check_tensors(z=z, y=y, mean=mean, std=std, text=text, null_text=null_text,
+                      image_embedding=image_embedding, condition=condition)
         check_endpoints(z, mean, std)
         check_text(text, null_text, len(z)); check_embedding('image_embedding', image_embedding, len(z))
         if condition is not None: text = check_conditions(condition, text, len(z))
@@ -336,7 +385,8 @@ class TensorPool:
         order = y.argsort(stable=True)
         in_order = bool((order[1:] > order[:-1]).all())
         take:Any = (lambda x: x) if in_order else (lambda x: x if x is None else x[order])
-        self.by_class, self.labels, self.mean, self.std, self.text, self.image_embedding = map(take, (z, y, mean, std, text, image_embedding))
+        self.by_class, self.labels, self.mean, self.std, self.text, self.image_embedding = map(
+            take, (z, y, mean, std, text, image_embedding))
         self.place = order.argsort()                     # your index -> row of by_class
         self.order = order                               # row of by_class -> your index
         counts = torch.bincount(y)
@@ -345,7 +395,10 @@ class TensorPool:
         self.norms = self.by_class.flatten(1).to(working_dtype(z)).square().sum(1)
 
     def __len__(self): return len(self.by_class)
-    def __repr__(self): return f'TensorPool({len(self)} x {tuple(self.by_class.shape[1:])}, {self.num_classes} classes, {self.by_class.dtype}, {self.by_class.device})'
+    def __repr__(self):
+        return (
+            f'TensorPool({len(self)} x {tuple(self.by_class.shape[1:])}, {self.num_classes} classes, '
+            f'{self.by_class.dtype}, {self.by_class.device})')
     @property
     def condition(self) -> Tensor|None: return self.text
     @property
@@ -375,12 +428,14 @@ class TensorPool:
         null = None if self.null_text is None else self.null_text.to(device)
         given = dict(condition=move(self.text)) if null is None else dict(text=move(self.text), null_text=null)
         y = move(self.labels) if self.labelled else None
-        return TensorPool(move(self.by_class), y, move(self.mean), move(self.std), image_embedding=move(self.image_embedding), views=self.views, **given)
+        return TensorPool(move(self.by_class), y, move(self.mean), move(self.std),
+                          image_embedding=move(self.image_embedding), views=self.views, **given)
 
 # %% ../nbs/02_pools.ipynb #197c118a
 def check_pool(pool):
     "Refuse what is no pool"
-    if not isinstance(pool, TensorPool): raise ValueError(f'pool must be a TensorPool or a LatentBank, got {type(pool).__name__}')
+    if not isinstance(pool, TensorPool):
+        raise ValueError(f'pool must be a TensorPool or a LatentBank, got {type(pool).__name__}')
 
 def class_slices(pool) -> list: # of (start, stop), empty classes left out
     "The stretches of a sorted pool that hold one class each"
@@ -407,10 +462,14 @@ def random_crops(
         raise ValueError(f'crops need images (B, C, H, W), got {got}')
     check_count('size', size, 1); check_count('k', k, 0); check_generator(generator, images.device)
     b, c, h, w = images.shape
-    if not 1 <= size <= min(h, w): raise ValueError(f'a crop of {size} does not fit images of {h} x {w}: choose a size between 1 and {min(h, w)}')
-    at = lambda n: (torch.rand(b, k, generator=generator, device=images.device)*(n - size + 1)).long()[..., None] + torch.arange(size, device=images.device)
+    if not 1 <= size <= min(h, w):
+        raise ValueError(f'a crop of {size} does not fit images of {h} x {w}: choose a size between 1 and {min(h, w)}')
+    at = (lambda n: (torch.rand(b, k, generator=generator, device=images.device)*(n - size + 1)).long()[..., None]
+          + torch.arange(size, device=images.device))
     row, col = at(h), at(w)
-    return images[torch.arange(b, device=images.device)[:, None, None, None, None], torch.arange(c, device=images.device)[:, None, None], row[:, :, None, :, None], col[:, :, None, None, :]]
+    return images[torch.arange(b, device=images.device)[:, None, None, None, None],
+                  torch.arange(c, device=images.device)[:, None, None], row[:, :, None, :, None],
+                  col[:, :, None, None, :]]
 
 def draw(
     pool, # a TensorPool or a LatentBank

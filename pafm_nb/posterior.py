@@ -11,7 +11,8 @@ __all__ = ['signal_to_noise', 'products', 'source_offsets', 'log_ratio', 'row_ch
 # %% ../nbs/01_posterior.ipynb #55acc0e5
 import torch
 from torch import Tensor
-from .paths import LinearPath, Path, check_count, check_number, check_path, check_tensor, check_time, expand, readable
+from .paths import LinearPath, Path, check_count, check_number, check_path, check_tensor, check_time, expand
+from .paths import readable
 
 # %% ../nbs/01_posterior.ipynb #f5799376
 def signal_to_noise(
@@ -63,7 +64,9 @@ def check_finite(
 ):
     "Refuse numbers that are not finite"
     if readable(x) and not (x.sum().isfinite() or x.isfinite().all()):
-        raise ValueError(f'{name} holds {x[~x.isfinite()][0].item()}: every number must be finite; look for the broken file or the overflow')
+        raise ValueError(
+            f'{name} holds {x[~x.isfinite()][0].item()}: every number must be finite; look for the broken file or the '
+            'overflow')
 
 def check_points(
     name:str, # of the tensor, for the message
@@ -85,7 +88,9 @@ def check_pair(z, eps, t) -> Tensor: # (B,) t
     "Refuse sources, noises and times that do not belong together"
     check_points('z', z); check_points('eps', eps)
     if z.shape != eps.shape:
-        raise ValueError(f'z and eps must have one shape, got {tuple(z.shape)} and {tuple(eps.shape)}: draw eps = torch.randn_like(z)')
+        raise ValueError(
+            f'z and eps must have one shape, got {tuple(z.shape)} and {tuple(eps.shape)}: draw eps = '
+            'torch.randn_like(z)')
     t = check_time(t, len(z))
     check_device(z, eps=eps, t=t)
     return t
@@ -105,17 +110,25 @@ def check_log_prior(
     how = 'a mask is torch.zeros(mask.shape).masked_fill(~mask.bool(), -torch.inf)'
     check_tensor('log_prior', log_prior, ' or '.join(map(str, dict.fromkeys(shapes))), how)
     if log_prior.shape not in shapes:
-        raise ValueError(f'log_prior must be {" or ".join(map(str, dict.fromkeys(shapes)))}, one number for each candidate, got {tuple(log_prior.shape)}')
+        raise ValueError(
+            f'log_prior must be {" or ".join(map(str, dict.fromkeys(shapes)))}, one number for each candidate, got '
+            f'{tuple(log_prior.shape)}')
     check_device(like, log_prior=log_prior)
     if readable(log_prior) and not (log_prior < torch.inf).all():
-        raise ValueError(f'log_prior holds {log_prior[~(log_prior < torch.inf)][0].item()}: give the log of a probability, -inf for what is impossible')
+        raise ValueError(
+            f'log_prior holds {log_prior[~(log_prior < torch.inf)][0].item()}: give the log of a probability, -inf for '
+            'what is impossible')
 
 def check_candidates(z, candidates, log_prior):
     "Refuse candidates that do not fit the sources; True for a pool that all rows share"
     check_tensor('candidates', candidates, '(B, K, *D) or (N, *D), or what a sampler of pafm_nb.candidates returns')
     shared = candidates.ndim == z.ndim
-    ok = candidates.shape[1:] == z.shape[1:] if shared else candidates.ndim == z.ndim + 1 and candidates.shape[0] == len(z) and candidates.shape[2:] == z.shape[1:]
-    if not ok: raise ValueError(f'candidates must be (B, K, *D) or a shared pool (N, *D) with z {tuple(z.shape)}, got {tuple(candidates.shape)}')
+    ok = (candidates.shape[1:] == z.shape[1:] if shared else candidates.ndim == z.ndim + 1
+          and candidates.shape[0] == len(z) and candidates.shape[2:] == z.shape[1:])
+    if not ok:
+        raise ValueError(
+            f'candidates must be (B, K, *D) or a shared pool (N, *D) with z {tuple(z.shape)}, got '
+            f'{tuple(candidates.shape)}')
     check_device(z, candidates=candidates)
     k = candidates.shape[0 if shared else 1]
     if k == 0: raise ValueError('K = 0: a candidate set holds at least the source (K = 1 is flow matching)')
@@ -125,9 +138,12 @@ def check_candidates(z, candidates, log_prior):
 def check_weighted(log_w):
     "Refuse log-weights that no distribution has"
     if not readable(log_w) or (top := log_w.amax(1)).isfinite().all(): return
-    if not (top < torch.inf).all(): raise ValueError('a log-weight is NaN or +inf: the candidates or log_prior hold a non-finite number; check the pool')
+    if not (top < torch.inf).all():
+        raise ValueError(
+            'a log-weight is NaN or +inf: the candidates or log_prior hold a non-finite number; check the pool')
     row = (top == -torch.inf).nonzero()[0].item()
-    raise ValueError(f'row {row} has no possible candidate: its log_prior is -inf everywhere; the source must stay possible')
+    raise ValueError(
+        f'row {row} has no possible candidate: its log_prior is -inf everywhere; the source must stay possible')
 
 def working_dtype(z:Tensor) -> torch.dtype: # float32, or float64 for float64 input
     "The dtype weights and targets are computed in: never below float32"
@@ -135,9 +151,11 @@ def working_dtype(z:Tensor) -> torch.dtype: # float32, or float64 for float64 in
 
 # %% ../nbs/01_posterior.ipynb #011d445d
 @torch.no_grad()
-def log_weights(z:Tensor, eps:Tensor, t:Tensor, candidates:Tensor, path:Path=LinearPath(), log_prior:Tensor|None=None, temperature:float=1.,
+def log_weights(z:Tensor, eps:Tensor, t:Tensor, candidates:Tensor, path:Path=LinearPath(),
+                log_prior:Tensor|None=None, temperature:float=1.,
                 reduction:str='sum') -> Tensor:
-    """Log posterior weights of candidate endpoints, unnormalised and relative to the source (the paper's importance weights).
+    """Log posterior weights of candidate endpoints, unnormalised and relative to the source (the paper's importance
+    weights).
 
     Parameters
     ----------
@@ -156,7 +174,8 @@ def log_weights(z:Tensor, eps:Tensor, t:Tensor, candidates:Tensor, path:Path=Lin
     temperature : float
         Divides the log-likelihood; 1 is exact.
     reduction : str
-        'sum' over dimensions, or 'mean', which divides the log-likelihood by their number and is biased against the pool's
+        'sum' over dimensions, or 'mean', which divides the log-likelihood by their number and is biased against the
+        pool's
         field.
 
     Returns
@@ -167,12 +186,14 @@ def log_weights(z:Tensor, eps:Tensor, t:Tensor, candidates:Tensor, path:Path=Lin
     Raises
     ------
     ValueError
-        For shapes, dtypes or devices that do not fit, times outside [0, 1], numbers that are not finite, K = 0, or a row
+        For shapes, dtypes or devices that do not fit, times outside [0, 1], numbers that are not finite, K = 0, or a
+        row
         without a possible candidate.
 
     References
     ----------
-    The weights of arXiv 2605.00825 in the source-centred form of 01_posterior: `r <eps, d> - r^2 |d|^2/2`, r = alpha/sigma.
+    The weights of arXiv 2605.00825 in the source-centred form of 01_posterior: `r <eps, d> - r^2 |d|^2/2`, r =
+    alpha/sigma.
 
     Examples
     --------
@@ -204,21 +225,27 @@ def effective_sample_size(
     "How many candidates share the weight: `1/sum_j w_j^2` (Theorem 2's ESS)"
     check_tensor('weights', weights, '(B, K)')
     if readable(weights) and not ((weights.sum(-1) - 1).abs() < .05).all():
-        raise ValueError(f'weights must sum to 1 in each row, got a sum of {weights.sum(-1).flatten()[0].item():g}: pass log_w.softmax(1)')
+        raise ValueError(
+            f'weights must sum to 1 in each row, got a sum of {weights.sum(-1).flatten()[0].item():g}: pass '
+            'log_w.softmax(1)')
     return 1/weights.square().sum(-1)
 
 # %% ../nbs/01_posterior.ipynb #ca588775
 def check_field(z_t, t, pool, path, log_prior) -> Tensor: # (B,) t
     "Refuse what has no field in closed form"
-    check_path(path); check_points('z_t', z_t, rows=0); check_points('pool', pool, '(N, *D), such as the z of a TensorPool')
+    check_path(path)
+    check_points('z_t', z_t, rows=0)
+    check_points('pool', pool, '(N, *D), such as the z of a TensorPool')
     t = check_time(t, len(z_t))
-    if pool.shape[1:] != z_t.shape[1:]: raise ValueError(f'pool must be (N, *D) with z_t {tuple(z_t.shape)}, got {tuple(pool.shape)}')
+    if pool.shape[1:] != z_t.shape[1:]:
+        raise ValueError(f'pool must be (N, *D) with z_t {tuple(z_t.shape)}, got {tuple(pool.shape)}')
     check_device(z_t, t=t, pool=pool)
     check_log_prior(log_prior, z_t, (len(pool),), (len(z_t), len(pool)))
     return t
 
 @torch.no_grad()
-def exact_velocity(z_t:Tensor, t:Tensor, pool:Tensor, path:Path=LinearPath(), log_prior:Tensor|None=None, chunk:int=4096) -> Tensor:
+def exact_velocity(z_t:Tensor, t:Tensor, pool:Tensor, path:Path=LinearPath(), log_prior:Tensor|None=None,
+                   chunk:int=4096) -> Tensor:
     """The closed-form velocity field of a finite data set, E[v|z_t], computed in float64.
 
     Parameters
@@ -244,7 +271,8 @@ def exact_velocity(z_t:Tensor, t:Tensor, pool:Tensor, path:Path=LinearPath(), lo
     Raises
     ------
     ValueError
-        For shapes, dtypes or devices that do not fit, times outside [0, 1], numbers that are not finite, or a row for which
+        For shapes, dtypes or devices that do not fit, times outside [0, 1], numbers that are not finite, or a row for
+        which
         `log_prior` leaves no point.
 
     References
@@ -273,19 +301,23 @@ def exact_velocity(z_t:Tensor, t:Tensor, pool:Tensor, path:Path=LinearPath(), lo
         floor = new.clamp_min(torch.finfo(new.dtype).min)
         w, keep = (log_w - floor).exp(), (top - floor).exp()
         top, total, mean = new, total*keep + w.sum(1, keepdim=True), mean*keep + w @ data
-    if not z_t.is_meta and (total == 0).any(): raise ValueError('log_prior is -inf for every pool point of a row: leave at least one possible')
+    if not z_t.is_meta and (total == 0).any():
+        raise ValueError('log_prior is -inf for every pool point of a row: leave at least one possible')
     mean = (mean/total).view_as(z_t)
     noise = (z_t.double() - expand(a[:, 0], z_t)*mean)/expand(s[:, 0], z_t)
     return path.velocity(mean, noise, td).to(z_t.dtype)
 
 # %% ../nbs/01_posterior.ipynb #ca0f64e0
-def check_gaussians(z_t, t, mean, std, path, log_prior) -> tuple: # (B,) t, and whether each row has Gaussians of its own
+def check_gaussians(
+    z_t, t, mean, std, path, log_prior) -> tuple: # (B,) t, and whether each row has Gaussians of its own
     "Refuse what are no Gaussian endpoints of these points"
     check_path(path); check_points('z_t', z_t, rows=0)
     for name, x in (('mean', mean), ('std', std)): check_points(name, x, '(N, *D) or (B, K, *D)')
     t = check_time(t, len(z_t))
-    if mean.shape != std.shape: raise ValueError(f'mean and std must have one shape, got {tuple(mean.shape)} and {tuple(std.shape)}')
-    if readable(std) and (std < 0).any(): raise ValueError(f'std must not be negative, got {std.min().item():g}: is it a log-variance?')
+    if mean.shape != std.shape:
+        raise ValueError(f'mean and std must have one shape, got {tuple(mean.shape)} and {tuple(std.shape)}')
+    if readable(std) and (std < 0).any():
+        raise ValueError(f'std must not be negative, got {std.min().item():g}: is it a log-variance?')
     own = mean.ndim == z_t.ndim + 1
     if mean.shape[1 + own:] != z_t.shape[1:] or mean.ndim != z_t.ndim + own or own and len(mean) != len(z_t):
         raise ValueError(f'mean must be (N, *D) or (B, K, *D) with z_t {tuple(z_t.shape)}, got {tuple(mean.shape)}')
@@ -295,7 +327,8 @@ def check_gaussians(z_t, t, mean, std, path, log_prior) -> tuple: # (B,) t, and 
     return t, own
 
 @torch.no_grad()
-def moment_posterior(z_t:Tensor, t:Tensor, mean:Tensor, std:Tensor, path:Path=LinearPath(), log_prior:Tensor|None=None) -> tuple[Tensor, Tensor]:
+def moment_posterior(z_t:Tensor, t:Tensor, mean:Tensor, std:Tensor, path:Path=LinearPath(),
+                     log_prior:Tensor|None=None) -> tuple[Tensor, Tensor]:
     """The exact posterior over Gaussian endpoints, computed in float64: mixing weights and the mean endpoint.
 
     Parameters
@@ -321,11 +354,13 @@ def moment_posterior(z_t:Tensor, t:Tensor, mean:Tensor, std:Tensor, path:Path=Li
     Raises
     ------
     ValueError
-        For shapes, dtypes or devices that do not fit, times outside [0, 1], a negative std, numbers that are not finite.
+        For shapes, dtypes or devices that do not fit, times outside [0, 1], a negative std, numbers that are not
+        finite.
 
     Notes
     -----
-    With a = alpha, b = sigma the evidence is log N(z_t; a mu, a^2 s^2 + b^2) and E[z|z_t, i] = mu + a s^2 (z_t - a mu)/(a^2 s^2 + b^2).
+    With a = alpha, b = sigma the evidence is log N(z_t; a mu, a^2 s^2 + b^2) and E[z|z_t, i] = mu + a s^2 (z_t - a
+    mu)/(a^2 s^2 + b^2).
 
     Examples
     --------

@@ -29,7 +29,8 @@ def workers(
     def begin():
         try:
             if device.type == 'cuda': torch.cuda.set_device(number)
-            elif torch.get_num_threads(): torch.set_num_threads(1)    # asked for, it is settled; only then it can be set
+            # asked for, it is settled; only then it can be set
+            elif torch.get_num_threads(): torch.set_num_threads(1)
         finally: begun.wait()
     pool = ThreadPoolExecutor(threads, 'prefetch')
     ready = [pool.submit(begin) for _ in range(threads)]

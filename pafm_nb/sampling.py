@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from .extras import require
-from .paths import LinearPath, check_count, check_generator, check_model, check_number, check_path, check_tensor, check_velocity, expand
+from .paths import LinearPath, check_count, check_generator, check_model, check_number, check_path, check_tensor
+from .paths import check_velocity, expand
 from .progress import progress_bar
 
 # %% ../nbs/15_sampling.ipynb #ce6c5403
@@ -29,7 +30,8 @@ def check_solver(
 ):
     "Refuse what no solver can follow"
     for name, f in dict(field=field, watch=watch).items():
-        if not callable(f) and (f is not None or name == 'field'): raise ValueError(f'{name} must be a function of {"(z, t)" if name == "field" else "(t, z)"}, got {f!r}')
+        if not callable(f) and (f is not None or name == 'field'):
+            raise ValueError(f'{name} must be a function of {"(z, t)" if name == "field" else "(t, z)"}, got {f!r}')
     check_tensor('z', z, how='draw it with torch.randn')
     if z.ndim < 2: raise ValueError(f'z must be (B, *D), got {tuple(z.shape)}: add the batch axis')
 
@@ -109,10 +111,13 @@ def dopri5(
     def counted(t, z):
         nonlocal calls
         if (calls := calls + 1) > MOST_CALLS:
-            raise ValueError(f'dopri5 called the model {MOST_CALLS} times and is at t = {t:.3g}: raise rtol={rtol:g} and atol={atol:g}, or take heun')
+            raise ValueError(
+                f'dopri5 called the model {MOST_CALLS} times and is at t = {t:.3g}: raise rtol={rtol:g} and '
+                f'atol={atol:g}, or take heun')
         return field(z, t.item())
     try: states = odeint(counted, z, times, rtol=rtol, atol=atol, method='dopri5', options=options)
-    except AssertionError as e: raise ValueError(f'dopri5 gives up ({e}): raise rtol={rtol:g} and atol={atol:g}, or take heun') from e
+    except AssertionError as e:
+        raise ValueError(f'dopri5 gives up ({e}): raise rtol={rtol:g} and atol={atol:g}, or take heun') from e
     if watch:
         for t, state in zip(times.tolist(), states): watch(t, state)
     return states[-1]
@@ -185,11 +190,15 @@ def check_guidance(
     "Refuse guidance without labels, or without what stands for none"
     if scale == 1: return
     if y is None: raise ValueError(f'guidance_scale is {scale} and y is None: guidance needs labels, or a scale of 1')
-    if not isinstance(y, Tensor) or not y.ndim: raise ValueError(f'y must be a tensor (B, ...) of labels or text, got {y!r}')
-    if null_label is None: raise ValueError(f'guidance_scale is {scale}, the model has no null_label: pass one, what stands for none')
+    if not isinstance(y, Tensor) or not y.ndim:
+        raise ValueError(f'y must be a tensor (B, ...) of labels or text, got {y!r}')
+    if null_label is None:
+        raise ValueError(f'guidance_scale is {scale}, the model has no null_label: pass one, what stands for none')
     if not isinstance(null_label, Tensor): check_count('null_label', null_label, 0)
     elif null_label.shape not in ((), y.shape[1:]):
-        raise ValueError(f'null_label has shape {tuple(null_label.shape)} and a row of y {tuple(y.shape[1:])}: give one like a row of y')
+        raise ValueError(
+            f'null_label has shape {tuple(null_label.shape)} and a row of y {tuple(y.shape[1:])}: give one like a row '
+            'of y')
 
 
 def guided_velocity(
@@ -207,7 +216,8 @@ def guided_velocity(
     y_both = None if scale == 1 else torch.cat([y, torch.as_tensor(null_label).to(y).expand_as(y)])
 
     def field(z, t, begin=None):
-        if scale == 1 or not interval[0] <= (t if begin is None else begin) <= interval[1]: return _call(model, z, t, y, dtype)
+        if scale == 1 or not interval[0] <= (t if begin is None else begin) <= interval[1]:
+            return _call(model, z, t, y, dtype)
         v_c, v_u = _call(model, torch.cat([z, z]), t, y_both, dtype).chunk(2)
         v = v_u + scale * (v_c - v_u)
         return v if channels is None else torch.cat([v[:, :channels], v_c[:, channels:]], dim=1)
@@ -286,7 +296,8 @@ def sample(
 
     References
     ----------
-    Guidance: arXiv 2207.12598, in an interval arXiv 2404.07724; the SDE with `w(t) = 2 sigma(t)`: SiT, arXiv 2401.08740.
+    Guidance: arXiv 2207.12598, in an interval arXiv 2404.07724; the SDE with `w(t) = 2 sigma(t)`: SiT, arXiv
+    2401.08740.
 
     Examples
     --------
@@ -299,9 +310,11 @@ def sample(
     """
     if null_label is None: null_label = getattr(model, 'null_label', None)
     check_model(model); check_path(path)
-    _check_sample(noise, y, method, steps, guidance_scale, guidance_interval, guidance_channels, generator, null_label, atol, rtol, dtype)
+    _check_sample(noise, y, method, steps, guidance_scale, guidance_interval, guidance_channels, generator,
+                  null_label, atol, rtol, dtype)
     given = torch.promote_types(noise.dtype, torch.float32)
-    guided, finite = guided_velocity(model, y, guidance_scale, guidance_interval, null_label, guidance_channels, given), {}
+    guided = guided_velocity(model, y, guidance_scale, guidance_interval, null_label, guidance_channels, given)
+    finite = {}
     def field(z, t, begin=None):
         v = guided(z, t, begin)
         finite[t] = v.isfinite().all()                     # a flag on the device: looked at only at the end
@@ -310,7 +323,8 @@ def sample(
     z = noise.to(torch.promote_types(given, dtype or given))
     with evaluating(model):
         if method == 'euler_maruyama': z = euler_maruyama(field, z, steps, path, generator, watch, given)
-        elif method == 'dopri5': z = dopri5(field, z, steps, watch, atol, rtol, () if guidance_scale == 1 else guidance_interval)
+        elif method == 'dopri5':
+            z = dopri5(field, z, steps, watch, atol, rtol, () if guidance_scale == 1 else guidance_interval)
         elif method == 'heun': z = heun(field, z, steps, watch, second=field)
         else: z = euler(field, z, steps, watch)
     if not z.isfinite().all(): raise NotFinite(z, next((t for t, good in finite.items() if not good), 0.))
@@ -325,8 +339,11 @@ class NotFinite(ValueError):
         who:str='samples', # as the message calls them
     ):
         self.rows, self.t = (~z.flatten(1).isfinite().all(1)).nonzero().flatten().tolist(), t
-        super().__init__(f'{who} are not finite: it began at t = {t:.3g}. At t = 1 the weights are to blame: look at them, or take an '
-                         f'older checkpoint; later the steps are: take more of them, less guidance, or a model in float32')
+        super().__init__(
+            f'{who} are not finite: it began at t = {t:.3g}. At t = 1 the weights are to blame: look at them, or take '
+            'an '
+                         'older checkpoint; later the steps are: take more of them, less guidance, or a model in '
+                         'float32')
 
 
 @contextmanager
@@ -343,13 +360,18 @@ def evaluating(
 
 def _check_sample(noise, y, method, steps, scale, interval, channels, generator, null_label, atol, rtol, dtype):
     check_sampling(method, steps, scale, interval, channels, atol, rtol)
-    if dtype not in (None, torch.float32, torch.float64): raise ValueError(f'dtype is {dtype}: keep the state in torch.float32 or torch.float64')
+    if dtype not in (None, torch.float32, torch.float64):
+        raise ValueError(f'dtype is {dtype}: keep the state in torch.float32 or torch.float64')
     check_tensor('noise', noise, how='draw it with torch.randn')
-    if noise.ndim < 2 or not len(noise): raise ValueError(f'noise has shape {tuple(noise.shape)}: give (B, *D) with at least one row')
+    if noise.ndim < 2 or not len(noise):
+        raise ValueError(f'noise has shape {tuple(noise.shape)}: give (B, *D) with at least one row')
     if noise.is_meta: raise ValueError('noise is on meta and holds no numbers: draw it on the device of the model')
     if not noise.isfinite().all(): raise ValueError('noise is not finite: draw it with seeded_noise or torch.randn')
-    if channels is not None and channels > noise.shape[1]: raise ValueError(f'guidance_channels is {channels} and noise has {noise.shape[1]}: give at most that')
-    if y is not None and not isinstance(y, Tensor): raise ValueError(f'y must be a tensor (B, ...) of labels or text, got {type(y).__name__}: convert with torch.as_tensor')
+    if channels is not None and channels > noise.shape[1]:
+        raise ValueError(f'guidance_channels is {channels} and noise has {noise.shape[1]}: give at most that')
+    if y is not None and not isinstance(y, Tensor):
+        raise ValueError(
+            f'y must be a tensor (B, ...) of labels or text, got {type(y).__name__}: convert with torch.as_tensor')
     if y is not None and (y.shape[:1] != noise.shape[:1] or y.device != noise.device):
         raise ValueError(f'y has {len(y) if y.ndim else 0} rows on {y.device}, noise {len(noise)} on {noise.device}: '
                          f'give one row of y for each, on the same device')
@@ -371,7 +393,8 @@ def check_sampling(
 ):
     "Refuse settings with which nothing can be sampled."
     if method not in METHODS: raise ValueError(f'no method is named {method!r}: choose one of {", ".join(METHODS)}')
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1: raise ValueError(f'steps is {steps!r}: give a whole number, 1 or more')
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f'steps is {steps!r}: give a whole number, 1 or more')
     check_guided(guidance_scale, guidance_interval, guidance_channels)
     check_tolerances(atol, rtol)
 
@@ -397,7 +420,8 @@ def seeded_generators(
 )->list[torch.Generator]: # one per seed, on the CPU
     "A generator for each seed."
     seeds = seeds.tolist() if hasattr(seeds, 'tolist') else seeds
-    if not isinstance(seeds, Iterable): raise ValueError(f'seeds must be whole numbers, one for each image, got {seeds!r}: pass range(n)')
+    if not isinstance(seeds, Iterable):
+        raise ValueError(f'seeds must be whole numbers, one for each image, got {seeds!r}: pass range(n)')
     seeds = list(seeds)
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
@@ -427,7 +451,8 @@ def sample_many(
     "Draw one image per seed, in batches; each is a function of its own seed and label."
     check_model(model); check_count('batch_size', batch_size, 1)
     generators = seeded_generators(seeds)
-    if y is not None and not isinstance(y, Tensor): raise ValueError(f'y must be a tensor of labels or text, got {type(y).__name__}')
+    if y is not None and not isinstance(y, Tensor):
+        raise ValueError(f'y must be a tensor of labels or text, got {type(y).__name__}')
     if y is not None and y.shape[:1] != (len(generators),):
         raise ValueError(f'y has {len(y) if y.ndim else 0} rows for {len(generators)} seeds: give one for each')
     weights = model.parameters() if isinstance(model, nn.Module) else ()
@@ -439,6 +464,7 @@ def sample_many(
             noise = normal_rows(generators[rows], shape).to(device)
             labels = None if y is None else y[rows].to(device)
             try: samples[rows] = sample(model, noise, labels, generator=generators[rows], **kwargs)
-            except NotFinite as e: raise ValueError(f'seeds {[seeds[start + i] for i in e.rows[:8]]} (of {len(e.rows)}): {e}') from e
+            except NotFinite as e:
+                raise ValueError(f'seeds {[seeds[start + i] for i in e.rows[:8]]} (of {len(e.rows)}): {e}') from e
             bar.update(len(noise))
     return samples

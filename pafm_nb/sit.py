@@ -228,8 +228,10 @@ def check_images(
 class SiT(nn.Module, HubMixin):
     """A transformer from (z_t, t, y) to a velocity, with the parameter names of the published weights.
 
-    Called as ``model(x, t, y)``: x (B, in_channels, input_size, input_size) floating point, the noisy images or latents z_t; t (B,)
-    floating point times, 0 is data and 1 is noise; y (B,) int64 labels, `model.null_label` for none, or None for no labels at all.
+    Called as ``model(x, t, y)``: x (B, in_channels, input_size, input_size) floating point, the noisy images or latents
+    z_t; t (B,)
+    floating point times, 0 is data and 1 is noise; y (B,) int64 labels, `model.null_label` for none, or None for no
+    labels at all.
     Returns the velocity, of x's shape, in the dtype of the weights.
 
     Parameters
@@ -267,7 +269,8 @@ class SiT(nn.Module, HubMixin):
 
     Notes
     -----
-    `SIT_MODELS['SiT-B/2']()` and its kin have the published sizes. `save_pretrained`, `from_pretrained` and `push_to_hub` need
+    `SIT_MODELS['SiT-B/2']()` and its kin have the published sizes. `save_pretrained`, `from_pretrained` and
+    `push_to_hub` need
     huggingface_hub. Ma et al. 2024, arXiv 2401.08740.
 
     Examples
@@ -311,7 +314,8 @@ class SiT(nn.Module, HubMixin):
         if y is None: y = torch.full(x.shape[:1], self.null_label, device=x.device)
         check_images(self, x, t)
         if y.shape != x.shape[:1] or y.dtype != torch.int64:
-            raise ValueError(f'y has shape {tuple(y.shape)} and {y.dtype}: give one int64 label per row, ({x.shape[0]},)')
+            raise ValueError(
+                f'y has shape {tuple(y.shape)} and {y.dtype}: give one int64 label per row, ({x.shape[0]},)')
         c = self.t_embedder(t) + self.y_embedder(y)
         x = self.x_embedder(x.to(self.pos_embed.dtype)) + self.pos_embed
         for block in self.blocks: x = block(x, c)
@@ -355,24 +359,29 @@ def unwrapped(
     state:Mapping, # values by name
 )->dict: # the same by the names that the bare model has
     "Without what DDP, averaging and `torch.compile` put into names: `module.` in front, `_orig_mod.` anywhere."
-    bare = {re.sub(r'^(module\.)+', '', str(k).replace('_orig_mod.', '')): v for k, v in state.items() if k != 'n_averaged'}
+    bare = {re.sub(r'^(module\.)+', '', str(k).replace('_orig_mod.', '')): v
+            for k, v in state.items() if k != 'n_averaged'}
     if len(bare) < len(state) - ('n_averaged' in state):
         raise ValueError('some weights are there twice, wrapped and bare: pass one of the two')
     return bare
 
 
 def read_weights(
-    weights:dict|str|Path, # a state dict, a checkpoint that holds one as 'ema', or a .safetensors, .pt or .pth file of either
+    # a state dict, a checkpoint that holds one as 'ema', or a .safetensors, .pt or .pth file of either
+    weights:dict|str|Path,
 )->dict: # float tensors by name, without REPA's projectors
     "The tensors of a model, out of whatever they are wrapped in."
     if isinstance(weights, (str, Path)): weights = _read_file(Path(weights))
     if isinstance(weights, Mapping): weights = weights.get('ema', weights)
     if not isinstance(weights, Mapping):
-        raise ValueError(f'the weights are a {type(weights).__name__}: give a state dict, names and tensors, or a file of one')
+        raise ValueError(
+            f'the weights are a {type(weights).__name__}: give a state dict, names and tensors, or a file of one')
     state = {k: v for k, v in unwrapped(weights).items() if not k.startswith('projectors.')}
     for k, v in state.items():
         if not isinstance(v, Tensor) or not v.is_floating_point():
-            raise ValueError(f'{k} is {getattr(v, "dtype", type(v).__name__)}, not a tensor of floats: pass the state dict alone (of a checkpoint its ema or model)')
+            raise ValueError(
+                f'{k} is {getattr(v, "dtype", type(v).__name__)}, not a tensor of floats: pass the state dict alone '
+                '(of a checkpoint its ema or model)')
     return state
 
 
@@ -389,8 +398,11 @@ def _read_file(path):
     except Exception as e: # damaged bytes raise nearly anything on the way through the unpickler
         asked = re.search(r'GLOBAL (\S+)', str(e))
         if not asked: raise ValueError(f'{path} is damaged ({type(e).__name__}): download or save it again') from e
-        raise ValueError(f'{path} was refused and nothing of it run: it asks for {asked[1]}, and weights_only=True builds only tensors, plain '
-                         'containers and argparse.Namespace. Have the state dict saved alone, best as .safetensors') from e
+        raise ValueError(
+            f'{path} was refused and nothing of it run: it asks for {asked[1]}, and weights_only=True builds only '
+            'tensors, plain '
+                         'containers and argparse.Namespace. Have the state dict saved alone, best as '
+                         '.safetensors') from e
 
 # %% ../nbs/13_sit.ipynb #050b7b63
 def shapes_of(
@@ -428,7 +440,8 @@ def heads_of(
 )->int:
     "The number of heads, which no shape tells: as the caller says, or else as the known model of that size has."
     heads = models.of_size(hidden_size, depth).get('num_heads') if num_heads is None else num_heads
-    if heads is None: raise ValueError(f'hidden size {hidden_size} and depth {depth} are of no known model: give num_heads')
+    if heads is None:
+        raise ValueError(f'hidden size {hidden_size} and depth {depth} are of no known model: give num_heads')
     return heads
 
 # %% ../nbs/13_sit.ipynb #74cc5e7e
@@ -438,7 +451,8 @@ def load_sit(weights:dict|str|Path, num_heads:int|None=None, reverse:bool=False)
     Parameters
     ----------
     weights
-        A state dict (names and float tensors), a checkpoint that holds one as 'ema', or the path of a .safetensors, .pt or .pth file
+        A state dict (names and float tensors), a checkpoint that holds one as 'ema', or the path of a .safetensors, .pt
+        or .pth file
         of either. What DDP, averaging and torch.compile put into names is taken off. A pickle runs no code.
     num_heads
         Needed for sizes that are not among `SIT_MODELS`: no shape tells it.
@@ -481,17 +495,21 @@ def load_sit(weights:dict|str|Path, num_heads:int|None=None, reverse:bool=False)
 
 
 def _sizes_of(state, num_heads):
-    ranks = {'x_embedder.proj.weight': 4, 'pos_embed': 3, 'y_embedder.embedding_table.weight': 2, 'blocks.0.mlp.fc1.weight': 2}
+    ranks = {'x_embedder.proj.weight': 4, 'pos_embed': 3, 'y_embedder.embedding_table.weight': 2,
+             'blocks.0.mlp.fc1.weight': 2}
     (hidden, channels, patch, _), pos, table, fc1 = shapes_of(state, ranks, 'a SiT')
     depth = len({k.split('.')[1] for k in state if k.startswith('blocks.')})
-    return dict(input_size=math.isqrt(pos[1]) * patch, patch_size=patch, in_channels=channels, hidden_size=hidden, depth=depth,
-                num_heads=heads_of(SIT_MODELS, hidden, depth, num_heads), mlp_ratio=fc1[0] / hidden, num_classes=table[0] - 1)
+    return dict(input_size=math.isqrt(pos[1]) * patch, patch_size=patch, in_channels=channels,
+                hidden_size=hidden, depth=depth,
+                num_heads=heads_of(SIT_MODELS, hidden, depth, num_heads), mlp_ratio=fc1[0] / hidden,
+                num_classes=table[0] - 1)
 
 
 def _halve_head(state, model):
     p, c = model.patch_size, model.in_channels
     for k in ('final_layer.linear.weight', 'final_layer.linear.bias'):
-        if k in state and state[k].shape[:1] == (2*c*p*p,): state[k] = state[k].unflatten(0, (p*p, 2*c))[:, :c].flatten(0, 1)
+        if k in state and state[k].shape[:1] == (2*c*p*p,):
+            state[k] = state[k].unflatten(0, (p*p, 2*c))[:, :c].flatten(0, 1)
 
 
 def _reverse_time(state):

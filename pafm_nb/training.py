@@ -37,7 +37,8 @@ from .sit import unwrapped
 def check_environment(
     config:TrainConfig, # the run, which decides alone
 ):
-    "Refuse an environment that asks accelerate for another loop than this one; name its settings that are not looked at"
+    """Refuse an environment that asks accelerate for another loop than this one;
+    name its settings that are not looked at"""
     asked = {k: v for k, v in os.environ.items() if k.startswith('ACCELERATE_')}
     for way in ('FSDP', 'DEEPSPEED', 'MEGATRON_LM', 'PARALLELISM_CONFIG', 'SAGEMAKER'):
         if asked.get(name := f'ACCELERATE_USE_{way}', 'false').lower() in ('true', '1'):
@@ -48,7 +49,8 @@ def check_environment(
               if asked.get(name := f'ACCELERATE_{what}', '').lower() not in {'', *values}]
     if others:
         warnings.warn(f'{", ".join(others)} in the environment: not looked at, the config decides '
-                      f'(precision={config.precision!r}, compile={config.compile}, micro_batches={config.micro_batches})')
+                      f'(precision={config.precision!r}, compile={config.compile}, '
+                      f'micro_batches={config.micro_batches})')
 
 def connect(
     config:TrainConfig, # the run
@@ -71,11 +73,15 @@ def check_average(
     "Warn of averaged weights, from which is sampled, that are still those of the beginning when the run ends"
     left = config.ema_decay**(config.steps - 1)
     if config.steps > 1 and left > .01:
-        warnings.warn(f'{left:.0%} of the averaged weights, from which is sampled, will be those of the first of {config.steps} steps '
-                      f'(ema_decay={config.ema_decay}): take more steps, or ema_decay={max(0., 1 - 5/config.steps):.6g}')
+        warnings.warn(
+            f'{left:.0%} of the averaged weights, from which is sampled, will be those of the first of {config.steps} '
+            'steps '
+                      f'(ema_decay={config.ema_decay}): take more steps, or '
+                      f'ema_decay={max(0., 1 - 5/config.steps):.6g}')
 
 # %% ../nbs/14d_training.ipynb #672760c6
-PREPARED = dict(neighbors='NearestNeighbors', neighbors_in_all='NearestNeighbors', cells='Cells')  # one sampler reads each
+# one sampler reads each
+PREPARED = dict(neighbors='NearestNeighbors', neighbors_in_all='NearestNeighbors', cells='Cells')
 
 def _digest(x):
     "SHA-256 of a tensor's bytes, None of none"
@@ -127,12 +133,15 @@ def check_alike(
     for rank, (theirs, read, last) in enumerate(others, 1):
         for k, v in theirs.items():
             if v != first[k]:
-                raise ValueError(f'process {rank} was started with {k}={v!r}, process 0 with {first[k]!r}: give all the same')
+                raise ValueError(
+                    f'process {rank} was started with {k}={v!r}, process 0 with {first[k]!r}: give all the same')
         if read != first_data:
-            raise ValueError(f'{config.data} is not the same everywhere: process 0 reads {first_data}, process {rank} {read}: '
+            raise ValueError(
+                f'{config.data} is not the same everywhere: process 0 reads {first_data}, process {rank} {read}: '
                              'copy one to all machines')
         if last != 'none' and (first_newest == 'none' or last > first_newest):
-            raise ValueError(f'{config.out} holds {last} for process {rank} and {first_newest} for process 0, which hands '
+            raise ValueError(
+                f'{config.out} holds {last} for process {rank} and {first_newest} for process 0, which hands '
                              'over: make that machine the first, or copy its folder there')
 
 # %% ../nbs/14d_training.ipynb #5c658ca3
@@ -264,7 +273,8 @@ class TrainingSteps:
 class Trainer(TrainingSteps):
     """Train a model as a config says; a folder that holds a run goes on where it stopped, bit for bit.
 
-    One process or many (`torchrun`, `accelerate launch`), one device each; the batch is the same however many there are.
+    One process or many (`torchrun`, `accelerate launch`), one device each; the batch is the same however many there
+    are.
 
     Parameters
     ----------
@@ -405,7 +415,8 @@ class Trainer(TrainingSteps):
         "Means since the last log line; a step that was not finite stops the run"
         table = self.accelerator.reduce(torch.stack(lines), 'mean').cpu()
         names = (*LossOutput._fields, 'grad_norm')
-        watched = table if self.config.precision != 'fp16' else table[:, :-1]    # its scaler leaves out steps that overflow
+        # its scaler leaves out steps that overflow
+        watched = table if self.config.precision != 'fp16' else table[:, :-1]
         bad = (~watched.isfinite().all(1)).nonzero().flatten().tolist()
         if bad: self._stop_at(self.step - len(lines) + bad[0], dict(zip(names, table[bad[0]].tolist())))
         return {k: round(v, 6) for k, v in zip(names, table.mean(0).tolist())}
@@ -415,6 +426,8 @@ class Trainer(TrainingSteps):
         rows = step_rows(self.config.seed, step, self.config.batch_size, len(self.pool)).tolist()
         said = {k: str(v) for k, v in values.items()}
         if self.main: write_json(self.out/'not_finite.json', dict(step=step, rows=rows, **said))
-        raise ValueError(f'step {step} is not finite: loss {values["loss"]}, gradient norm {values["grad_norm"]}, on rows '
-                         f'{rows[:8]}... of the pool (all of them in {self.out}/not_finite.json): lower lr={self.config.lr} or '
+        raise ValueError(
+            f'step {step} is not finite: loss {values["loss"]}, gradient norm {values["grad_norm"]}, on rows '
+                         f'{rows[:8]}... of the pool (all of them in {self.out}/not_finite.json): lower '
+                         f'lr={self.config.lr} or '
                          f'look at these rows; the last good checkpoint is {last_name(self.out/"checkpoints")}')

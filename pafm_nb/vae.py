@@ -45,7 +45,10 @@ def tiny_vae(
     levels = factor.bit_length()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vae = _diffusers().AutoencoderKL(block_out_channels=(8,)*levels, down_block_types=('DownEncoderBlock2D',)*levels, up_block_types=('UpDecoderBlock2D',)*levels, norm_num_groups=4, latent_channels=4)
+        vae = _diffusers().AutoencoderKL(block_out_channels=(8,)*levels,
+                                         down_block_types=('DownEncoderBlock2D',)*levels,
+                                         up_block_types=('UpDecoderBlock2D',)*levels,
+                                         norm_num_groups=4, latent_channels=4)
     vae.save_pretrained(folder)
     return str(folder)
 
@@ -58,22 +61,34 @@ def vae_folder(
     if folder.is_dir():
         if not (folder/'config.json').exists() and (folder/'vae'/'config.json').exists(): folder = folder/'vae'
         try: kind = read_json(folder/'config.json', 'copy the VAE again').get('_class_name')
-        except FileNotFoundError: raise FileNotFoundError(f'{folder} holds no VAE (no config.json): give a folder that save_pretrained of diffusers wrote') from None
-        if kind != 'AutoencoderKL': raise ValueError(f'{folder} holds a {kind or "model of another library"}, not an AutoencoderKL: give the folder of a VAE')
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f'{folder} holds no VAE (no config.json): give a folder that save_pretrained of diffusers '
+                'wrote') from None
+        if kind != 'AutoencoderKL':
+            raise ValueError(
+                f'{folder} holds a {kind or "model of another library"}, not an AutoencoderKL: give the folder of a '
+                'VAE')
         weights_file(folder)
         return folder
-    if str(name).count('/') != 1 or folder.is_absolute(): raise FileNotFoundError(f'there is no folder {name}: give that of a VAE, or owner/name of one on the hub')
+    if str(name).count('/') != 1 or folder.is_absolute():
+        raise FileNotFoundError(f'there is no folder {name}: give that of a VAE, or owner/name of one on the hub')
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
-    def find(**kwargs): return vae_folder(Path([hf_hub_download(str(name), file, **kwargs) for file in ('config.json', WEIGHTS)][0]).parent)
+    def find(**kwargs):
+        return vae_folder(Path([hf_hub_download(str(name), file, **kwargs)
+                                for file in ('config.json', WEIGHTS)][0]).parent)
     try: return find(local_files_only=True)
     except LocalEntryNotFoundError: pass
     try: return find()
     except (OSError, ValueError) as e:
         why = str(e).strip().splitlines()[0]
-        raise ValueError(f'there is no folder {name}, and the hub does not give {name} with {WEIGHTS} ({why}): download it where there is a network, and give its folder') from None
+        raise ValueError(
+            f'there is no folder {name}, and the hub does not give {name} with {WEIGHTS} ({why}): download it where '
+            'there is a network, and give its folder') from None
 
-PRECISIONS = dict(no=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)  # of passes, by the name they have in commands
+# of passes, by the name they have in commands
+PRECISIONS = dict(no=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
 
 def load_vae(
     name, # a folder or owner/name on the hub
@@ -83,12 +98,15 @@ def load_vae(
     "Load a VAE from safetensors, complete or not at all"
     diffusers, folder = _diffusers(), vae_folder(name)
     variant = weights_file(folder).name.removeprefix('diffusion_pytorch_model').removesuffix('safetensors').strip('.')
-    how = dict(use_safetensors=True, local_files_only=True, output_loading_info=True, torch_dtype=dtype, variant=variant or None)
+    how = dict(use_safetensors=True, local_files_only=True, output_loading_info=True,
+               torch_dtype=dtype, variant=variant or None)
     try: vae, report = diffusers.AutoencoderKL.from_pretrained(folder, **how)
     except PermissionError: raise
-    except (OSError, ValueError, RuntimeError) as e: raise ValueError(f'the VAE in {folder} cannot be read ({str(e).strip().splitlines()[0]}): copy it again') from e
+    except (OSError, ValueError, RuntimeError) as e:
+        raise ValueError(f'the VAE in {folder} cannot be read ({str(e).strip().splitlines()[0]}): copy it again') from e
     if wrong := report['missing_keys'] + report['unexpected_keys']:
-        raise ValueError(f'the weights in {folder} do not fit its config.json: {len(wrong)} differ, {wrong[0]} first; copy it again')
+        raise ValueError(
+            f'the weights in {folder} do not fit its config.json: {len(wrong)} differ, {wrong[0]} first; copy it again')
     return vae.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
 
 # %% ../nbs/11c_vae.ipynb #310d28a2
@@ -98,8 +116,10 @@ def vae_provenance(
 ) -> dict: # vae, vae_sha256, scale, shift, moments
     "What a bank keeps about the VAE of its latents"
     digest = hashlib.sha256(weights_file(vae_folder(name)).read_bytes()).hexdigest()
-    if vae.config.latents_mean is not None or vae.config.latents_std is not None: raise ValueError(f'{name} scales each channel by itself (latents_mean, latents_std), which is not supported')
-    return dict(vae=str(name), vae_sha256=digest, scale=float(vae.config.scaling_factor), shift=float(vae.config.shift_factor or 0.), moments='mean+std')
+    if vae.config.latents_mean is not None or vae.config.latents_std is not None:
+        raise ValueError(f'{name} scales each channel by itself (latents_mean, latents_std), which is not supported')
+    return dict(vae=str(name), vae_sha256=digest, scale=float(vae.config.scaling_factor),
+                shift=float(vae.config.shift_factor or 0.), moments='mean+std')
 
 def vae_factor(
     vae, # AutoencoderKL of load_vae
@@ -118,8 +138,11 @@ def encode(
     images:Tensor, # (B, 3, S, S) uint8
 ) -> tuple: # mean and std, (B, C, S/f, S/f) float32 on the VAE's device, scaled as a bank's rows are
     "The Gaussian of each image, in one batched pass"
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3: raise ValueError(f'encode takes (B, 3, S, S) uint8, got {tuple(images.shape)} {images.dtype}')
-    if any(side % vae_factor(vae) for side in images.shape[2:]): raise ValueError(f'sides of {tuple(images.shape[2:])} are no multiples of {vae_factor(vae)}, by which this VAE shrinks them')
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f'encode takes (B, 3, S, S) uint8, got {tuple(images.shape)} {images.dtype}')
+    if any(side % vae_factor(vae) for side in images.shape[2:]):
+        raise ValueError(
+            f'sides of {tuple(images.shape[2:])} are no multiples of {vae_factor(vae)}, by which this VAE shrinks them')
     x = images.to(next(vae.parameters()).device).float()/127.5 - 1
     with _pass(vae): moments = vae.encode(x).latent_dist.parameters
     mean, logvar = moments.float().chunk(2, 1)
@@ -135,7 +158,8 @@ def decode(
     batch_size:int=32, # images in one pass
 ) -> Tensor: # (N, 3, S, S) uint8 on the VAE's device
     "Images of latents"
-    if z.ndim != 4 or z.shape[1] != vae.config.latent_channels: raise ValueError(f'this VAE decodes (N, {vae.config.latent_channels}, s, s), got {tuple(z.shape)}')
+    if z.ndim != 4 or z.shape[1] != vae.config.latent_channels:
+        raise ValueError(f'this VAE decodes (N, {vae.config.latent_channels}, s, s), got {tuple(z.shape)}')
     if not len(z): raise ValueError('there is no latent to decode')
     images = []
     for part in z.split(batch_size):

@@ -9,7 +9,8 @@ __all__ = ['WorkFolder', 'remove_work']
 import json, os, shutil
 from pathlib import Path
 import numpy as np
-from .files import checksum, check_writable, discard, names_in, read_json, read_sealed, sealed, write_array, write_json
+from .files import checksum, check_writable, discard, names_in, read_json, read_sealed, sealed, write_array
+from .files import write_json
 
 # %% ../nbs/10c_work_folder.ipynb #ea87c140
 class WorkFolder:

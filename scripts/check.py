@@ -1,8 +1,11 @@
 """Everything about this repository that the tests do not look at: `python scripts/check.py [NAME ...]`.
 
-Each check is a function below; its docstring is the name it is printed under. It yields one line per problem and may return a line that says what it counted.
-The checks look at the files git knows or would add; where something is generated, that happens in a copy. Exit code 1 if anything is wrong."""
-import ast, builtins, configparser, email, importlib, inspect, json, os, re, shutil, subprocess, sys, tarfile, tempfile, zipfile
+Each check is a function below; its docstring is the name it is printed under. It yields one line per problem and may
+return a line that says what it counted.
+The checks look at the files git knows or would add; where something is generated, that happens in a copy. Exit code 1
+if anything is wrong."""
+import ast, builtins, configparser, email, importlib, inspect, json, os, re, shutil, subprocess, sys, tarfile, tempfile
+import zipfile
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -16,7 +19,8 @@ from packaging.utils import canonicalize_name
 from pafm_nb.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parent.parent
-IGNORED = re.compile(r'(^|/)(\.git|\.venv|__pycache__|\.ipynb_checkpoints|\.pytest_cache|\.quarto|_docs|_proc|build|dist|runs|[^/]*\.egg-info)(/|$)')
+IGNORED = re.compile(
+    r'(^|/)(\.git|\.venv|__pycache__|\.ipynb_checkpoints|\.pytest_cache|\.quarto|_docs|_proc|build|dist|runs|[^/]*\.egg-info)(/|$)')
 
 @cache
 def config():
@@ -27,7 +31,8 @@ def config():
 @cache
 def tracked():
     "Relative paths of the files git knows or would add; outside of a git checkout, of all but the usual leftovers."
-    git = subprocess.run(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True)
+    git = subprocess.run(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=ROOT,
+                         capture_output=True, text=True)
     if git.returncode == 0: names = set(git.stdout.split('\0')) - {''}
     else: names = {p.relative_to(ROOT).as_posix() for p in ROOT.rglob('*')}
     return sorted(n for n in names if (ROOT/n).is_file() and not IGNORED.search(n))
@@ -44,7 +49,8 @@ def copy():
 def run(*cmd):
     "Run `cmd` in the copy; its output if it fails."
     env = {k: v for k, v in os.environ.items() if k not in ('IN_TEST', 'PYTHONPATH')}
-    res = subprocess.run([sys.executable, *cmd], cwd=copy(), env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    res = subprocess.run([sys.executable, *cmd], cwd=copy(), env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT, text=True)
     return '' if res.returncode == 0 else res.stdout[-3000:] or f'{cmd} failed'
 
 def notebooks(): return [n for n in tracked() if re.match(r'nbs/.*\.ipynb$', n)]
@@ -103,7 +109,8 @@ def alts():
             if not alt: yield f'{n}: cell {c.id} holds a picture and no fig-alt'
             elif not 40 <= len(alt[1]) <= 200: yield f'{n}: cell {c.id} has a fig-alt of {len(alt[1])} characters'
     for file, md in prose():
-        for target in re.findall(r'!\[\s*\]\(([^)\s]*)', re.sub(r'`[^`\n]*`', '', md)): yield f'{file}: the picture {target} has no text'
+        for target in re.findall(r'!\[\s*\]\(([^)\s]*)', re.sub(r'`[^`\n]*`', '', md)):
+            yield f'{file}: the picture {target} has no text'
     return f'{seen} pictures'
 
 def sizes():
@@ -156,16 +163,19 @@ def mutants():
 
 def commands():
     "commands: the workflow runs the README's test command, word for word"
-    lines = [l for l in (ROOT/'README.md').read_text(encoding='utf-8').splitlines() if 'nbdev_test' in l and l.startswith('pip install')]
+    lines = [l for l in (ROOT/'README.md').read_text(encoding='utf-8').splitlines() if 'nbdev_test' in l
+             and l.startswith('pip install')]
     if len(lines) != 1: yield f'README.md has {len(lines)} lines with the test command, not 1'
     steps = yaml.safe_load((ROOT/'.github/workflows/test.yaml').read_text())['jobs']['test']['steps']
     for l in lines:
         if l not in [s.get('run') for s in steps]: yield f'.github/workflows/test.yaml has no step that runs: {l}'
 
-PUBLISHERS = {'actions/download-artifact', 'actions/deploy-pages', 'pypa/gh-action-pypi-publish'}  # all that a job may run whose token may write
+# all that a job may run whose token may write
+PUBLISHERS = {'actions/download-artifact', 'actions/deploy-pages', 'pypa/gh-action-pypi-publish'}
 
 def workflows():
-    "workflows: actions are pinned by commit with their version beside it, and a job whose token may write installs and runs nothing"
+    """workflows: actions are pinned by commit with their version beside it,
+    and a job whose token may write installs and runs nothing"""
     files, seen = sorted((ROOT/'.github/workflows').glob('*.y*ml')), 0
     for file in files:
         text, name = file.read_text(), file.relative_to(ROOT).as_posix()
@@ -180,7 +190,10 @@ def workflows():
             granted = what.get('permissions', whole.get('permissions'))
             if 'write' not in str(granted): continue
             for step in what.get('steps', [what]):
-                if step.get('uses', '').split('@')[0] not in PUBLISHERS: yield f'{name}: job {job} may write ({granted}) and runs {step.get("run") or step.get("uses")}: do that in a job of its own'
+                if step.get('uses', '').split('@')[0] not in PUBLISHERS:
+                    yield (
+                        f'{name}: job {job} may write ({granted}) and runs {step.get("run") or step.get("uses")}: do '
+                        'that in a job of its own')
     return f'{seen} actions in {len(files)} files'
 
 def sidebar():
@@ -209,7 +222,8 @@ def code_names():
     return names
 
 def resolves(name):
-    "Is the dotted `name` a module of ours, something in one, or (`Class.member`) a method, field or attribute of a class in one?"
+    """Is the dotted `name` a module of ours, something in one, or (`Class.member`) a method,
+    field or attribute of a class in one?"""
     for path in [name] + [f'{m}.{name}' for m in ours()]:
         parts = path.split('.')
         for i in range(len(parts), 0, -1):
@@ -217,27 +231,36 @@ def resolves(name):
             except ImportError: continue
             for p in parts[i:]:
                 if hasattr(obj, p): obj = getattr(obj, p)
-                elif isinstance(obj, type) and (p in getattr(obj, '__annotations__', {}) or re.search(rf'self\.{p}\b', inspect.getsource(obj))): obj = None
+                elif isinstance(obj, type) and (p in getattr(obj, '__annotations__', {})
+                                                or re.search(rf'self\.{p}\b', inspect.getsource(obj))):
+                    obj = None
                 else: break
             else: return True
     return False
 
 @cache
-def ours(): return [n[:-3].replace('/', '.').removesuffix('.__init__') for n in tracked() if re.match(r'pafm_nb/.*\.py$', n) and '/tests/' not in n]
+def ours():
+    return [n[:-3].replace('/', '.').removesuffix('.__init__') for n in tracked() if re.match(r'pafm_nb/.*\.py$', n)
+            and '/tests/' not in n]
 
 def doclinks():
     """doclinks: names in backticks exist
 
-    Looked at, in all prose outside fences: whatever starts with `pafm_nb.`; calls without arguments, `name()`; CamelCase words; members `Class.member` of our own
-    classes; and in notebooks names_with_underscores (but not step_0500). Such a name must be in nbdev's index of this package or importable from it; one that is not ours passes if it
+    Looked at, in all prose outside fences: whatever starts with `pafm_nb.`; calls without arguments, `name()`;
+    CamelCase words; members `Class.member` of our own
+    classes; and in notebooks names_with_underscores (but not step_0500). Such a name must be in nbdev's index of this
+    package or importable from it; one that is not ours passes if it
     is dotted, or if some code cell of some notebook uses it."""
     index, used, seen, linked = NbdevLookup('pafm_nb', incl_libs='pafm_nb'), code_names(), 0, 0
     classes = {s for s in index.syms if re.fullmatch(r'[A-Z]\w*', s)}
     for file, md in prose():
         for name, call in sorted(set(re.findall(r'`([A-Za-z_][\w.]*)(\(\))?`', md))):
             (head, *rest), doc = name.split('.'), index.doc(name)
-            if doc and re.search(r'/test_\w+\.html', doc) and not head.startswith('test_'): yield f'{file}: `{name}` would link to {doc.rsplit("/", 1)[1]}: give the helper of the test another name'
-            ours_or_api = head == 'pafm_nb' and rest or head in classes and rest or call or re.fullmatch(r'[A-Z][a-z0-9]+[A-Z]\w*', name)
+            if doc and re.search(r'/test_\w+\.html', doc) and not head.startswith('test_'):
+                yield (
+                    f'{file}: `{name}` would link to {doc.rsplit("/", 1)[1]}: give the helper of the test another name')
+            ours_or_api = (head == 'pafm_nb' and rest or head in classes and rest or call
+                           or re.fullmatch(r'[A-Z][a-z0-9]+[A-Z]\w*', name))
             if not (ours_or_api or file.endswith('.ipynb') and re.fullmatch(r'[a-z]\w*_\w*[a-z]\d?', name)): continue
             seen += 1
             if doc: linked += 1
@@ -249,7 +272,8 @@ def links():
     "links: relative links and pictures lead to files"
     seen = 0
     for file, md in prose():
-        for target in re.findall(r'\]\(<?([^)\s>]+)>?(?:\s+"[^"]*")?\)|(?:src|href)="([^"]+)"', re.sub(r'`[^`\n]*`', '', md)):
+        for target in re.findall(r'\]\(<?([^)\s>]+)>?(?:\s+"[^"]*")?\)|(?:src|href)="([^"]+)"',
+                                 re.sub(r'`[^`\n]*`', '', md)):
             target = (target[0] or target[1]).split('#')[0]
             if not target or re.match(r'[a-z]+:', target): continue
             seen += 1
@@ -270,7 +294,8 @@ def brought(extras):
 def colab():
     """colab: a badge opens the notebook it stands in, and a cell below it fetches the repository and its extras
 
-    Looked at: what the notebook's code imports of the packages in `pafm_nb.extras`; experiments of ours need matplotlib."""
+    Looked at: what the notebook's code imports of the packages in `pafm_nb.extras`; experiments of ours need
+    matplotlib."""
     user, repo, branch = (config()[k] for k in ('user', 'repo', 'branch'))
     clone, seen = f'git clone -q https://github.com/{user}/{repo} ', 0
     for n in notebooks():
@@ -296,7 +321,8 @@ def spelling():
         for i, (file, md) in enumerate(prose()):
             (Path(tmp)/f'{i}.md').write_text(md, encoding='utf-8')
             texts[f'{i}.md'] = file
-        said = subprocess.run([sys.executable, '-m', 'codespell_lib', '--ignore-words-list', 'ot,docments', '.'], cwd=tmp, capture_output=True, text=True)
+        said = subprocess.run([sys.executable, '-m', 'codespell_lib', '--ignore-words-list', 'ot,docments', '.'],
+                              cwd=tmp, capture_output=True, text=True)
     if said.stderr: yield said.stderr.strip()
     for line in said.stdout.splitlines():
         found = re.fullmatch(r'\./(\d+\.md):\d+: (.*)', line)
@@ -343,17 +369,21 @@ sys.exit(failed)
 def site():
     """site: every notebook goes through nbdev's filter for the site
 
-    Where a notebook exports, the filter runs its exports and imports, and with them whatever else an importing cell holds: that must be nothing."""
+    Where a notebook exports, the filter runs its exports and imports, and with them whatever else an importing cell
+    holds: that must be nothing."""
     mixed = False
     for n in notebooks():
         code = [c for c in NBProcessor(ROOT/n).nb.cells if c.cell_type == 'code' and c.parsed_()]
         if not any('export' in c.directives_ for c in code): continue
         for c in code:
             kinds = {type(node) for tree in c.parsed_() for node in ast.walk(tree)}
-            skipped = {'export', 'exporti', 'exports'} & c.directives_.keys() or c.directives_.get('eval:') == ['false'] or 'nbdev_export(' in c.source
+            skipped = ({'export', 'exporti', 'exports'} & c.directives_.keys()
+                       or c.directives_.get('eval:') == ['false'] or 'nbdev_export(' in c.source)
             if not skipped and kinds & {ast.Import, ast.ImportFrom} and kinds & {ast.Expr, ast.Assign}:
                 mixed = True
-                yield f'{n}: cell {c.id} mixes imports and other code: give the imports a cell of their own ({c.source.splitlines()[0][:60]})'
+                yield (
+                    f'{n}: cell {c.id} mixes imports and other code: give the imports a cell of their own '
+                    f'({c.source.splitlines()[0][:60]})')
     if mixed: return
     err = run('-W', 'ignore', '-c', FILTER)
     if err: yield err
@@ -371,20 +401,24 @@ def packages():
         points.read_string(z.read(f'{info}/entry_points.txt').decode())
     wanted = {n for n in tracked() if n.startswith('pafm_nb/') and n.endswith(('.py', '.safetensors', 'py.typed'))}
     for n in sorted(wanted - held): yield f'{wheel.name} lacks {n}'
-    for n in sorted(n for n in held - wanted if not n.startswith(info)): yield f'{wheel.name} holds {n}, which is not a module or weights of ours'
+    for n in sorted(n for n in held - wanted if not n.startswith(info)):
+        yield f'{wheel.name} holds {n}, which is not a module or weights of ours'
     with tarfile.open(sdist) as t: packed = {n.partition('/')[2] for n in t.getnames()}
     for n in sorted(wanted | {'settings.ini', 'setup.py', 'pyproject.toml', 'LICENSE', 'README.md'}):
         if n not in packed: yield f'{sdist.name} lacks {n}'
     core = {canonicalize_name(Requirement(r).name) for r in meta.get_all('Requires-Dist', []) if 'extra ==' not in r}
     if core != brought_by(cfg['requirements']): yield f'{wheel.name}: its core asks for {sorted(core)}'
     extras = {k.removesuffix('_requirements') for k in cfg if k.endswith('_requirements')}
-    for field, want in dict(Version=[cfg['version']], Name=[cfg['lib_name']], License_Expression=['Apache-2.0'], Requires_Python=[f'>={cfg["min_python"]}'],
+    for field, want in dict(Version=[cfg['version']], Name=[cfg['lib_name']], License_Expression=['Apache-2.0'],
+                            Requires_Python=[f'>={cfg["min_python"]}'],
                             License_File=['LICENSE'], Provides_Extra=sorted(extras)).items():
         got = meta.get_all(field.replace('_', '-'), [])
         if sorted(got) != want: yield f'{wheel.name}: {field.replace("_", "-")} is {got}, not {want}'
     scripts = dict(s.split('=') for s in cfg['console_scripts'].split())
-    if dict(points['console_scripts']) != scripts: yield f'{wheel.name}: console scripts are {dict(points["console_scripts"])}, not {scripts}'
-    if 'nbdev' not in points: yield f'{wheel.name}: no nbdev entry point, other projects could not link to our documentation'
+    if dict(points['console_scripts']) != scripts:
+        yield f'{wheel.name}: console scripts are {dict(points["console_scripts"])}, not {scripts}'
+    if 'nbdev' not in points:
+        yield f'{wheel.name}: no nbdev entry point, other projects could not link to our documentation'
     return f'{wheel.name} {wheel.stat().st_size/1e3:.0f} kB with {len(held)} files, extras {", ".join(sorted(extras))}'
 
 CHECKS = [exports, clean, outputs, alts, sizes, readme, house, lines, mutants, commands, workflows, sidebar, doclinks,
@@ -405,13 +439,15 @@ def main(
     "Check what the tests do not look at"
     os.chdir(ROOT)
     known = [f.__name__ for f in CHECKS]
-    if set(names) - set(known): sys.exit(f'check: no check called {" ".join(sorted(set(names) - set(known)))}; there are: {" ".join(known)}')
+    if set(names) - set(known):
+        sys.exit(f'check: no check called {" ".join(sorted(set(names) - set(known)))}; there are: {" ".join(known)}')
     failed = []
     try:
         for f in CHECKS:
             if names and f.__name__ not in names: continue
             found, count = problems(f)
-            print(f'{"FAIL" if found else "ok  "} {f.__doc__.splitlines()[0]}' + (f' ({count})' if count else ''), flush=True)
+            print(f'{"FAIL" if found else "ok  "} {f.__doc__.splitlines()[0]}' + (f' ({count})' if count else ''),
+                  flush=True)
             for p in found: print('     ' + p.replace('\n', '\n     '), flush=True)
             if found: failed.append(f.__name__)
     finally:

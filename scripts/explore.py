@@ -1,7 +1,9 @@
 """Try the explorable page, nbs/explorable.html, in headless Chromium: `python scripts/explore.py [NAME ...] [--keep]`.
 
-Each trial is a function below; its docstring is the name it is printed under. They use the page as visitors do, by mouse, finger and keyboard, on a desktop and on a telephone, and compare
-what it shows with the package. With `--keep` the largest differences go to results/explorable.json, and small pictures to nbs/images. Exit code 1 if anything is wrong.
+Each trial is a function below; its docstring is the name it is printed under. They use the page as visitors do, by
+mouse, finger and keyboard, on a desktop and on a telephone, and compare
+what it shows with the package. With `--keep` the largest differences go to results/explorable.json, and small pictures
+to nbs/images. Exit code 1 if anything is wrong.
 It needs playwright and a Chromium: its own, or the system's if one is on the PATH."""
 import io, json, os, shutil, sys, time
 from itertools import product
@@ -18,14 +20,19 @@ except ImportError: sys.exit("explore: there is no playwright: pip install 'pafm
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT/'nbs'/'explorable.html'
 CLOSE = 1e-4
-SCREENS = dict(desktop=dict(viewport=dict(width=1280, height=900)), telephone=dict(viewport=dict(width=390, height=844), has_touch=True, is_mobile=True, device_scale_factor=2))
-QUIET = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+SCREENS = dict(desktop=dict(viewport=dict(width=1280, height=900)),
+               telephone=dict(viewport=dict(width=390, height=844), has_touch=True,
+                              is_mobile=True, device_scale_factor=2))
+QUIET = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+         '--disable-component-update', '--disable-sync']
 
 def pools():
     "The page's moons as they stand in it, and the digits as the package has them, one class after the other"
-    data = json.loads(next(l for l in PAGE.read_text(encoding='utf-8').splitlines() if l.startswith('const DATA = '))[len('const DATA = '):])
+    data = json.loads(next(l for l in PAGE.read_text(encoding='utf-8').splitlines()
+                           if l.startswith('const DATA = '))[len('const DATA = '):])
     train = digits()
-    return dict(moons=torch.tensor(data['moons'], dtype=torch.float64)/1000, **{str(c): train.of_class(c).flatten(1).double() for c in range(10)})
+    return dict(moons=torch.tensor(data['moons'], dtype=torch.float64)/1000,
+                **{str(c): train.of_class(c).flatten(1).double() for c in range(10)})
 
 POOLS, WORST, SEEN = pools(), {}, []
 
@@ -38,11 +45,15 @@ def compare(state):
     velocity, weights = pafm_target(z, eps, t, pool[rows][None], temperature=state['temperature'])
     velocity, weights, exact = velocity[0], weights[0], exact_velocity(z_t, t, pool)[0]
     n, k, own = len(pool), state['k'], rows.index(state['source'])
-    true = dict(z_t=z_t[0], weights=weights, velocity=velocity, clean=z_t[0] - t*velocity, ess=effective_sample_size(weights[None])[0], exact=exact, fm=(eps - z)[0], sourceWeight=weights[own])
-    if not state['error']['draws']:                         # the bias is a sum over all sources: every row of the pool makes the same z_t
+    true = dict(z_t=z_t[0], weights=weights, velocity=velocity, clean=z_t[0] - t*velocity,
+                ess=effective_sample_size(weights[None])[0], exact=exact, fm=(eps - z)[0], sourceWeight=weights[own])
+    # the bias is a sum over all sources: every row of the pool makes the same z_t
+    if not state['error']['draws']:
         near = torch.linalg.vector_norm(pool[:, None] - pool, dim=-1).argsort(stable=True)[:, :k]
         times = t.expand(n)
-        posterior, targets = pafm_target(z, eps, t, pool).weights[0], pafm_target(pool, (z_t - (1 - t)*pool)/t, times, pool[near], temperature=state['temperature']).velocity
+        posterior = pafm_target(z, eps, t, pool).weights[0]
+        targets = pafm_target(pool, (z_t - (1 - t)*pool)/t, times, pool[near],
+                              temperature=state['temperature']).velocity
         mean = posterior @ targets
         true |= {'bias': mean - exact, 'variance': (posterior @ (targets - mean).square()).sum()}
     shown = state | dict(bias=state['error']['vector'], variance=state['error']['variance'])
@@ -52,7 +63,9 @@ def compare(state):
     what = f"{state['view']}, t = {state['t']}, {state['design']}, K = {k}, temperature {state['temperature']}"
     problems = [f'{what}: {name} differs by {d:.1e}' for name, d in here.items() if not d < CLOSE]
     if len(set(rows)) != len(rows) or len(rows) != k: problems.append(f'{what}: {len(rows)} candidates')
-    if state['design'] == 'near' and not torch.equal(torch.sort(torch.tensor(rows)).values, torch.sort(near_of(pool, state['source'], k)).values): problems.append(f'{what}: other neighbours')
+    if state['design'] == 'near' and not torch.equal(torch.sort(torch.tensor(rows)).values,
+                                                     torch.sort(near_of(pool, state['source'], k)).values):
+        problems.append(f'{what}: other neighbours')
     return problems
 
 def near_of(pool, source, k): return torch.linalg.vector_norm(pool - pool[source], dim=-1).argsort(stable=True)[:k]
@@ -65,7 +78,9 @@ def done(page):
 
 def open_at(page, **settings):
     "Go to a state by the page's address, as a link does"
-    page.evaluate("h => new Promise(done => { if (location.hash == h) return done(); addEventListener('hashchange', () => done(), {once: true}); location.hash = h })",
+    page.evaluate(
+        "h => new Promise(done => { if (location.hash == h) return done(); addEventListener('hashchange', () => "
+        "done(), {once: true}); location.hash = h })",
                   '#' + '&'.join(f'{k}={v}' for k, v in settings.items()))
 
 def box(page, selector): return page.locator(selector).bounding_box()
@@ -73,9 +88,12 @@ def box(page, selector): return page.locator(selector).bounding_box()
 def grid(page, name):
     "grid: weights, target, ESS, the pool's exact field and bias in a grid of settings"
     n = 0
-    for view, t, (design, k), temperature in product(('moons', 'digits'), (.02, .2, .5, .8, 1), (('one', 1), ('random', 4), ('random', 64), ('near', 4), ('near', 64), ('whole', 1)), (1, 3)):
+    for view, t, (design, k), temperature in product(('moons', 'digits'), (.02, .2, .5, .8, 1),
+                                                     (('one', 1), ('random', 4), ('random', 64), ('near', 4),
+                                                      ('near', 64), ('whole', 1)), (1, 3)):
         n += 1
-        place = dict(source=(37*n) % 400, eps=f'{.3*(n % 7) - 1:.1f},{.4*(n % 5) - .8:.1f}') if view == 'moons' else dict(label=n % 10, source=(37*n) % 130, noise=n)
+        place = (dict(source=(37*n) % 400, eps=f'{.3*(n % 7) - 1:.1f},{.4*(n % 5) - .8:.1f}') if view == 'moons'
+                 else dict(label=n % 10, source=(37*n) % 130, noise=n))
         open_at(page, view=view, t=t, design=design, k=k, temperature=temperature, seed=n, **place)
         yield from compare(state(page))
     return f'{n} settings'
@@ -85,7 +103,8 @@ def random_bias(page, name):
     for k, t in ((2, .3), (8, .6), (64, .4)):
         open_at(page, view='moons', source=154, eps='0.8,-1.9', design='random', k=k, t=t)
         e = done(page)['error']
-        if not (e['draws'] == 4000 and 0 < e['bias'] < 4*e['se']): yield f'K = {k}: bias {e["bias"]:.4f} ± {e["se"]:.4f} after {e["draws"]} draws'
+        if not (e['draws'] == 4000 and 0 < e['bias'] < 4*e['se']):
+            yield f'K = {k}: bias {e["bias"]:.4f} ± {e["se"]:.4f} after {e["draws"]} draws'
         page.wait_for_function("() => document.getElementById('bias-how').textContent.includes('4000')", polling=50)
 
 def claims(page, name):
@@ -124,11 +143,13 @@ def time_slider(page, name):
         for _ in range(7): page.keyboard.press('ArrowRight')
         after = state(page)
         if abs(after['t'] - .57) > 1e-9: yield f'{view}: seven steps from 0.5 lead to {after["t"]}'
-        if (before['source'], before['eps']) != (after['source'], after['eps']): yield f'{view}: a new time changed source or noise'
+        if (before['source'], before['eps']) != (after['source'], after['eps']):
+            yield f'{view}: a new time changed source or noise'
         yield from compare(after)
         page.locator('#t').scroll_into_view_if_needed()
         b = box(page, '#t')
-        (page.touchscreen.tap if name == 'telephone' else page.mouse.click)(b['x'] + .25*b['width'], b['y'] + b['height']/2)
+        (page.touchscreen.tap if name == 'telephone' else page.mouse.click)(b['x'] + .25*b['width'],
+                                                                            b['y'] + b['height']/2)
         if not abs(state(page)['t'] - .27) < .06: yield f'{view}: a quarter of the slider is t = {state(page)["t"]}'
         yield from compare(state(page))
 
@@ -139,10 +160,12 @@ def drag(page, name):
     stage, at = box(page, '#moons .stage'), box(page, '#handle')
     spot = lambda x, y: (stage['x'] + stage['width']*(x/7.2 + .5), stage['y'] + stage['height']*(.5 - y/5.2))
     start, sources = (at['x'] + at['width']/2, at['y'] + at['height']/2), set()
-    path = [(start[0] + (x - start[0])*i/12, start[1] + (y - start[1])*i/12) for x, y in [spot(1.4, -.9)] for i in range(1, 13)]
+    path = [(start[0] + (x - start[0])*i/12, start[1] + (y - start[1])*i/12)
+            for x, y in [spot(1.4, -.9)] for i in range(1, 13)]
     if name == 'telephone':
         cdp = page.context.new_cdp_session(page)
-        touch = lambda kind, *points: cdp.send('Input.dispatchTouchEvent', dict(type=kind, touchPoints=[dict(x=x, y=y) for x, y in points]))
+        touch = lambda kind, *points: cdp.send('Input.dispatchTouchEvent',
+                                               dict(type=kind, touchPoints=[dict(x=x, y=y) for x, y in points]))
         touch('touchStart', start)
         for p in path: touch('touchMove', p); sources.add(state(page)['source'])
         touch('touchEnd')
@@ -151,18 +174,22 @@ def drag(page, name):
         for p in path: page.mouse.move(*p); sources.add(state(page)['source'])
         page.mouse.up()
     found = state(page)
-    if max(abs(a - b) for a, b in zip(found['z_t'], (1.4, -.9))) > .03: yield f'dragged to (1.4, -0.9), the point is at {found["z_t"]}'
+    if max(abs(a - b) for a, b in zip(found['z_t'], (1.4, -.9))) > .03:
+        yield f'dragged to (1.4, -0.9), the point is at {found["z_t"]}'
     if len(sources) < 2: yield 'the source did not change on the way'
     yield from compare(found)
-    if page.evaluate('scrollY') != page.evaluate('(y => { scrollTo(0, y); return scrollY })(scrollY)'): yield 'dragging scrolled the page'
+    if page.evaluate('scrollY') != page.evaluate('(y => { scrollTo(0, y); return scrollY })(scrollY)'):
+        yield 'dragging scrolled the page'
     (page.touchscreen.tap if name == 'telephone' else page.mouse.click)(*spot(-1, .8))
     found = state(page)
-    if max(abs(a - b) for a, b in zip(found['z_t'], (-1, .8))) > .03: yield f'tapped at (-1, 0.8), the point is at {found["z_t"]}'
+    if max(abs(a - b) for a, b in zip(found['z_t'], (-1, .8))) > .03:
+        yield f'tapped at (-1, 0.8), the point is at {found["z_t"]}'
     yield from compare(found)
     page.locator('#handle').focus()
     for key in ('ArrowRight', 'ArrowRight', 'ArrowUp', 'Shift+ArrowDown'): page.keyboard.press(key)
     moved = [b - a for a, b in zip(found['z_t'], state(page)['z_t'])]
-    if max(abs(a - b) for a, b in zip(moved, (.1, -.2))) > 1e-3: yield f'keys moved the point by {moved}, not (0.1, -0.2)'
+    if max(abs(a - b) for a, b in zip(moved, (.1, -.2))) > 1e-3:
+        yield f'keys moved the point by {moved}, not (0.1, -0.2)'
     yield from compare(state(page))
 
 def sources(page, name):
@@ -171,11 +198,15 @@ def sources(page, name):
     first, n = state(page), 200
     posterior = torch.tensor(first['weights'], dtype=torch.float64)
     page.locator('#another').click()
-    if max(abs(a - b) for a, b in zip(first['z_t'], state(page)['z_t'])) > 1e-3: yield f'the point moved from {first["z_t"]} to {state(page)["z_t"]}'
-    drawn = page.evaluate("n => Array.from({length: n}, () => { document.getElementById('another').click(); return explorable.state().source })", n)
+    if max(abs(a - b) for a, b in zip(first['z_t'], state(page)['z_t'])) > 1e-3:
+        yield f'the point moved from {first["z_t"]} to {state(page)["z_t"]}'
+    drawn = page.evaluate(
+        "n => Array.from({length: n}, () => { document.getElementById('another').click(); return "
+        "explorable.state().source })", n)
     share, split = (torch.tensor(drawn) < 200).double().mean().item(), posterior[:200].sum().item()
     if not .05 < split < .95: yield f'a poor trial: one moon holds {split:.3f} of the posterior'
-    if abs(share - split) > 4*(split*(1 - split)/n)**.5: yield f'{share:.3f} of {n} sources lie on the upper moon, which holds {split:.3f} of the posterior'
+    if abs(share - split) > 4*(split*(1 - split)/n)**.5:
+        yield f'{share:.3f} of {n} sources lie on the upper moon, which holds {split:.3f} of the posterior'
     yield from compare(state(page))
 
 def controls(page, name):
@@ -183,14 +214,17 @@ def controls(page, name):
     press = lambda selector: page.locator(selector).tap() if name == 'telephone' else page.locator(selector).click()
     open_at(page, view='moons', t=.5, design='random', k=16)
     press('input[value=digits]')
-    if state(page)['view'] != 'digits' or page.locator('#moons').is_visible() or not page.locator('#digits').is_visible(): yield 'the digits did not come up'
+    if (state(page)['view'] != 'digits' or page.locator('#moons').is_visible()
+        or not page.locator('#digits').is_visible()):
+        yield 'the digits did not come up'
     press('input[name=label][value="7"]')
     yield from compare(state(page))
     for design in ('whole', 'near', 'one', 'random'):
         press(f'input[value={design}]')
         if state(page)['design'] != design: yield f'{design} was not chosen'
         yield from compare(state(page))
-        if page.locator('#k').is_disabled() != (design in ('whole', 'one')): yield f'{design}: K is {"dis" if page.locator("#k").is_disabled() else "en"}abled'
+        if page.locator('#k').is_disabled() != (design in ('whole', 'one')):
+            yield f'{design}: K is {"dis" if page.locator("#k").is_disabled() else "en"}abled'
     page.locator('input[value=random]').focus(); page.keyboard.press('ArrowRight')
     if state(page)['design'] != 'near': yield 'an arrow key does not choose the next design'
     page.locator('#k').focus(); page.keyboard.press('Home')
@@ -210,11 +244,13 @@ def controls(page, name):
     shown = page.locator('.slot:not(.empty)')
     top = sorted(state(page)['weights'], reverse=True)[:12]
     texts = [t.split()[-1] for t in shown.all_inner_texts()]
-    if texts != [f'{w:.3f}' if w >= 5e-4 else '<0.001' for w in top]: yield f'the pictures show {texts}, the weights are {top}'
+    if texts != [f'{w:.3f}' if w >= 5e-4 else '<0.001' for w in top]:
+        yield f'the pictures show {texts}, the weights are {top}'
 
 def tabs(page, name):
     "keyboard: Tab reaches every control, and the focus can be seen"
-    for view, ids in (('moons', {'handle', 't', 'k', 'temperature', 'another', 'others'}), ('digits', {'t', 'k', 'temperature', 'image', 'noise', 'others-too'})):
+    for view, ids in (('moons', {'handle', 't', 'k', 'temperature', 'another', 'others'}),
+                      ('digits', {'t', 'k', 'temperature', 'image', 'noise', 'others-too'})):
         open_at(page, view=view, t=.5, design='random')
         page.locator('h1').click()                          # Tab goes on from here
         reached, named = set(), set()
@@ -224,10 +260,12 @@ def tabs(page, name):
                 return e == document.body ? null : {id: e.id, group: e.name, style: s.outlineStyle, width: parseFloat(s.outlineWidth), label: e.labels?.[0]?.innerText || e.innerText || e.ariaLabel} }""")
             if at is None: break
             reached.add(at['id']); named.add(at['group'])
-            if at['style'] == 'none' or at['width'] < 2: yield f'{view}: the focus on {at["id"] or at["group"]} cannot be seen'
+            if at['style'] == 'none' or at['width'] < 2:
+                yield f'{view}: the focus on {at["id"] or at["group"]} cannot be seen'
             if not at['label']: yield f'{view}: {at["id"] or at["group"]} has no name'
         if ids - reached: yield f'{view}: Tab does not reach {sorted(ids - reached)}'
-        if {'view', 'design', *(['label'] if view == 'digits' else [])} - named: yield f'{view}: Tab reaches the choices {sorted(filter(None, named))} only'
+        if {'view', 'design', *(['label'] if view == 'digits' else [])} - named:
+            yield f'{view}: Tab reaches the choices {sorted(filter(None, named))} only'
 
 def layout(page, name):
     "layout: nothing is wider than the screen, and nothing jumps"
@@ -235,9 +273,17 @@ def layout(page, name):
         places = set()
         for design, k, t in product(('whole', 'random', 'near', 'one'), (2, 64), (.02, .5, 1)):
             open_at(page, view=view, t=t, design=design, k=k)
-            page.evaluate('new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))')       # it is painted
-            if (wide := page.evaluate('document.documentElement.scrollWidth - innerWidth')) > 0: yield f'{view}, {design}, t = {t}: {wide} pixels too wide'
-            places.add(tuple(page.evaluate("[...document.querySelectorAll('main *')].filter(e => /^(t|k|temperature|curve|designs|bias-how|noisy|plane|live)$/.test(e.id) || e.className == 'more').flatMap(e => { const b = e.getBoundingClientRect(); return e.id == 'bias-how' ? [] : [b.x, b.y + scrollY] })")))
+            # it is painted
+            page.evaluate('new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))')
+            if (wide := page.evaluate('document.documentElement.scrollWidth - innerWidth')) > 0:
+                yield f'{view}, {design}, t = {t}: {wide} pixels too wide'
+            places.add(
+                tuple(
+                    page.evaluate(
+                        "[...document.querySelectorAll('main *')].filter(e => "
+                        "/^(t|k|temperature|curve|designs|bias-how|noisy|plane|live)$/.test(e.id) || e.className == "
+                        "'more').flatMap(e => { const b = e.getBoundingClientRect(); return e.id == 'bias-how' ? [] : "
+                        "[b.x, b.y + scrollY] })")))
         if len(places) > 1: yield f'{view}: controls stand in {len(places)} different places'
 
 def words(page, name):
@@ -245,10 +291,13 @@ def words(page, name):
     for view, t in (('moons', .43), ('digits', .57)):
         open_at(page, view=view, t=.6, design='near', k=16)
         page.locator('#t').fill(str(t))
-        try: page.wait_for_function("t => document.getElementById('live').textContent.includes(`t ${t}`)", arg=t, polling=50, timeout=20_000)
+        try:
+            page.wait_for_function("t => document.getElementById('live').textContent.includes(`t ${t}`)", arg=t,
+                                   polling=50, timeout=20_000)
         except Error: yield f'{view}: not announced'
         said, now = page.locator('#live').inner_text(), state(page)
-        if f'effective sample size {now["ess"]:.1f}' not in said: yield f'{view}: "{said}" does not hold the ESS {now["ess"]:.1f}'
+        if f'effective sample size {now["ess"]:.1f}' not in said:
+            yield f'{view}: "{said}" does not hold the ESS {now["ess"]:.1f}'
 
 def address(page, name):
     "address: the page opens again as it was left"
@@ -275,14 +324,20 @@ def picture(browser, screen, scheme, hash):
         page.goto(f'{PAGE.as_uri()}#{hash}')
         done(page); page.wait_for_timeout(300)
         small = io.BytesIO()
-        Image.open(io.BytesIO(page.screenshot())).convert('RGB').quantize(128, Image.Quantize.FASTOCTREE).save(small, 'png', optimize=True)
+        Image.open(io.BytesIO(page.screenshot())).convert('RGB').quantize(128,
+                                                                          Image.Quantize.FASTOCTREE).save(
+                                                                              small, 'png', optimize=True)
         return small.getvalue()
 
 def launch(play):
     "Playwright's Chromium if it is installed, else the system's"
-    path = None if Path(play.chromium.executable_path).exists() else next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+    path = (None if Path(play.chromium.executable_path).exists()
+            else next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None))
     try: return play.chromium.launch(executable_path=path, args=QUIET)
-    except Error as e: sys.exit(f'explore: Chromium did not start: playwright install --with-deps chromium, or your system\'s chromium\n{str(e).splitlines()[0]}')
+    except Error as e:
+        sys.exit(
+            'explore: Chromium did not start: playwright install --with-deps chromium, or your system\'s '
+            f'chromium\n{str(e).splitlines()[0]}')
 
 @call_parse
 def main(
@@ -292,14 +347,16 @@ def main(
     "Try the explorable page in headless Chromium"
     os.chdir(ROOT)
     known = [f.__name__ for f in TRIALS]
-    if set(names) - set(known): sys.exit(f'explore: no trial called {" ".join(sorted(set(names) - set(known)))}; there are: {" ".join(known)}')
+    if set(names) - set(known):
+        sys.exit(f'explore: no trial called {" ".join(sorted(set(names) - set(known)))}; there are: {" ".join(known)}')
     if names and keep: sys.exit('explore: --keep stores the outcome of all trials: leave the names out')
     failed = []
     with sync_playwright() as play:
         browser = launch(play)
         for name, screen in SCREENS.items():
             asked, wrong = [], []
-            with browser.new_context(**screen, offline=True, reduced_motion='reduce' if name == 'telephone' else 'no-preference') as context:
+            with browser.new_context(**screen, offline=True,
+                                     reduced_motion='reduce' if name == 'telephone' else 'no-preference') as context:
                 context.on('request', lambda r: asked.append(r.url))
                 context.on('console', lambda m: wrong.append(m.text))
                 context.set_default_timeout(180_000)
@@ -307,21 +364,27 @@ def main(
                 page.on('pageerror', lambda e: wrong.append(str(e)))
                 page.goto(PAGE.as_uri())
                 for trial in TRIALS:
-                    if names and trial.__name__ not in names or name == 'telephone' and trial not in ON_TELEPHONE: continue
+                    if names and trial.__name__ not in names or name == 'telephone' and trial not in ON_TELEPHONE:
+                        continue
                     start = time.time()
                     problems, it = [], trial(page, name)
                     while True:
                         try: problems.append(next(it))
                         except StopIteration as e: count = e.value; break
                         except Error as e: problems.append(str(e).splitlines()[0]); count = None; break
-                    print(f'{"FAIL" if problems else "ok  "} {name}: {trial.__doc__.splitlines()[0]}' + (f' ({count})' if count else '') + f', {time.time() - start:.1f} s', flush=True)
+                    print(f'{"FAIL" if problems else "ok  "} {name}: {trial.__doc__.splitlines()[0]}'
+                          + (f' ({count})' if count else '') + f', {time.time() - start:.1f} s', flush=True)
                     for p in problems: print(f'     {p}')
                     failed += problems
             abroad = [u for u in asked if not u.startswith((PAGE.as_uri(), 'data:'))]
             failed += abroad + wrong
-            print(f'{"FAIL" if abroad or wrong else "ok  "} {name}: nothing is asked of the network, nothing is on the console', *abroad, *wrong, sep='\n     ' if abroad or wrong else '')
-        found = dict(command='python scripts/explore.py --keep', browser=f'Chromium {browser.version}', states_compared=len(SEEN), differences={k: float(f'{v:.1e}') for k, v in WORST.items()})
-        pictures = {} if failed or not keep else {f'nbs/images/explorable_{k}.png': picture(browser, *v) for k, v in PICTURES.items()}
+            print(
+                f'{"FAIL" if abroad or wrong else "ok  "} {name}: nothing is asked of the network, nothing is on the '
+                'console', *abroad, *wrong, sep='\n     ' if abroad or wrong else '')
+        found = dict(command='python scripts/explore.py --keep', browser=f'Chromium {browser.version}',
+                     states_compared=len(SEEN), differences={k: float(f'{v:.1e}') for k, v in WORST.items()})
+        pictures = {} if failed or not keep else {f'nbs/images/explorable_{k}.png': picture(browser, *v)
+                                                  for k, v in PICTURES.items()}
         browser.close()
     print(json.dumps(found))
     if failed: sys.exit(f'explore: {len(failed)} problems')

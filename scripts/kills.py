@@ -1,7 +1,10 @@
-"""Try to lose work between files and score: `python scripts/kills.py [--number 10] [--seed 0] [--out results/kills.json]`.
+"""Try to lose work between files and score: `python scripts/kills.py [--number 10] [--seed 0] [--out
+results/kills.json]`.
 
-`pafm_prepare imagenet`, `pafm_sample` and `pafm_evaluate` are each killed (`kill -9`) at random moments and started again with the same command, until they were killed often enough and
-ended; what they then leave must equal, byte for byte, what an undisturbed run leaves. The first two are also killed at every removal and renaming of their last clean-up, one after
+`pafm_prepare imagenet`, `pafm_sample` and `pafm_evaluate` are each killed (`kill -9`) at random moments and started
+again with the same command, until they were killed often enough and
+ended; what they then leave must equal, byte for byte, what an undisturbed run leaves. The first two are also killed at
+every removal and renaming of their last clean-up, one after
 another, and started again. Times that a summary reports are left out of the comparison."""
 import hashlib, json, os, random, shutil, signal, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -15,7 +18,8 @@ TIMES = ('seconds', 'rows_per_second', 'images_per_second')
 
 def start(line):
     name, *flags = line.split()
-    return subprocess.Popen([Path(sys.executable).with_name(name), *flags], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return subprocess.Popen([Path(sys.executable).with_name(name), *flags],
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 def finish(line):
     process = start(line)
@@ -30,7 +34,10 @@ def content(out):
     "Relative path -> digest of every file"
     found = {}
     for p in sorted([out] if out.is_file() else out.rglob('*')):
-        if p.is_file(): found[p.name if p == out else p.relative_to(out).as_posix()] = hashlib.sha256(json.dumps(without_times(json.loads(p.read_text()))).encode() if p.suffix == '.json' else p.read_bytes()).hexdigest()
+        if p.is_file():
+            found[p.name if p == out else p.relative_to(out).as_posix()] = hashlib.sha256(
+                json.dumps(without_times(json.loads(p.read_text()))).encode() if p.suffix == '.json'
+                else p.read_bytes()).hexdigest()
     return found
 
 def equal(r): return r['equal'] and r.get('clean_up_equal', True)
@@ -50,12 +57,15 @@ getattr(commands, sys.argv[0])()"""
 
 def dies(line, n, last):
     "Run a command that is killed at its n-th removal or renaming after its last file is there; was it?"
-    done = subprocess.run([sys.executable, '-c', DYING, str(n), last, *line.split()], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    if done.returncode not in (0, -signal.SIGKILL): sys.exit(f'kills: {line} ended with {done.returncode}:\n{done.stderr.decode()[-2000:]}')
+    done = subprocess.run([sys.executable, '-c', DYING, str(n), last, *line.split()],
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    if done.returncode not in (0, -signal.SIGKILL):
+        sys.exit(f'kills: {line} ended with {done.returncode}:\n{done.stderr.decode()[-2000:]}')
     return done.returncode != 0
 
 def clean_up(line, last):
-    "Kill a command at each step of its last clean-up; how many there are, and whether the next run always ended in the bytes of an undisturbed one"
+    """Kill a command at each step of its last clean-up; how many there are,
+    and whether the next run always ended in the bytes of an undisturbed one"""
     out, kept, n, equal = last.parent, last.parent.with_name('kept'), 1, True
     finish(line)
     whole = content(out)
@@ -89,10 +99,12 @@ def kills(line, out, number, rng):
             moments.append(round(moment/length, 2))
             print(f'{line.split()[0]}: kill {len(moments)} after {moment:.1f} s', flush=True)
             continue
-        if process.returncode: sys.exit(f'kills: {line} ended with {process.returncode}:\n{process.stderr.read().decode()[-2000:]}')
+        if process.returncode:
+            sys.exit(f'kills: {line} ended with {process.returncode}:\n{process.stderr.read().decode()[-2000:]}')
         remove(out)                                      # it ended before the kill: once more from the beginning
     finish(line)
-    return dict(command=line.replace(str(out.parent), 'DIR'), seconds=round(length, 1), kills=moments, files=len(whole), equal=content(out) == whole)
+    return dict(command=line.replace(str(out.parent), 'DIR'), seconds=round(length, 1), kills=moments, files=len(whole),
+                equal=content(out) == whole)
 
 @call_parse
 def main(
@@ -109,8 +121,17 @@ def main(
         results = [clean_up(lines['bank'], root/'bank/meta.json') | kills(lines['bank'], root/'bank', number, rng)]
         finish(f'pafm_train --recipe mnist-latents --data {root}/bank --out {root}/run --steps 20')
         lines['samples'] = f'pafm_sample --run {root}/run --n 2000 --steps 25 --out {root}/samples'
-        results.append(clean_up(lines['samples'], root/'samples/protocol.json') | kills(lines['samples'], root/'samples', number, rng))
-        results.append(kills(f'pafm_evaluate --samples {root}/samples --reference {root}/train --size 32 --extractor mnist --out {root}/scores.json', root/'scores.json', number, rng))
-    for r in results: print(f'{r["command"]}\n  {len(r["kills"])} kills, {r.get("clean_up_kills", 0)} more in the clean-up, {r["files"]} files: {"equal" if equal(r) else "DIFFERENT"}')
-    if out: write_json(out, dict(machine=machine(), seed=seed, commands=results, command=f'python scripts/kills.py --number {number} --seed {seed}'))
+        results.append(clean_up(lines['samples'], root/'samples/protocol.json')
+                       | kills(lines['samples'], root/'samples', number, rng))
+        results.append(
+            kills(
+                f'pafm_evaluate --samples {root}/samples --reference {root}/train --size 32 --extractor mnist --out '
+                f'{root}/scores.json', root/'scores.json', number, rng))
+    for r in results:
+        print(
+            f'{r["command"]}\n  {len(r["kills"])} kills, {r.get("clean_up_kills", 0)} more in the clean-up, '
+            f'{r["files"]} files: {"equal" if equal(r) else "DIFFERENT"}')
+    if out:
+        write_json(out, dict(machine=machine(), seed=seed, commands=results,
+                             command=f'python scripts/kills.py --number {number} --seed {seed}'))
     sys.exit(not all(map(equal, results)))

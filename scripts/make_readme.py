@@ -1,6 +1,7 @@
 """Write README.md from nbs/index.ipynb; with `--check` only say (exit code 1, and a diff) whether they differ.
 
-The cells go through nbdev's own filter, as for the site, less the links to the site; relative links are made relative to the repository's root."""
+The cells go through nbdev's own filter, as for the site, less the links to the site; relative links are made relative
+to the repository's root."""
 import difflib, os, re, sys
 from base64 import b64decode
 from pathlib import Path
@@ -17,7 +18,8 @@ class ReadmeFilter(FilterDefaults):
     def base_procs(self): return [p for p in super().base_procs() if p not in (add_links, insert_warning)]
 
 def relink(md):
-    "`md` with the targets of relative links and pictures, written as seen from nbs/, as seen from the root; fenced code is left alone."
+    """`md` with the targets of relative links and pictures, written as seen from nbs/, as seen from the root;
+    fenced code is left alone."""
     def f(m):
         if re.match(r'[a-z]+:|#|/', m[2]): return m[0]
         return m[1] + os.path.normpath('nbs/' + m[2]) + m[3]
@@ -58,7 +60,8 @@ def differences():
     old = (ROOT/'README.md').read_text(encoding='utf-8').splitlines() if (ROOT/'README.md').exists() else []
     diff = list(difflib.unified_diff(old, text.splitlines(), 'README.md', 'nbs/index.ipynb', lineterm=''))
     kept = {p.relative_to(ROOT).as_posix(): p.read_bytes() for p in (ROOT/IMAGES).glob('*')}
-    return diff + [f'{p}: not as the notebook gives it' for p in sorted(pictures.keys() | kept.keys()) if pictures.get(p) != kept.get(p)]
+    return diff + [f'{p}: not as the notebook gives it' for p in sorted(pictures.keys() | kept.keys())
+                   if pictures.get(p) != kept.get(p)]
 
 @call_parse
 def main(

@@ -1,6 +1,8 @@
-"""Do the tests notice? Changes one place of the package at a time and runs the tests of its module: `python scripts/mutants.py [MODULE ...]`.
+"""Do the tests notice? Changes one place of the package at a time and runs the tests of its module: `python
+scripts/mutants.py [MODULE ...]`.
 
-Each mutant lives in a copy of the package; a mutant whose tests stay green *survives* and is listed with the reason it may, or must be met by a new test.
+Each mutant lives in a copy of the package; a mutant whose tests stay green *survives* and is listed with the reason it
+may, or must be met by a new test.
 Takes about half an hour on two cores and is no part of CI. Writes `results/mutants.json`."""
 import os, shutil, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,15 +21,18 @@ MUTANTS = dict(
         ('(t >= 0) & (t <= 1)).all():', '(t >= 0) & (t < 1)).all():'),
         ('return t.reshape(batch)', 'return t'),
         ('x.shape[1:] != y.shape[1:] or len(rows) > 1', 'len(rows) > 1'),
-        ('if isinstance(v, Tensor) and v.shape == z.shape and v.is_floating_point(): return v', 'if isinstance(v, Tensor) and v.shape == z.shape: return v'),
+        ('if isinstance(v, Tensor) and v.shape == z.shape and v.is_floating_point(): return v',
+         'if isinstance(v, Tensor) and v.shape == z.shape: return v'),
         ('    if not x.is_floating_point(): raise', '    if False: raise'),
         ('if isinstance(x, bool) or not isinstance(x, Real)', 'if not isinstance(x, Real)')]),
     adapters=('adapters', [
         ('return self.scheduler(t).d_sigma_t', 'return -self.scheduler(t).d_sigma_t'),
         ('return self.scheduler(t).alpha_t', 'return self.scheduler(t).sigma_t'),
         ('not callable(self.scheduler) or ', ''),
-        ('if k1 > 1e-4:', 'if False:'), ('if exact > 1e-4*noise:', 'if False:'), ('if astray:', 'if False:'), ('astray = top > 6 or noise > size', 'astray = noise > size'),
-        ('masked_fill(y[:, None] != pool.labels', 'masked_fill(y[:, None] == pool.labels'), ('with torch.random.fork_rng():', 'if True:'),
+        ('if k1 > 1e-4:', 'if False:'), ('if exact > 1e-4*noise:', 'if False:'), ('if astray:', 'if False:'),
+        ('astray = top > 6 or noise > size', 'astray = noise > size'),
+        ('masked_fill(y[:, None] != pool.labels', 'masked_fill(y[:, None] == pool.labels'),
+        ('with torch.random.fork_rng():', 'if True:'),
         ('field(x, t, y) + add + times*x', 'field(x, t, y) + add'),
         ("if not loss.requires_grad: raise", 'if False: raise')]),
     posterior=('posterior', [
@@ -45,7 +50,8 @@ MUTANTS = dict(
         ('- 1).abs() < .05).all():', '- 1).abs() < 9e9).all():')]),
     pools=('pools', [
         ('embedding = embedding - mean(', 'embedding = embedding + 0*mean('),
-        ('batch = batch._replace(z=pool.mean[place] + pool.std[place]*noise)', 'batch = batch._replace(z=pool.mean[place] + noise)'),
+        ('batch = batch._replace(z=pool.mean[place] + pool.std[place]*noise)',
+         'batch = batch._replace(z=pool.mean[place] + noise)'),
         ('(n - size + 1)', '(n - size)'),
         ('self.place = order.argsort()', 'self.place = order'),
         ('if (y >= most).any()', 'if False'),
@@ -65,7 +71,8 @@ MUTANTS = dict(
         ('prior.expand(len(shift), -1)[rows]', 'prior.expand(len(shift), -1)[:len(rows)]'),
         ('lookup(table, rows[c]), q[c])', 'lookup(table, rows[c]), q[:len(rows[c])])'),
         ('self.differences(noisy.some(again), rows[again],', 'self.differences(noisy.some(again), rows[:len(again)],'),
-        ('norms if self.norms is not None and self.norms.dtype == pool.dtype else', 'norms if self.norms is not None else'),
+        ('norms if self.norms is not None and self.norms.dtype == pool.dtype else',
+         'norms if self.norms is not None else'),
         ('norms = lookup(self.norms, rows) if', 'norms = lookup(self.norms, rows.roll(1, 1)) if'),
         ('(q @ pool.T).gather(1, rows)', '(q @ pool.T)[:, :rows.shape[1]]'),
         ('half = u.square().mul_(.5)', 'half = u.square()'),
@@ -98,21 +105,27 @@ MUTANTS = dict(
         ('for _ in range((k - 1).bit_length())', 'for _ in range(1)'),
         ('torch.where(turn < n[:, None], torch.where(', 'torch.where(turn <= n[:, None], torch.where('),
         ('found[:, 0] = z\n', 'pass\n'),
-        ('noise = torch.randn(found.shape, dtype=found.dtype, generator=generator, device=z.device)', 'noise = torch.zeros_like(found)'),
+        ('noise = torch.randn(found.shape, dtype=found.dtype, generator=generator, device=z.device)',
+         'noise = torch.zeros_like(found)'),
         ('mean + std*noise', 'mean + 2*std*noise'),
         ('near = torch.where(gone[:, None], self.near_in_all[place], near)', 'pass'),
         ('rows = torch.where(rows == place[:, None], rows[:, :1], rows)', 'pass'),
         ('high = torch.where(y < 0, len(self.members) - 1, known)', 'high = known'),
         ('if slope.abs().max() < 1e-6: break', 'if slope.abs().max() < 1e-3: break'),
         ('squeeze(-1) + self.u[rows]', 'squeeze(-1)'),
-        ('torch.where(gone[:, None], arc, rows)', 'rows'), ('torch.where(gone, 0, own//groups)', 'own//groups'), ('(own % groups)[:, None] + groups[:, None]*turn', 'own[:, None] + turn'),
-        ('place < (last - first)[:, None]', 'place >= 0'), ('dist.get_rank()*len(z)', '0'), ('fits[:, :n] = rows[:, None] == rows', 'pass'),
-        ('fits = (y[:n, None] == y) | (y[:n, None] == -1)', 'fits = (y[:n, None] == y)'), ('z[:self.k - 1].clone(), y', 'z[:self.k].clone(), y'),
-        ('self.log_p(batch.condition, self.pool.order[rows])', 'self.log_p(batch.condition, rows)'), ('check_possible(log_p[:, 0])', 'pass'),
+        ('torch.where(gone[:, None], arc, rows)', 'rows'), ('torch.where(gone, 0, own//groups)', 'own//groups'),
+        ('(own % groups)[:, None] + groups[:, None]*turn', 'own[:, None] + turn'),
+        ('place < (last - first)[:, None]', 'place >= 0'), ('dist.get_rank()*len(z)', '0'),
+        ('fits[:, :n] = rows[:, None] == rows', 'pass'),
+        ('fits = (y[:n, None] == y) | (y[:n, None] == -1)', 'fits = (y[:n, None] == y)'),
+        ('z[:self.k - 1].clone(), y', 'z[:self.k].clone(), y'),
+        ('self.log_p(batch.condition, self.pool.order[rows])', 'self.log_p(batch.condition, rows)'),
+        ('check_possible(log_p[:, 0])', 'pass'),
         ('log_prior.masked_fill((batch.y == -1)[:, None], 0.)', 'log_prior')]),
     objective=('objective', [
         ('slope = path.d_alpha(t) - path.d_sigma(t)*', 'slope = path.d_alpha(t) + path.d_sigma(t)*'),
-        ("with torch.autocast('cpu' if z.is_meta else z.device.type, enabled=False):", 'with torch.autocast(z.device.type, enabled=torch.is_autocast_enabled(z.device.type)):'),
+        ("with torch.autocast('cpu' if z.is_meta else z.device.type, enabled=False):",
+         'with torch.autocast(z.device.type, enabled=torch.is_autocast_enabled(z.device.type)):'),
         ('self.path, self.temperature, velocity)', 'self.path, 1., velocity)'),
         ('gone, given, null = y == -1,', 'gone, given, null = y == -2,'),
         ('told = y.masked_fill(gone, -1)', 'told = y'),
@@ -122,93 +135,145 @@ MUTANTS = dict(
         ('(mean + std*torch.randn(', '(mean + torch.randn('),
         ('if z_t is not None: check_point(', 'if False: check_point('),
         ('if made.all() and not faults: return', 'if made.all(): return'),
-        ('if abs(mean) > 6/n**.5:', 'if False:'), ('if not -8.5*n**.5 <= (square', 'if False and not -8.5*n**.5 <= (square'), ('if abs(with_z) > 6*max', 'if abs(with_z) > 1e9*max'),
+        ('if abs(mean) > 6/n**.5:', 'if False:'),
+        ('if not -8.5*n**.5 <= (square', 'if False and not -8.5*n**.5 <= (square'),
+        ('if abs(with_z) > 6*max', 'if abs(with_z) > 1e9*max'),
         ('within = max(1e-4, *(', 'within = max(1e-4, *(0*'), ('within = max(1e-4,', 'within = max(.1,'),
-        ('and not noise_faults(way[1], way[0])', ''), ('if condition is None and label_dropout > 0 and readable(y) and y.eq(null_label or 0).any():', 'if False:'),
+        ('and not noise_faults(way[1], way[0])', ''),
+        ('if condition is None and label_dropout > 0 and readable(y) and y.eq(null_label or 0).any():', 'if False:'),
         ("if null_label is not None: check_count('null_label', null_label, 0)", 'pass'),
-        ("    candidates.check(z)\n    return candidates", '    return candidates'), ('    candidates.check(z)\n\nclass', '\nclass'),
-        ('point = dict(z_t=self.path.interpolate(z, eps, t), t=t) if self.with_point else {}', 'point = dict(z_t=z, t=t) if self.with_point else {}')]),
+        ("    candidates.check(z)\n    return candidates", '    return candidates'),
+        ('    candidates.check(z)\n\nclass', '\nclass'),
+        ('point = dict(z_t=self.path.interpolate(z, eps, t), t=t) if self.with_point else {}',
+         'point = dict(z_t=z, t=t) if self.with_point else {}')]),
     diagnostics=('diagnostics', [
-        ('- variance/len(error)', ''), ('slope.square()*variance', 'slope*variance'), ('w.multinomial(draws, replacement=True', 'torch.ones_like(w).multinomial(draws, replacement=True'),
+        ('- variance/len(error)', ''), ('slope.square()*variance', 'slope*variance'),
+        ('w.multinomial(draws, replacement=True', 'torch.ones_like(w).multinomial(draws, replacement=True'),
         ('found.source_weight(weights)', 'weights[:, -1]')]),
     sampling=('sampling', [
         ('expand(2 * path.sigma', 'expand(3 * path.sigma'), ('ahead = z + (s - t) * v', 'ahead = z + s * v'),
         ('(t if begin is None else begin) <= interval[1]', '(t if begin is None else begin) < interval[1]'),
-        ('v = v_u + scale * (v_c - v_u)', 'v = v_c + scale * (v_c - v_u)'), ('generator=generators[rows]', 'generator=generators[:batch_size]'),
-        ('for m in training: m.training = True', 'pass'), ('(w * (t - s)).sqrt()', '(w * (t - s))'), ('if not z.isfinite().all()', 'if False'),
-        ('elif null_label.shape not in ((), y.shape[1:]):', 'elif False:'), ('    if noise.is_meta: raise', '    if False: raise'), ('    check_guidance(y, scale, null_label)\n\n', '\n')]),
+        ('v = v_u + scale * (v_c - v_u)', 'v = v_c + scale * (v_c - v_u)'),
+        ('generator=generators[rows]', 'generator=generators[:batch_size]'),
+        ('for m in training: m.training = True', 'pass'), ('(w * (t - s)).sqrt()', '(w * (t - s))'),
+        ('if not z.isfinite().all()', 'if False'),
+        ('elif null_label.shape not in ((), y.shape[1:]):', 'elif False:'),
+        ('    if noise.is_meta: raise', '    if False: raise'),
+        ('    check_guidance(y, scale, null_label)\n\n', '\n')]),
     generation=('generation', [
-        ('(torch.arange(seeds.start, seeds.stop) - first) % len(labels)', 'torch.arange(seeds.start, seeds.stop) % len(labels)'),
-        ('default_rng([seed, 1])', 'default_rng([seed - seeds[0], 1])'), ("'utf-8-sig'", "'utf-8'"), ("made_by not in (None, found['vae_sha256'])", 'False'),
-        ('torch.as_tensor(numbers) % len(self.text)', 'torch.as_tensor(numbers).clamp_max(len(self.text) - 1)'), ('path = PATHS[run.config.path]()', "path = PATHS['linear']()"),
-        ('if there and work.missing():', 'if False:'), ('nfe=model.calls/batches', 'nfe=model.calls'), ('if there.get(k) != plan[k]:', 'if False:'),
+        ('(torch.arange(seeds.start, seeds.stop) - first) % len(labels)',
+         'torch.arange(seeds.start, seeds.stop) % len(labels)'),
+        ('default_rng([seed, 1])', 'default_rng([seed - seeds[0], 1])'), ("'utf-8-sig'", "'utf-8'"),
+        ("made_by not in (None, found['vae_sha256'])", 'False'),
+        ('torch.as_tensor(numbers) % len(self.text)', 'torch.as_tensor(numbers).clamp_max(len(self.text) - 1)'),
+        ('path = PATHS[run.config.path]()', "path = PATHS['linear']()"),
+        ('if there and work.missing():', 'if False:'), ('nfe=model.calls/batches', 'nfe=model.calls'),
+        ('if there.get(k) != plan[k]:', 'if False:'),
         ("plan |= dict(batch_size=batch_size)", 'pass'),
         ('batch_size=min(batch_size, per_piece)', 'batch_size=batch_size')]),
     evaluation=('evaluation', [
-        ('/(self.n - 1)', '/self.n'), ('self.products = x.mean(0), 0, 0', 'self.products = 0*x.mean(0), 0, 0'), ('- 2*root)', '- root)'), ('slack = 1e-5*', 'slack = 1e-2*'), ('slack = 1e-5*', 'slack = 1e-9*'),
-        ('provenance.get(key, value) != value', 'False'), ('fid=dim + 1', 'fid=dim'), ('size = min(1000, *(len(cloud)//2', 'size = min(1000, *(len(cloud)'), ('max(levels) < 2', 'max(levels) < 1'),
-        ("made.get('n', images.shape[0]) != images.shape[0]", 'False'), ('if path.exists() and not ours(path)', 'if False'), ('max(0., value)', 'value'),
+        ('/(self.n - 1)', '/self.n'), ('self.products = x.mean(0), 0, 0', 'self.products = 0*x.mean(0), 0, 0'),
+        ('- 2*root)', '- root)'), ('slack = 1e-5*', 'slack = 1e-2*'), ('slack = 1e-5*', 'slack = 1e-9*'),
+        ('provenance.get(key, value) != value', 'False'), ('fid=dim + 1', 'fid=dim'),
+        ('size = min(1000, *(len(cloud)//2', 'size = min(1000, *(len(cloud)'), ('max(levels) < 2', 'max(levels) < 1'),
+        ("made.get('n', images.shape[0]) != images.shape[0]", 'False'),
+        ('if path.exists() and not ours(path)', 'if False'), ('max(0., value)', 'value'),
         ("if n % 1000 == 0 else", 'if n > 1000 else')]),
     extractors=('evaluation', [('weights_only=True', 'weights_only=False'), ('if shape != (1008, 2048)', 'if False')]),
     vae=('vae', [
-        ('(mean - shift)*scale', 'mean*scale'), ('/2).exp()*scale', '/2).exp()'), ('logvar.clamp(-30, 20)/2', 'logvar.clamp(-30, 20)'), ("/provenance['scale'] + provenance['shift']", "/provenance['scale']"),
-        ('shift=float(vae.config.shift_factor or 0.)', 'shift=0.'), ('.float()/127.5 - 1', '.float()/255'), ("report['missing_keys'] + report['unexpected_keys']", "report['missing_keys']"),
-        ('or vae.config.latents_std is not None', ''), ('2**(len(vae.config.block_out_channels) - 1)', '2**len(vae.config.block_out_channels)'), ('return vae.eval().requires_grad_(False)', 'return vae.eval()'),
-        ('if len(found) == 1 and', 'if found and'), ('variant=variant or None', 'variant=None'), ('weights_file(vae_folder(name)).read_bytes()', "(vae_folder(name)/'config.json').read_bytes()"),
-        ("if kind != 'AutoencoderKL'", 'if False'), ('for part in z.split(batch_size)', 'for part in z.split(batch_size)[:1]')]),
+        ('(mean - shift)*scale', 'mean*scale'), ('/2).exp()*scale', '/2).exp()'),
+        ('logvar.clamp(-30, 20)/2', 'logvar.clamp(-30, 20)'),
+        ("/provenance['scale'] + provenance['shift']", "/provenance['scale']"),
+        ('shift=float(vae.config.shift_factor or 0.)', 'shift=0.'), ('.float()/127.5 - 1', '.float()/255'),
+        ("report['missing_keys'] + report['unexpected_keys']", "report['missing_keys']"),
+        ('or vae.config.latents_std is not None', ''),
+        ('2**(len(vae.config.block_out_channels) - 1)', '2**len(vae.config.block_out_channels)'),
+        ('return vae.eval().requires_grad_(False)', 'return vae.eval()'),
+        ('if len(found) == 1 and', 'if found and'), ('variant=variant or None', 'variant=None'),
+        ('weights_file(vae_folder(name)).read_bytes()', "(vae_folder(name)/'config.json').read_bytes()"),
+        ("if kind != 'AutoencoderKL'", 'if False'),
+        ('for part in z.split(batch_size)', 'for part in z.split(batch_size)[:1]')]),
     sit=('sit', [
-        ('if reverse: _reverse_time(state)', 'pass'), ('[:, :c].flatten(0, 1)', '[:, c:].flatten(0, 1)'), ('num_classes=table[0] - 1', 'num_classes=table[0]'),
-        ('cos_part*sin - sin_part*cos', 'cos_part*sin + sin_part*cos'), (".replace('_orig_mod.', '')", ''), ("if k != 'n_averaged'}", '}'),
+        ('if reverse: _reverse_time(state)', 'pass'), ('[:, :c].flatten(0, 1)', '[:, c:].flatten(0, 1)'),
+        ('num_classes=table[0] - 1', 'num_classes=table[0]'),
+        ('cos_part*sin - sin_part*cos', 'cos_part*sin + sin_part*cos'), (".replace('_orig_mod.', '')", ''),
+        ("if k != 'n_averaged'}", '}'),
         ('if len(bare) < len(state)', 'if False and len(state)')]),
     mmdit=('mmdit', [
         ('    check_weights(model, state)\n', ''), (".get('context_length', 77)", ".get('context_length', 76)")]),
     bank=('bank', [
-        ('if size != bytes: raise', 'if False: raise'), ("order = labels.argsort(kind='stable')", "order = labels.argsort(kind='stable')[::-1].copy()"),
+        ('if size != bytes: raise', 'if False: raise'),
+        ("order = labels.argsort(kind='stable')", "order = labels.argsort(kind='stable')[::-1].copy()"),
         ('if found != entry:', 'if False:'), ('self.write_header(rows)\n        self.sync()', 'self.sync()'),
-        ("        if bad.any():\n            raise ValueError(f'{name} {first", "        if False:\n            raise ValueError(f'{name} {first"), ("if spec != self.spec: raise", 'if False: raise'),
-        ('if not wanted:', 'if False:'), ('if rows and found < size', 'if False'), ('for f in self.files.values(): f.check()', 'pass'),
-        ('            self.files = {}                              # half', '            pass # half'), ("if 'checksum' in meta: unsealed(meta)", 'pass')]),
+        ("        if bad.any():\n            raise ValueError(f'{name} {first",
+         "        if False:\n            raise ValueError(f'{name} {first"),
+        ("if spec != self.spec: raise", 'if False: raise'),
+        ('if not wanted:', 'if False:'), ('if rows and found < size', 'if False'),
+        ('for f in self.files.values(): f.check()', 'pass'),
+        ('            self.files = {}                              # half', '            pass # half'),
+        ("if 'checksum' in meta: unsealed(meta)", 'pass')]),
     neighbors=('neighbors', [
-        ('return in_pool(class_neighbors', 'return (class_neighbors'), ('[in_pool(class_neighbors(pool.by_class[s:e], k), s)', '[class_neighbors(pool.by_class[s:e], k)'),
-        ('itself[~itself.any(1), -1] = True', 'pass'), ('first = int(parts[-1].max()) + 1', 'first = int(parts[-1].max())'), ('room[c] -= 1', 'room[c] -= 0'),
-        ("if job.name in meta['files']: write_json", 'if False: write_json'), ('max(fewest, away[', 'max(1, away['), ('if which == 0: found', 'if True: found')]),
+        ('return in_pool(class_neighbors', 'return (class_neighbors'),
+        ('[in_pool(class_neighbors(pool.by_class[s:e], k), s)', '[class_neighbors(pool.by_class[s:e], k)'),
+        ('itself[~itself.any(1), -1] = True', 'pass'),
+        ('first = int(parts[-1].max()) + 1', 'first = int(parts[-1].max())'), ('room[c] -= 1', 'room[c] -= 0'),
+        ("if job.name in meta['files']: write_json", 'if False: write_json'), ('max(fewest, away[', 'max(1, away['),
+        ('if which == 0: found', 'if True: found')]),
     files=('files', [
-        ("if sealed(inner)['checksum'] != state['checksum']", 'if False'), ('import FileLock, Timeout', 'import SoftFileLock as FileLock, Timeout'),
-        ('(folder/name).unlink(missing_ok=True)', 'pass'), ('    Path(folder).rename(gone)\n    shutil.rmtree(gone)', '    shutil.rmtree(folder)'),
-        ('    finally: part.unlink(missing_ok=True)', '    finally: pass'), ('if e.errno not in NO_LOCKS: raise', 'raise'),
-        ('(inside.st_dev, inside.st_ino) in around', 'False'), ('if error.errno != errno.ELOOP: raise', 'raise'), ('part.lower() in HIDDEN', 'part in HIDDEN')]),
+        ("if sealed(inner)['checksum'] != state['checksum']", 'if False'),
+        ('import FileLock, Timeout', 'import SoftFileLock as FileLock, Timeout'),
+        ('(folder/name).unlink(missing_ok=True)', 'pass'),
+        ('    Path(folder).rename(gone)\n    shutil.rmtree(gone)', '    shutil.rmtree(folder)'),
+        ('    finally: part.unlink(missing_ok=True)', '    finally: pass'),
+        ('if e.errno not in NO_LOCKS: raise', 'raise'),
+        ('(inside.st_dev, inside.st_ino) in around', 'False'), ('if error.errno != errno.ELOOP: raise', 'raise'),
+        ('part.lower() in HIDDEN', 'part in HIDDEN')]),
     distributed=('distributed', [
-        ('if said[0] is not None: raise', 'if False: raise'), ('if group is None or dist.get_rank(group) == 0 else', 'if True else'),
+        ('if said[0] is not None: raise', 'if False: raise'),
+        ('if group is None or dist.get_rank(group) == 0 else', 'if True else'),
         ('if message is not None: raise', 'if False: raise')]),
     work_folder=('work_folder', [
         ("if checksum(path) != file['crc32']", 'if False'), ('if there and not file.exists()', 'if False')]),
     prefetch=('prefetch', [
-        ("torch.cuda.current_device() if device.type == 'cuda' and device.index is None else device.index", 'device.index'), ('torch.cuda.set_device(number)', 'pass'),
-        ('if self.key == key', 'if self.key != key'), ('    torch.set_num_threads(mine) ', '    pass '), ('if len(waiting) > n: yield', 'if len(waiting) > 50: yield')]),
+        ("torch.cuda.current_device() if device.type == 'cuda' and device.index is None else device.index",
+         'device.index'), ('torch.cuda.set_device(number)', 'pass'),
+        ('if self.key == key', 'if self.key != key'), ('    torch.set_num_threads(mine) ', '    pass '),
+        ('if len(waiting) > n: yield', 'if len(waiting) > 50: yield')]),
     hub=('mmdit', [
-        ('model_class=type(self).__name__', "model_class='SiT'"), ("module=type(self).__module__.rpartition('.')[2]", "module='sit'"), (' | kwargs)', ')'),
+        ('model_class=type(self).__name__', "model_class='SiT'"),
+        ("module=type(self).__module__.rpartition('.')[2]", "module='sit'"), (' | kwargs)', ')'),
         ('import {{ model_class }}', 'import Model')]),
     config=('config', [
-        ('not 0 <= x <= 1', 'not 0 < x <= 1'), ('if not str(self.out)', 'if False'), ('batch_size=2**20, k=2**16', 'k=2**16'), ('not abs(guidance) < float', 'abs(guidance) > float'),
-        ('self.batch_size % (self.micro_batches or 1)', '0'), ("if k != 'out'}", '}'), ('if foreign :=', 'if False and'), ('settings = RECIPES[name] | overrides', 'settings = overrides | RECIPES[name]'),
+        ('not 0 <= x <= 1', 'not 0 < x <= 1'), ('if not str(self.out)', 'if False'),
+        ('batch_size=2**20, k=2**16', 'k=2**16'), ('not abs(guidance) < float', 'abs(guidance) > float'),
+        ('self.batch_size % (self.micro_batches or 1)', '0'), ("if k != 'out'}", '}'),
+        ('if foreign :=', 'if False and'), ('settings = RECIPES[name] | overrides',
+                                            'settings = overrides | RECIPES[name]'),
         ('not (config.data and Path', 'not (Path')]),
     batches=('batches', [
         ('[seed, micro_batch, step]', '[seed, 0, step]'), ('[seed, epoch, 0, 1]', '[seed, 0, 0, 1]')]),
     checkpoints=('checkpoints', [
-        ('is not None and p.is_dir())', 'is not None)'), ('_step_of(p) <= step and ', ''), (' and not p.is_symlink()]', ']'), ('not in (None, state.get(', 'in (state.get('), ('[:-keep]', '[:-keep-1]'), ('if zlib.crc32(data) != checksum', 'if False'), ('in reversed(found)', 'in found'),
+        ('is not None and p.is_dir())', 'is not None)'), ('_step_of(p) <= step and ', ''),
+        (' and not p.is_symlink()]', ']'), ('not in (None, state.get(', 'in (state.get('), ('[:-keep]', '[:-keep-1]'),
+        ('if zlib.crc32(data) != checksum', 'if False'), ('in reversed(found)', 'in found'),
         ("r['step'] <= step", "r['step'] < step"), ('(signal.SIGINT, signal.SIGTERM)', '(signal.SIGINT,)'),
         ('for job in on_disk: job.result()', 'pass')]),
     build=('build', [
-        ('temperature=config.temperature', 'temperature=1.'), ("unwrapped(tensors['ema'])", "unwrapped(tensors['model'])"),
-        ("state['checksums']['ema']", "state['checksums']['model']"), ("if state.get('classes') is not None", 'if True'),
-        ("+ ['neighbors_in_all']*dropped", ''), ('config.k + (config.candidates', 'config.k + 0*(config.candidates'), ("have <= k if part == 'cells' else", '')]),
+        ('temperature=config.temperature', 'temperature=1.'),
+        ("unwrapped(tensors['ema'])", "unwrapped(tensors['model'])"),
+        ("state['checksums']['ema']", "state['checksums']['model']"),
+        ("if state.get('classes') is not None", 'if True'),
+        ("+ ['neighbors_in_all']*dropped", ''), ('config.k + (config.candidates', 'config.k + 0*(config.candidates'),
+        ("have <= k if part == 'cells' else", '')]),
     training=('training', [
         ('        self.ema.update_parameters(', '        if self.step % 2 == 0: self.ema.update_parameters('),
         ('self.model.parameters(), self.config.grad_clip)', 'self.model.parameters(), 1e9)'),
         ('lr=config.lr,', 'lr=2*config.lr,'),
-        ("unpack_optimizer(optimizer, given['optimizer'])", 'pass'), ('self.accelerator.backward(out.loss/len(mine))', 'self.accelerator.backward(out.loss)'),
+        ("unpack_optimizer(optimizer, given['optimizer'])", 'pass'),
+        ('self.accelerator.backward(out.loss/len(mine))', 'self.accelerator.backward(out.loss)'),
         ('or last > first_newest)', 'or last < first_newest)'),
-        ("dynamo_plugin=TorchDynamoPlugin(backend='no'),", ''), ('GradientAccumulationPlugin(num_steps=1)', 'None'), ('check_launch(); check_environment(config)', 'check_launch()'),
+        ("dynamo_plugin=TorchDynamoPlugin(backend='no'),", ''), ('GradientAccumulationPlugin(num_steps=1)', 'None'),
+        ('check_launch(); check_environment(config)', 'check_launch()'),
         ('and left > .01', 'and left > .5'),
         ("load_state_dict(unwrapped(given['model']))", "load_state_dict(given['model'])")]),
     images=('images', [
@@ -232,7 +297,8 @@ MUTANTS = dict(
         ('yield x.permute(0, 3, 1, 2) if last else x', 'yield x'),
         ('if fortran or dtype.hasobject: raise', 'if dtype.hasobject: raise'),
         ('part = min(n, full[0] - i), *full[1:]', 'part = n, *full[1:]'),
-        ('except BROKEN as error: raise damaged(error) from error\n    return', 'except KeyError as error: raise damaged(error) from error\n    return'),
+        ('except BROKEN as error: raise damaged(error) from error\n    return',
+         'except KeyError as error: raise damaged(error) from error\n    return'),
         ('open_images(folder, labelled=False)', 'open_images(folder)'),
         ('    if lost:', '    if False:'),
         ('if head[:2] != first)', 'if head[:2] == first)'),
@@ -247,16 +313,20 @@ MUTANTS = dict(
         ('np.random.default_rng([self.seed, i])', 'np.random.default_rng([self.seed, 0])'),
         ('np.repeat(labels, self.views)', 'np.tile(labels, self.views)'),
         ('        if bad.any():\n            raise', '        if False:\n            raise'),
-        ("second if layout == 'repa' else np.exp(second.clip(-30, 20)/2)", "second if layout == 'repa' else np.exp(second.clip(-30, 20))"),
+        ("second if layout == 'repa' else np.exp(second.clip(-30, 20)/2)",
+         "second if layout == 'repa' else np.exp(second.clip(-30, 20))"),
         ("std*self.scale, label", "std, label"),
         ("(name, (mean - self.shift)*self.scale", "(name, mean*self.scale"),
         ("if bad.any(): raise ValueError(f'{names[", "if False: raise ValueError(f'{names["),
         ('0 <= label < TensorPool.MOST_CLASSES', '0 <= label'),
-        ('num_classes=classes, null_text', 'null_text'), ('if lost := sorted(', 'if lost := 0*sorted('), ("(int(found[2]), name)", "(found[2], name)")]),
+        ('num_classes=classes, null_text', 'null_text'), ('if lost := sorted(', 'if lost := 0*sorted('),
+        ("(int(found[2]), name)", "(found[2], name)")]),
     bank_build=('bank_build', [
         ('for at in range(max(0, start - (end - n)), n, chunk)', 'for at in range(0, n, chunk)'),
-        ('if ends[before] <= saved and', 'if'), ('        LatentBank.open(out).verify()', '        pass'), ('if there.get(k) != wanted.get(k):', 'if False:'),
-        ("if k not in NOT_COMPARED}", '}'), ("if not any(counts):", 'if False:'), ('if reason is not None]', 'if False]')]),
+        ('if ends[before] <= saved and', 'if'), ('        LatentBank.open(out).verify()', '        pass'),
+        ('if there.get(k) != wanted.get(k):', 'if False:'),
+        ("if k not in NOT_COMPARED}", '}'), ("if not any(counts):", 'if False:'),
+        ('if reason is not None]', 'if False]')]),
     captions=('captions', [
         ("decode('utf-8-sig')", "decode()"),
         ("ending, files = ending.lower(), found", "ending, files = ending, found"),
@@ -271,7 +341,8 @@ MUTANTS = dict(
         ("truncation=True", "truncation=False"),
         ("limit -= n", "limit -= 1"),
         ("check_writable(out, BANK)", "check_writable(out)"),
-        ("with open(file) as f: found = {i: line for i, line in enumerate(", "with open(file) as f: found = {i + 1: line for i, line in enumerate(")]))
+        ("with open(file) as f: found = {i: line for i, line in enumerate(",
+         "with open(file) as f: found = {i + 1: line for i, line in enumerate(")]))
 REASONS = {}  # (module, changed to): why no test can notice
 
 def run(package, module, tests, old, new):
@@ -282,9 +353,12 @@ def run(package, module, tests, old, new):
     path.write_text(whole.replace(old, new, 1))
     start = time.time()
     try:
-        done = subprocess.run([sys.executable, '-m', 'pytest', '-x', '-q', '--no-header', '-p', 'no:cacheprovider', str(package/'pafm_nb'/'tests'/f'test_{tests}.py')], cwd=package,
-                              env=os.environ | dict(PYTHONPATH=str(package), OMP_NUM_THREADS='1'), capture_output=True, text=True, timeout=900)
-        by = next((line.split('::')[-1].split(' - ')[0] for line in done.stdout.splitlines() if line.startswith(('FAILED', 'ERROR'))), 'error') if done.returncode else None
+        done = subprocess.run([sys.executable, '-m', 'pytest', '-x', '-q', '--no-header', '-p', 'no:cacheprovider',
+                               str(package/'pafm_nb'/'tests'/f'test_{tests}.py')], cwd=package,
+                              env=os.environ | dict(PYTHONPATH=str(package), OMP_NUM_THREADS='1'),
+                              capture_output=True, text=True, timeout=900)
+        by = next((line.split('::')[-1].split(' - ')[0] for line in done.stdout.splitlines()
+                   if line.startswith(('FAILED', 'ERROR'))), 'error') if done.returncode else None
     except subprocess.TimeoutExpired: by = 'time ran out'
     finally: path.write_text(whole)
     return dict(module=module, old=old, new=new, killed_by=by, seconds=round(time.time() - start, 1))
@@ -295,7 +369,8 @@ def main(
     workers:int=2  # Mutants at a time
 ):
     "Change one place at a time and see whether the tests notice"
-    todo = [(m, tests, *change) for m, (tests, changes) in MUTANTS.items() if not modules or m in modules for change in changes]
+    todo = [(m, tests, *change) for m, (tests, changes) in MUTANTS.items() if not modules
+            or m in modules for change in changes]
     with tempfile.TemporaryDirectory() as tmp:
         copies = Queue()
         for i in range(workers):
@@ -305,11 +380,17 @@ def main(
             package = copies.get()
             try: found = run(package, *job)
             finally: copies.put(package)
-            print(f'{found["module"]:15s} {"killed  " if found["killed_by"] else "SURVIVED"} {found["seconds"]:6.1f} s  {found["old"].strip()!r} -> {found["new"].strip()!r}  {found["killed_by"] or ""}', flush=True)
+            print(
+                f'{found["module"]:15s} {"killed  " if found["killed_by"] else "SURVIVED"} {found["seconds"]:6.1f} s  '
+                f'{found["old"].strip()!r} -> {found["new"].strip()!r}  {found["killed_by"] or ""}', flush=True)
             return found
         with ThreadPoolExecutor(workers) as pool: results = list(pool.map(one, todo))
     survivors = [r for r in results if not r['killed_by']]
     print(f'{len(results)} mutants, {len(survivors)} survived')
-    if not modules: write_json(ROOT/'results'/'mutants.json', dict(command='python scripts/mutants.py', mutants=len(results), by_module={m: len(c) for m, (_, c) in MUTANTS.items()},
-                               survivors=[r | dict(reason=REASONS.get((r['module'], r['new']))) for r in survivors], killed=[f'{r["module"]}: {r["old"].strip()} -> {r["new"].strip()} ({r["killed_by"]})' for r in results if r['killed_by']]))
+    if not modules:
+        write_json(ROOT/'results'/'mutants.json', dict(command='python scripts/mutants.py', mutants=len(results),
+                                                       by_module={m: len(c) for m, (_, c) in MUTANTS.items()},
+                               survivors=[r | dict(reason=REASONS.get((r['module'], r['new']))) for r in survivors],
+                               killed=[f'{r["module"]}: {r["old"].strip()} -> {r["new"].strip()} ({r["killed_by"]})'
+                                       for r in results if r['killed_by']]))
     sys.exit(any((r['module'], r['new']) not in REASONS for r in survivors))

@@ -1,8 +1,12 @@
-"""Execute notebooks in place and store their outputs, cleaned: `python scripts/refresh.py [NAME ...] [--flags "slow cuda"]`.
+"""Execute notebooks in place and store their outputs, cleaned: `python scripts/refresh.py [NAME ...] [--flags "slow
+cuda"]`.
 
-Cells are chosen as `nbdev_test` chooses them: those with a flag of settings.ini's `tst_flags` (unless given in `--flags`), `eval: false` and
-`nbdev_export()` are skipped and keep the outputs they have. Every notebook runs in a process of its own, so that nothing leaks from one into the next.
-What a cell writes to stderr is shown here and not stored. If a cell raises, the notebook stays as it was and the exit code is 1."""
+Cells are chosen as `nbdev_test` chooses them: those with a flag of settings.ini's `tst_flags` (unless given in
+`--flags`), `eval: false` and
+`nbdev_export()` are skipped and keep the outputs they have. Every notebook runs in a process of its own, so that
+nothing leaks from one into the next.
+What a cell writes to stderr is shown here and not stored. If a cell raises, the notebook stays as it was and the exit
+code is 1."""
 import os, subprocess, sys, time
 from pathlib import Path
 from execnb.nbio import read_nb, write_nb
@@ -43,7 +47,8 @@ def stored(outputs):
 def clean(nb):
     "As `nbdev_clean` does with this project's settings."
     cfg = get_config()
-    clean_nb(nb, cfg.clear_all, cfg.allowed_metadata_keys.split(), cfg.allowed_cell_metadata_keys.split(), cfg.clean_ids)
+    clean_nb(nb, cfg.clear_all, cfg.allowed_metadata_keys.split(), cfg.allowed_cell_metadata_keys.split(),
+             cfg.clean_ids)
 
 def refresh(path, flags=''):
     "Run the notebook at `path` and write it back; False, and the error shown, if a cell raised."
@@ -67,7 +72,8 @@ def refresh(path, flags=''):
         return False
     for i in ran: nb.cells[i].outputs = stored(run.cells[i].outputs)
     clean(nb)
-    if path.read_bytes() != before: sys.exit(f'refresh: {path.name} was changed while it ran; its outputs were not stored')
+    if path.read_bytes() != before:
+        sys.exit(f'refresh: {path.name} was changed while it ran; its outputs were not stored')
     tmp = path.with_name(f'_{path.name}.tmp')
     write_nb(nb, tmp)
     os.replace(tmp, path)
@@ -89,7 +95,8 @@ def main(
     for p in paths:
         start = time.time()
         print(p.stem, end=' ', flush=True)
-        ok = subprocess.run([sys.executable, __file__, str(p), '--flags', flags, '--here'], env=env, cwd=ROOT).returncode == 0
+        ok = subprocess.run([sys.executable, __file__, str(p), '--flags', flags, '--here'],
+                            env=env, cwd=ROOT).returncode == 0
         print(f'{"done" if ok else "FAILED"} in {time.time()-start:.0f} s', flush=True)
         if not ok: failed.append(p.stem)
     if failed: sys.exit(f'refresh: failed, left as they were: {" ".join(failed)}')

@@ -48,7 +48,8 @@ def machine() -> dict:
     "What a measurement ran on"
     try: cpu = next(line.split(':')[1].strip() for line in open('/proc/cpuinfo') if line.startswith('model name'))
     except (OSError, StopIteration): cpu = platform.processor() or platform.machine()
-    return dict(cpu=cpu, cores=os.cpu_count(), threads=torch.get_num_threads(), torch=torch.__version__, system=platform.system(),
+    return dict(cpu=cpu, cores=os.cpu_count(), threads=torch.get_num_threads(),
+                torch=torch.__version__, system=platform.system(),
                 load=round(os.getloadavg()[0], 1) if hasattr(os, 'getloadavg') else None)
 
 def _status(field):
@@ -85,7 +86,9 @@ def measure(
 def seconds_in_turn(
     forms:dict, # name -> called without arguments
     repeats:int, # rounds
-) -> dict: # name -> seconds (median) and ratio (of the first form's seconds to its own: median, least and greatest over the rounds)
+# name -> seconds (median) and ratio (of the first form's seconds to its own: median, least and greatest over the
+# rounds)
+) -> dict:
     "Times of several forms of one thing, called in turn, there and back"
     for fn in forms.values(): fn()
     times = {name: [] for name in forms}
@@ -96,7 +99,8 @@ def seconds_in_turn(
             times[name].append(time.perf_counter() - start)
     first = next(iter(times.values()))
     ratios = {name: [a/b for a, b in zip(first, mine)] for name, mine in times.items()}
-    return {name: dict(seconds=median(times[name]), ratio=median(r), ratio_range=[min(r), max(r)]) for name, r in ratios.items()}
+    return {name: dict(seconds=median(times[name]), ratio=median(r), ratio_range=[min(r), max(r)])
+            for name, r in ratios.items()}
 
 def compared(
     forms:dict, # from `seconds_in_turn`
@@ -142,17 +146,22 @@ def bench_target(
     settings = dict(
         own=(own, lambda: broadcast_target(z, eps, t, own), lambda: pafm_target(z, eps, t, own)),
         own_half=(half, lambda: broadcast_target(z, eps, t, half), lambda: pafm_target(z, eps, t, half)),
-        shared=(pool, lambda: broadcast_target(z, eps, t, pool[None]), lambda: pafm_target(z, eps, t, SharedCandidates(pool, source=torch.arange(batch), norms=norms))))
+        shared=(pool, lambda: broadcast_target(z, eps, t, pool[None]),
+                lambda: pafm_target(z, eps, t, SharedCandidates(pool, source=torch.arange(batch), norms=norms))))
     out = dict(machine=machine(), batch=batch, k=k, dim=dim, shared=shared)
     for name, (candidates, obvious, ours) in settings.items():
         torch.testing.assert_close(ours().velocity, obvious(), rtol=1e-2, atol=1e-2)
         memory = dict(broadcast=peak_memory(obvious), ours=peak_memory(ours))
-        out[name] = seconds_in_turn(dict(broadcast=obvious, ours=ours), repeats) | dict(memory=memory, memory_share=None if memory['ours'] is None else memory['ours']/candidates.nbytes)
+        out[name] = seconds_in_turn(dict(broadcast=obvious, ours=ours),
+                                    repeats) | dict(memory=memory,
+                                                    memory_share=None if memory['ours'] is None
+                                                    else memory['ours']/candidates.nbytes)
     for name, n in (('whole_class', classes), ('whole_class_rows', many)):
         big = TensorPool(normal(n*per_class, dim), torch.arange(n*per_class) % n)
         rows = big[torch.randint(len(big), (256,), generator=g)]
         noise, times, sampler = torch.randn(256, dim, generator=g), torch.rand(256, generator=g), WholeClass(big)
-        out[name] = dict(batch=256, per_class=per_class, classes=n, kind=type(sampler(rows)).__name__, broadcast_bytes=256*per_class*dim*4,
+        out[name] = dict(batch=256, per_class=per_class, classes=n, kind=type(sampler(rows)).__name__,
+                         broadcast_bytes=256*per_class*dim*4,
                          **measure(lambda: pafm_target(rows.z, noise, times, sampler(rows)), max(3, repeats//3)))
     return out
 
@@ -165,15 +174,20 @@ def spectrum(
 # %% ../../nbs/29e_bench.ipynb #7242ae0b
 class DeviceCost(TorchDispatchMode):
     "Counts the operations inside, the bytes they read and write, and copies to the host"
-    LOOKUPS = ('index', 'index_select', 'embedding', '_embedding_bag', '_embedding_bag_forward_only', '_embedding_bag_per_sample_weights_backward')
-    FREE = ('aten::empty', 'aten::new_empty', 'aten::empty_like', 'aten::promote_types', 'aten::scalar_tensor') # allocate, or stay on the host
+    LOOKUPS = ('index', 'index_select', 'embedding', '_embedding_bag', '_embedding_bag_forward_only',
+               '_embedding_bag_per_sample_weights_backward')
+    # allocate, or stay on the host
+    FREE = ('aten::empty', 'aten::new_empty', 'aten::empty_like', 'aten::promote_types', 'aten::scalar_tensor')
     def __init__(self):
         super().__init__()
         self.operations, self.bytes, self.waits, self.names = 0, 0, 0, []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if func.namespace != 'aten' or func._schema.name in self.FREE or any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns): return out
+        if func.namespace != 'aten' or func._schema.name in self.FREE or any(r.alias_info is not None
+                                                                             and not r.alias_info.is_write
+                                                                             for r in func._schema.returns):
+            return out
         tensors = lambda tree: [x for x in torch.utils._pytree.tree_leaves(tree) if isinstance(x, torch.Tensor)]
         given, made, name = tensors((args, kwargs)), tensors(out), func._schema.name.removeprefix('aten::')
         read = [x.nbytes for x in given]
@@ -192,7 +206,8 @@ def _faked(x, shape):
     new = copy.copy(x)
     for name, value in vars(x).items():
         big = name in ('by_class', 'mean', 'std') and value is not None
-        setattr(new, name, torch.empty(len(value), *shape, dtype=value.dtype, device='cuda') if big else _faked(value, shape))
+        setattr(new, name, torch.empty(len(value), *shape, dtype=value.dtype, device='cuda')
+                if big else _faked(value, shape))
     return new
 
 def device_cost(
@@ -204,12 +219,15 @@ def device_cost(
     per_class:int=1300, # endpoints of a class
     dtype:torch.dtype=torch.float32, # the pool's
 ) -> dict: # operations, bytes, share (of the bytes of B x K candidates in float32), waits
-    "What a step's candidates and target ask of a GPU, counted on tensors without content; raises where the host would have to wait"
-    if name == 'SmoothedClass': classes, per_class = 2, 100      # for small data: on a GPU every row takes the whole pool
+    """What a step's candidates and target ask of a GPU, counted on tensors without content;
+    raises where the host would have to wait"""
+    # for small data: on a GPU every row takes the whole pool
+    if name == 'SmoothedClass': classes, per_class = 2, 100
     n, images = classes*per_class, name == 'RandomCrops'
     z = torch.randn(n, *((1, 2, 2) if images else (1,)), generator=torch.Generator().manual_seed(0)).to(dtype)
     gaussian:dict = dict(mean=z, std=torch.ones_like(z)) if name in ('MomentDraws', 'ExactMoments') else {}
-    pool = TensorPool(z, torch.arange(n) % classes, text=z.flatten(1).float() if name == 'TextLikelihood' else None, **gaussian)
+    pool = TensorPool(z, torch.arange(n) % classes, text=z.flatten(1).float() if name == 'TextLikelihood' else None,
+                      **gaussian)
     sampler = SAMPLERS[name](pool, k)
     if name == 'NearestNeighbors': sampler.near_in_all = sampler.near
     count = dict(InBatch=batch, WholeClass=per_class, ExactMoments=per_class, SmoothedClass=n).get(name, k)
@@ -219,7 +237,8 @@ def device_cost(
         rows = Batch(row(*shape), row(dtype=torch.int64), row(dtype=torch.int64))
         sampler, eps, t = _faked(sampler, endpoint), row(*shape), row()
         pafm_target(rows.z, eps, t, sampler(rows))
-    return dict(operations=cost.operations, bytes=cost.bytes, share=cost.bytes/(batch*count*int(np.prod(shape))*4), waits=cost.waits)
+    return dict(operations=cost.operations, bytes=cost.bytes, share=cost.bytes/(batch*count*int(np.prod(shape))*4),
+                waits=cost.waits)
 
 # %% ../../nbs/29e_bench.ipynb #ecd083b1
 def sparse_bank(
@@ -232,8 +251,10 @@ def sparse_bank(
     folder = Path(folder)
     folder.mkdir(parents=True)
     counts = [rows//classes + (c < rows % classes) for c in range(classes)]
-    files = dict(endpoints=('float16', shape), labels=('int64', ()), norms=('float32', ()), order=('int64', ()), place=('int64', ()))
-    entries, content = {}, dict(labels=np.repeat(np.arange(classes), counts), order=np.arange(rows), place=np.arange(rows))
+    files = dict(endpoints=('float16', shape), labels=('int64', ()), norms=('float32', ()),
+                 order=('int64', ()), place=('int64', ()))
+    entries = {}
+    content = dict(labels=np.repeat(np.arange(classes), counts), order=np.arange(rows), place=np.arange(rows))
     for name, (dtype, row) in files.items():
         file = NpyRows(folder/f'{name}.npy', dtype, row)
         if name in content: file.append(torch.from_numpy(content[name]))
@@ -258,13 +279,16 @@ def bench_bank(
         os.mkdir(f'{tmp}/files')
         for i, x in enumerate(bank.by_class.numpy()): np.save(f'{tmp}/files/{i}.npy', x)
         draw = lambda: torch.randint(rows, (batch, k), generator=g)
-        def from_files(): return torch.stack([torch.from_numpy(np.load(f'{tmp}/files/{i}.npy')) for i in draw().flatten().tolist()]).view(batch, k, *shape)
+        def from_files():
+            return torch.stack([torch.from_numpy(np.load(f'{tmp}/files/{i}.npy'))
+                                for i in draw().flatten().tolist()]).view(batch, k, *shape)
         forms = dict(bank=lambda: bank.take(draw()), files=from_files, plain_index=lambda: bank.by_class[draw()])
         gather = {name: measure(fn, repeats) for name, fn in forms.items()}
         folder = sparse_bank(f'{tmp}/many', many)
         opening = measure(lambda: LatentBank.open(folder), repeats)
         size = (folder/'endpoints.npy').stat().st_size
-    return dict(machine=machine(), gather=dict(rows=rows, batch=batch, k=k, row_bytes=z[0].nbytes, **gather, ratio=gather['files']['seconds']/gather['bank']['seconds']),
+    return dict(machine=machine(), gather=dict(rows=rows, batch=batch, k=k, row_bytes=z[0].nbytes, **gather,
+                                               ratio=gather['files']['seconds']/gather['bank']['seconds']),
                 open=dict(rows=many, bytes=size, **opening))
 
 # %% ../../nbs/29e_bench.ipynb #79cfaa6e
@@ -288,7 +312,8 @@ def bench_prepare(
         lists = coarse_lists(rows, k)
         for i in range(len(lists.near)): list_neighbors(rows, lists, i, k)
         out.update(recall=lists.recall, searched=lists.near.shape[1]/len(lists.near))
-    methods = dict(neighbors=lambda rows: class_neighbors(rows, k), neighbors_by_lists=by_lists, cells=lambda rows: balanced_cells(rows, k))
+    methods = dict(neighbors=lambda rows: class_neighbors(rows, k), neighbors_by_lists=by_lists,
+                   cells=lambda rows: balanced_cells(rows, k))
     table = []
     for n in sizes:
         for name, method in methods.items():
@@ -312,8 +337,10 @@ def _model_and_row(name, batch, generator):
     with torch.no_grad():
         for p in model.parameters():
             if p.requires_grad: p.add_(.02*torch.randn(p.shape, generator=generator))
-    x, t = torch.randn(batch, model.in_channels, model.input_size, model.input_size, generator=generator), torch.rand(batch, generator=generator)
-    if hasattr(model, 'null_label'): return model, (x, t, torch.randint(model.null_label, (batch,), generator=generator))
+    x = torch.randn(batch, model.in_channels, model.input_size, model.input_size, generator=generator)
+    t = torch.rand(batch, generator=generator)
+    if hasattr(model, 'null_label'):
+        return model, (x, t, torch.randint(model.null_label, (batch,), generator=generator))
     return model, (x, t, torch.randn(batch, model.context_length, model.context_size, generator=generator))
 
 def _form(model, row, target, plain=False, compiled=False, bf16=False):
@@ -337,21 +364,29 @@ def _form(model, row, target, plain=False, compiled=False, bf16=False):
     return dict(forward=torch.no_grad()(forward), step=step, update=update)
 
 def bench_model(
-    settings:tuple=(('SiT-digits', 128), ('SiT-S/2', 2), ('SiT-S/2', 4), ('MMDiT-captions', 32)), # names in MODELS, and rows
+    # names in MODELS, and rows
+    settings:tuple=(('SiT-digits', 128), ('SiT-S/2', 2), ('SiT-S/2', 4), ('MMDiT-captions', 32)),
     repeats:int=21, # rounds
     compiled:bool=True, # also the compiled form, which costs a minute more a setting and on a CPU needs a C++ compiler
-) -> dict: # machine, and for each setting the errors and, for forward pass, step and update alone, the times of the forms
-    "The models against the reference's arithmetic: forward pass, training step, and of it the update of weights and average"
-    table, ways = [], dict(plain=dict(plain=True), ours={}, **(dict(compiled=dict(compiled=True)) if compiled else {}), bf16=dict(bf16=True))
+# machine, and for each setting the errors and, for forward pass, step and update alone, the times of the forms
+) -> dict:
+    """The models against the reference's arithmetic: forward pass, training step,
+    and of it the update of weights and average"""
+    table = []
+    ways = dict(plain=dict(plain=True), ours={}, **(dict(compiled=dict(compiled=True)) if compiled else {}),
+                bf16=dict(bf16=True))
     for name, batch in settings:
         model, row = _model_and_row(name, batch, torch.Generator().manual_seed(0))
         target = torch.randn(row[0].shape, generator=torch.Generator().manual_seed(1))
         forms = {form: _form(model, row, target, **how) for form, how in ways.items()}
         v = {form: f['forward']() for form, f in forms.items()}
         error = {form: ((u - v['plain']).norm()/v['plain'].norm()).item() for form, u in v.items()}
-        if max(e for form, e in error.items() if form != 'bf16') > 1e-5: raise RuntimeError(f'{name}: outputs differ in float32, relative to their norm: {error}')
-        times = {what: seconds_in_turn({form: f[what] for form, f in forms.items()}, repeats) for what in ('forward', 'step', 'update')}
-        table.append(dict(model=name, batch=batch, parameters=sum(p.numel() for p in model.parameters()), error=error, **times))
+        if max(e for form, e in error.items() if form != 'bf16') > 1e-5:
+            raise RuntimeError(f'{name}: outputs differ in float32, relative to their norm: {error}')
+        times = {what: seconds_in_turn({form: f[what] for form, f in forms.items()}, repeats)
+                 for what in ('forward', 'step', 'update')}
+        table.append(dict(model=name, batch=batch, parameters=sum(p.numel() for p in model.parameters()), error=error,
+                          **times))
     return dict(machine=machine(), repeats=repeats, table=table)
 
 # %% ../../nbs/29e_bench.ipynb #77c7d5fc
@@ -360,7 +395,9 @@ def called(
     *args # JSON-able
 ) -> list: # of strings
     "A command that calls a function in a process of its own and prints what it returns, if it returns something"
-    code = f'import json, sys; from pafm_nb.experiments.bench import {function.__name__} as call; found = call(*json.loads(sys.argv[1]))'
+    code = (
+        f'import json, sys; from pafm_nb.experiments.bench import {function.__name__} as call; found = '
+        'call(*json.loads(sys.argv[1]))')
     return [sys.executable, '-c', f'{code}; found is None or print(json.dumps(found))', json.dumps(args)]
 
 def answer(
@@ -373,7 +410,8 @@ def answer(
     return json.loads(done.stdout.splitlines()[-1])
 
 def _train_config(folder, objective, model, batch, k):
-    return TrainConfig(f'{folder}/{objective}', data=f'{folder}/bank', model=model, objective=objective, candidates='InClass',
+    return TrainConfig(f'{folder}/{objective}', data=f'{folder}/bank', model=model,
+                       objective=objective, candidates='InClass',
                        k=k, batch_size=batch, lr=1e-4, steps=1000)
 
 def peak_of_training(
@@ -389,7 +427,8 @@ def _plain_write(folder, tensors):
     new.mkdir()
     for name, group in tensors.items():
         with open(new/name, 'wb') as f:
-            for x in group.values(): f.write(memoryview(x.detach().numpy()).cast('B') if x.ndim else x.numpy().tobytes())
+            for x in group.values():
+                f.write(memoryview(x.detach().numpy()).cast('B') if x.ndim else x.numpy().tobytes())
             f.flush()
             os.fsync(f.fileno())
     shutil.rmtree(old, ignore_errors=True)
@@ -405,13 +444,17 @@ def bench_train(
     processes:int=5, # whose memory is measured, for each objective
     saves:int=9, # checkpoints
     rounds:int=9, # of digits steps, 20 of each objective
-) -> dict: # machine, digits (seconds of 20 steps and ratio), step (seconds, ratio and memory of both objectives) and save (seconds of both forms, their ratio, bytes)
-    "PAFM's training step against FM's (digits with the whole class, latents with K of a bank), and a checkpoint against a plain write"
+# machine, digits (seconds of 20 steps and ratio), step (seconds, ratio and memory of both objectives) and save (seconds
+# of both forms, their ratio, bytes)
+) -> dict:
+    """PAFM's training step against FM's (digits with the whole class, latents with K of a bank),
+    and a checkpoint against a plain write"""
     g = torch.Generator().manual_seed(0)
     with tempfile.TemporaryDirectory() as tmp:
         z = torch.randn(rows, 4, 32, 32, generator=g)*spectrum(4096).view(4, 32, 32)
         LatentBank.create(f'{tmp}/bank', [(z.half(), torch.arange(rows) % 100)])
-        trainers = {o: Trainer(TrainConfig(f'{tmp}/digits-{o}', objective=o, steps=10**6), progress=False) for o in ('pafm', 'fm')}
+        trainers = {o: Trainer(TrainConfig(f'{tmp}/digits-{o}', objective=o, steps=10**6), progress=False)
+                    for o in ('pafm', 'fm')}
         def steps(trainer, n=20):
             for _ in range(n): trainer.train_step()
         digits = seconds_in_turn({o: partial(steps, t) for o, t in trainers.items()}, rounds)
@@ -419,14 +462,20 @@ def bench_train(
         trainers = {o: Trainer(_train_config(tmp, o, model, batch, k), progress=False) for o in ('pafm', 'fm')}
         step = seconds_in_turn({o: t.train_step for o, t in trainers.items()}, repeats)
         for t in trainers.values(): t.ahead.close()
-        peaks = [{o: answer(called(peak_of_training, tmp, o, model, batch, k)) for o in trainers} for _ in range(processes)]
+        peaks = [{o: answer(called(peak_of_training, tmp, o, model, batch, k)) for o in trainers}
+                 for _ in range(processes)]
         memory = {o: median(p[o] for p in peaks) for o in trainers}
         weights = mmdit.MODELS[saved](generator=g).state_dict()
-        state = {f'{i}.{name}': torch.randn_like(p) for i, p in enumerate(weights.values()) for name in ('exp_avg', 'exp_avg_sq')}
+        state = {f'{i}.{name}': torch.randn_like(p) for i, p in enumerate(weights.values())
+                 for name in ('exp_avg', 'exp_avg_sq')}
         tensors = dict(model=weights, ema={name: p.clone() for name, p in weights.items()}, optimizer=state)
-        save = seconds_in_turn(dict(checkpoint=lambda: save_checkpoint(f'{tmp}/checkpoints', 1, tensors, {}, 1), plain=lambda: _plain_write(tmp, tensors)), saves)
-    return dict(machine=machine(), digits=dict(steps=20, rounds=rounds, **digits), step=dict(model=model, batch=batch, k=k, **step, peaks=peaks, memory_ratio=memory['pafm']/memory['fm'], memory=memory),
-                save=dict(model=saved, bytes=sum(x.nbytes for group in tensors.values() for x in group.values()), **save))
+        save = seconds_in_turn(dict(checkpoint=lambda: save_checkpoint(f'{tmp}/checkpoints', 1, tensors, {}, 1),
+                                    plain=lambda: _plain_write(tmp, tensors)), saves)
+    return dict(machine=machine(), digits=dict(steps=20, rounds=rounds, **digits),
+                step=dict(model=model, batch=batch, k=k, **step, peaks=peaks,
+                          memory_ratio=memory['pafm']/memory['fm'], memory=memory),
+                save=dict(model=saved, bytes=sum(x.nbytes for group in tensors.values() for x in group.values()),
+                          **save))
 
 # %% ../../nbs/29e_bench.ipynb #9686d580
 @torch.no_grad()
@@ -441,7 +490,8 @@ def repa_loop(
 ): # (B, C, S, S) float64
     "REPA's samplers, written anew"
     null, times = torch.full_like(y, model.null_label), torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    if method == 'euler_maruyama': times = torch.cat([torch.linspace(1, .04, steps, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)])
+    if method == 'euler_maruyama':
+        times = torch.cat([torch.linspace(1, .04, steps, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)])
     def velocity(z, t, guide):
         rows, labels = (torch.cat([z, z]), torch.cat([y, null])) if guide else (z, y)
         v = model(rows.float(), torch.full((len(rows),), t.item()), labels).double()
@@ -458,7 +508,8 @@ def repa_loop(
 
 def repa_script(model, z, y, *settings):
     "The same as the script calls it: everything doubled, half thrown away"
-    return repa_loop(model, torch.cat([z, z]), torch.cat([y, torch.full_like(y, model.null_label)]), *settings).chunk(2)[0]
+    return repa_loop(model, torch.cat([z, z]), torch.cat([y, torch.full_like(y, model.null_label)]),
+                     *settings).chunk(2)[0]
 
 def bench_sampling(
     settings:tuple=(('SiT-digits', 64, 50), ('SiT-S/2', 2, 10)), # (model, batch, steps)
@@ -475,14 +526,18 @@ def bench_sampling(
         noise = seeded_noise(range(batch), (model.in_channels, model.input_size, model.input_size))
         for method in ('heun', 'euler_maruyama'):
             ours = partial(sample, counted, noise, y, method, steps, scale, (0., high))
-            forms:dict = dict(script=partial(repa_script, counted, noise, y, method, steps, scale, high), loop=partial(repa_loop, counted, noise, y, method, steps, scale, high),
-                         ours=lambda: ours(generator=seeded_generators(range(batch))), bf16=lambda: torch.autocast('cpu', torch.bfloat16)(ours)(generator=seeded_generators(range(batch))))
+            forms:dict = dict(script=partial(repa_script, counted, noise, y, method, steps, scale, high),
+                              loop=partial(repa_loop, counted, noise, y, method, steps, scale, high),
+                         ours=lambda: ours(generator=seeded_generators(range(batch))),
+                         bf16=lambda: torch.autocast('cpu',
+                                                     torch.bfloat16)(ours)(generator=seeded_generators(range(batch))))
             rows, images = {}, {}
             with torch.random.fork_rng(devices=[]):
                 for form, fn in forms.items():
                     counted.calls = counted.rows = 0
                     images[form], rows[form], calls = fn(), counted.rows/batch, counted.calls
-                if method == 'heun': torch.testing.assert_close(images['ours'].double(), images['loop'], rtol=1e-4, atol=1e-4)
+                if method == 'heun':
+                    torch.testing.assert_close(images['ours'].double(), images['loop'], rtol=1e-4, atol=1e-4)
                 times = seconds_in_turn(forms, repeats)
             table.append(dict(model=name, method=method, batch=batch, steps=steps, calls=calls, rows=rows, **times))
     return dict(machine=machine(), scale=scale, high=high, repeats=repeats, table=table)
@@ -499,8 +554,10 @@ def photos(
     for i in range(n):
         file = Path(folder)/f'class{i % 2}/{i:05d}.jpg'
         file.parent.mkdir(parents=True, exist_ok=True)
-        smooth = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
-        Image.fromarray((np.asarray(smooth, np.float32) + rng.normal(0, 6, (height, width, 3))).clip(0, 255).astype(np.uint8)).save(file, quality=92)
+        smooth = Image.fromarray(rng.integers(0, 256, (12, 16, 3),
+                                              np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+        Image.fromarray((np.asarray(smooth, np.float32)
+                         + rng.normal(0, 6, (height, width, 3))).clip(0, 255).astype(np.uint8)).save(file, quality=92)
 
 def encode_one_by_one(
     folder, # of images
@@ -530,17 +587,24 @@ def bench_encoding(
         photos(root/'images', n)
         vae = load_vae(tiny_vae(root/'vae'))
         for size in sizes:
-            crop = lambda: [center_crop(Image.open(file).convert('RGB'), size) for file in sorted((root/'images').glob('*/*.jpg'))]
-            ours = lambda: prepare_imagenet(root/'images', root/'vae', root/f'bank{next(count)}', size, batch_size=batch_size, progress=False)
-            table[f'encode {size}'] = dict(rows=n) | seconds_in_turn(dict(one_by_one=lambda: encode_one_by_one(root/'images', vae, root/f'files{next(count)}', size), crop_only=crop, ours=ours), repeats)
+            crop = lambda: [center_crop(Image.open(file).convert('RGB'), size)
+                            for file in sorted((root/'images').glob('*/*.jpg'))]
+            ours = lambda: prepare_imagenet(root/'images', root/'vae', root/f'bank{next(count)}', size,
+                                            batch_size=batch_size, progress=False)
+            table[f'encode {size}'] = dict(rows=n) | seconds_in_turn(
+                dict(one_by_one=lambda: encode_one_by_one(root/'images', vae, root/f'files{next(count)}', size),
+                     crop_only=crop, ours=ours), repeats)
         table['load'] = dict(rows=rows) | _loading(root, rows, repeats)
-    return dict(machine=machine(), image=[500, 375], batch_size=batch_size, repeats=repeats, processor_threads=len(os.sched_getaffinity(0)), table=table)
+    return dict(machine=machine(), image=[500, 375], batch_size=batch_size, repeats=repeats,
+                processor_threads=len(os.sched_getaffinity(0)), table=table)
 
 # %% ../../nbs/29e_bench.ipynb #009ebeb0
 def _loading(root, rows, repeats, batch=256):
     import webdataset
     g, shape = torch.Generator().manual_seed(0), (4, 32, 32)
-    bank = LatentBank.create(root/'loaded', [((torch.randn(rows, *shape, generator=g).half(), torch.rand(rows, *shape, generator=g).half()), torch.arange(rows) % 10)])
+    bank = LatentBank.create(root/'loaded',
+                             [((torch.randn(rows, *shape, generator=g).half(),
+                                torch.rand(rows, *shape, generator=g).half()), torch.arange(rows) % 10)])
     moments = torch.cat([bank.mean, bank.std], 1).numpy()
     (root/'rows').mkdir()
     for i, x in enumerate(moments): np.save(root/f'rows/{i}.npy', x)
@@ -551,9 +615,11 @@ def _loading(root, rows, repeats, batch=256):
         return mean + std*torch.randn(mean.shape, generator=g)
     def batches(): return torch.randperm(rows, generator=g).split(batch)
     def files():
-        for index in batches(): drawn(torch.stack([torch.from_numpy(np.load(root/f'rows/{i}.npy')) for i in index.tolist()]))
+        for index in batches():
+            drawn(torch.stack([torch.from_numpy(np.load(root/f'rows/{i}.npy')) for i in index.tolist()]))
     def shards():
-        data = webdataset.WebDataset(str(root/'rows.tar'), shardshuffle=False).shuffle(2000).decode().to_tuple('npy', 'cls').batched(batch)
+        data = webdataset.WebDataset(str(root/'rows.tar'),
+                                     shardshuffle=False).shuffle(2000).decode().to_tuple('npy', 'cls').batched(batch)
         for x, _ in data: drawn(torch.as_tensor(x))
     def ours():
         for index in batches(): draw(bank, index, g)
@@ -670,7 +736,8 @@ def torchcfm_matcher(): # None where torchcfm is not installed
 def _rows_of(batch, pool, dim, t=None):
     g = torch.Generator().manual_seed(0)
     pool = torch.randn(pool, dim, generator=g)*spectrum(dim)
-    return pool[:batch].clone(), torch.randn(batch, dim, generator=g), torch.linspace(.02, .98, batch) if t is None else torch.full((batch,), t), pool
+    return (pool[:batch].clone(), torch.randn(batch, dim, generator=g),
+            torch.linspace(.02, .98, batch) if t is None else torch.full((batch,), t), pool)
 
 def peer_forms(
     z, # (B, D) endpoints
@@ -680,7 +747,8 @@ def peer_forms(
 ) -> dict: # name -> called without arguments
     "Our target and its peers, each in its own convention"
     s, sigma, rows = 1 - t, t/(1 - t), torch.arange(len(z))
-    return dict(ours=lambda: pafm_target(z, eps, t, SharedCandidates(pool, source=rows)).velocity, repa=lambda: repa_target(z, eps, t),
+    return dict(ours=lambda: pafm_target(z, eps, t, SharedCandidates(pool, source=rows)).velocity,
+                repa=lambda: repa_target(z, eps, t),
                 broadcast=lambda: broadcast_target(z, eps, t, pool[None]), stf=lambda: stf_target(z, eps, sigma, pool),
                 stablevm=lambda: stablevm_mean((1 - t)[:, None]*z + t[:, None]*eps, t, pool),
                 efm=lambda: efm_target(z, eps, s, pool), efm_products=lambda: efm_products(z, eps, s, pool))
@@ -716,7 +784,8 @@ def stablevm_limits(
 def _pairs(batch, dim, repeats):
     "An in-batch target beside an assignment"
     z, eps, t, _ = _rows_of(batch, batch, dim)
-    forms, matcher = dict(ours=lambda: pafm_target(z, eps, t, InBatch()(Batch(z))), assignment=lambda: assigned_noise(z, eps)), torchcfm_matcher()
+    forms = dict(ours=lambda: pafm_target(z, eps, t, InBatch()(Batch(z))), assignment=lambda: assigned_noise(z, eps))
+    matcher = torchcfm_matcher()
     if matcher:
         plan = torch.as_tensor(matcher.ot_sampler.get_map(eps, z).argmax(0))
         torch.testing.assert_close((eps[plan] - z).square().sum(), (assigned_noise(z, eps) - z).square().sum())
@@ -728,10 +797,14 @@ def _digit_steps(batch, repeats):
     pool, g, matcher = digits(), torch.Generator().manual_seed(0), torchcfm_matcher()
     in_batch, whole_class = InBatch(), WholeClass(pool)
     plain = lambda z, eps, t: (expand(1 - t, z)*z + expand(t, z)*eps, eps - z)
-    kinds = dict(fm=lambda rows, eps, t: plain(rows.z, eps, t), assignment=lambda rows, eps, t: plain(rows.z, assigned_noise(rows.z, eps), t),
-                 in_batch=lambda rows, eps, t: (plain(rows.z, eps, t)[0], pafm_target(rows.z, eps, t, in_batch(rows)).velocity),
-                 whole_class=lambda rows, eps, t: (plain(rows.z, eps, t)[0], pafm_target(rows.z, eps, t, whole_class(rows)).velocity))
-    if matcher: kinds['torchcfm'] = lambda rows, eps, t: matcher.sample_location_and_conditional_flow(eps, rows.z, 1 - t)[1:]
+    kinds = dict(fm=lambda rows, eps, t: plain(rows.z, eps, t),
+                 assignment=lambda rows, eps, t: plain(rows.z, assigned_noise(rows.z, eps), t),
+                 in_batch=lambda rows, eps, t: (plain(rows.z, eps, t)[0],
+                                                pafm_target(rows.z, eps, t, in_batch(rows)).velocity),
+                 whole_class=lambda rows, eps, t: (plain(rows.z, eps, t)[0],
+                                                   pafm_target(rows.z, eps, t, whole_class(rows)).velocity))
+    if matcher:
+        kinds['torchcfm'] = lambda rows, eps, t: matcher.sample_location_and_conditional_flow(eps, rows.z, 1 - t)[1:]
     def stepper(target):
         model = mmdit.MODELS['SiT-digits'](generator=torch.Generator().manual_seed(0))
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
@@ -756,7 +829,9 @@ def bench_scaling(
     "Time of `pafm_target` over candidates, size of a class, dimensions"
     def own(count, dim):
         z, eps, t, pool = _rows_of(batch, batch + count, dim)
-        rows = torch.cat([torch.arange(batch)[:, None], torch.randint(batch + count, (batch, count - 1), generator=torch.Generator().manual_seed(0))], 1)
+        rows = torch.cat([torch.arange(batch)[:, None],
+                          torch.randint(batch + count, (batch, count - 1), generator=torch.Generator().manual_seed(0))],
+                         1)
         return partial(pafm_target, z, eps, t, Candidates(read_rows(pool, rows)))
     def whole(count):
         _, eps, t, z = _rows_of(batch, max(batch, 4*count), dim)
@@ -765,17 +840,20 @@ def bench_scaling(
         return lambda: pafm_target(rows.z, eps, t, sampler(rows))
     made = dict(K={c: own(c, dim) for c in k}, N={c: whole(c) for c in n}, D={c: own(few, c) for c in d})
     times = {what: seconds_in_turn(forms, repeats) for what, forms in made.items()}
-    return dict(batch=batch, dim=dim, few=few, **{what: {c: row['seconds'] for c, row in rows.items()} for what, rows in times.items()})
+    return dict(batch=batch, dim=dim, few=few,
+                **{what: {c: row['seconds'] for c, row in rows.items()} for what, rows in times.items()})
 
 # %% ../../nbs/29e_bench.ipynb #94f575b2
 def bench_peers(
-    settings:tuple[tuple[int, int, int], ...]=((64, 64, 4096), (64, 256, 1024)), # rows, endpoints of the pool, dimensions
+    # rows, endpoints of the pool, dimensions
+    settings:tuple[tuple[int, int, int], ...]=((64, 64, 4096), (64, 256, 1024)),
     nearest:tuple=(64, 256), # rows of the batch in which takenoko looks for neighbours
     near:int=4, # of them, its default
     batches:tuple=(64, 256, 512), # rows that are paired
     step:tuple=(128, 512), # rows of a training step
     dim:int=4096, # dimensions where none are named
-    times:tuple=(2**-13, 2**-10, 2**-7, 2**-4, .25, .5, .75, 15/16), # at which errors are looked at; a float32 holds them and 1 minus them exactly
+    # at which errors are looked at; a float32 holds them and 1 minus them exactly
+    times:tuple=(2**-13, 2**-10, 2**-7, 2**-4, .25, .5, .75, 15/16),
     repeats:int=15, # rounds
     **scaling, # sizes for bench_scaling
 ) -> dict: # machine, and for each question a table
@@ -787,15 +865,22 @@ def bench_peers(
         if max(errors.values()) > 2e-3: raise RuntimeError(f'{setting}: not the same target, errors {errors}')
         weights = pafm_target(*case).weights
         memory = {name: peak_memory(fn) for name, fn in forms.items()}
-        table.append(dict(zip(('batch', 'pool', 'dim'), setting), ess=effective_sample_size(weights).mean().item(), errors=errors, memory=memory, times=seconds_in_turn(forms, repeats)))
+        table.append(dict(zip(('batch', 'pool', 'dim'), setting), ess=effective_sample_size(weights).mean().item(),
+                          errors=errors, memory=memory, times=seconds_in_turn(forms, repeats)))
     over_time = [dict(t=t, **peer_errors(*_rows_of(*settings[-1], t))) for t in times]
     neighbors = []
     for batch in nearest:
         z, eps, t, _ = _rows_of(batch, batch, dim)
-        ours = lambda: pafm_target(z, eps, t, Candidates(read_rows(z, distances(z).topk(near, largest=False).indices))).velocity
+        ours = lambda: pafm_target(z, eps, t,
+                                   Candidates(read_rows(z, distances(z).topk(near, largest=False).indices))).velocity
         torch.testing.assert_close(ours(), takenoko_target(z, eps, t, near), rtol=1e-3, atol=1e-3)
-        neighbors.append(dict(batch=batch, k=near, dim=dim, **seconds_in_turn(dict(ours=ours, takenoko=lambda: takenoko_target(z, eps, t, near)), repeats)))
-    missing = {} if torchcfm_matcher() else dict(missing="torchcfm is not installed (pip install 'pafm_nb[peers]'): scipy's exact assignment alone stands for it")
+        neighbors.append(dict(batch=batch, k=near, dim=dim,
+                              **seconds_in_turn(dict(ours=ours, takenoko=lambda: takenoko_target(z, eps, t, near)),
+                                                repeats)))
+    missing = ({} if torchcfm_matcher()
+               else dict(
+                   missing="torchcfm is not installed (pip install 'pafm_nb[peers]'): scipy's exact assignment alone "
+                           "stands for it"))
     return dict(machine=machine(), repeats=repeats, table=table, errors=over_time, stablevm=stablevm_limits(),
                 neighbors=neighbors, pairs=[_pairs(b, dim, repeats) for b in batches],
                 steps=[_digit_steps(b, repeats) for b in step], scaling=bench_scaling(**scaling), **missing)
@@ -809,7 +894,8 @@ def seconds_of_steps(
     "Time both objectives in the processes that were launched"
     seconds = {}
     for objective in ('fm', 'pafm'):
-        trainer = Trainer(TrainConfig(f'{folder}/{objective}', objective=objective, steps=10**6, **settings), progress=False)
+        trainer = Trainer(TrainConfig(f'{folder}/{objective}', objective=objective, steps=10**6, **settings),
+                          progress=False)
         for i in range(5 + steps):
             if i == 5: start = time.perf_counter()
             trainer.train_step()
@@ -823,14 +909,16 @@ def bench_processes(
     steps:int=20, # that are timed
     repeats:int=3, # rounds
     **settings, # of TrainConfig
-) -> dict: # machine, and for each number of processes and objective the seconds of a step and the ratio to the first number's
+# machine, and for each number of processes and objective the seconds of a step and the ratio to the first number's
+) -> dict:
     "A training step of SiT-digits on several processes, which `torchrun` starts"
     rounds = []
     with tempfile.TemporaryDirectory() as tmp:
         for i in range(repeats):
             made = {}
             for n in processes[::1 - i % 2*2]:
-                launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', n, '--no-python']
+                launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone',
+                          '--nproc_per_node', n, '--no-python']
                 call = called(seconds_of_steps, f'{tmp}/{i}-{n}', dict(batch_size=batch, **settings), steps)
                 made[n] = answer([*launch, *call], OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true')
             rounds.append(made)
@@ -839,5 +927,6 @@ def bench_processes(
         for objective in ('fm', 'pafm'):
             ratios = [made[processes[0]][objective]/made[n][objective] for made in rounds]
             seconds = median(made[n][objective] for made in rounds)
-            table.append(dict(processes=n, objective=objective, seconds=seconds, ratio=median(ratios), ratio_range=[min(ratios), max(ratios)]))
+            table.append(dict(processes=n, objective=objective, seconds=seconds, ratio=median(ratios),
+                              ratio_range=[min(ratios), max(ratios)]))
     return dict(machine=machine(), batch=batch, steps=steps, repeats=repeats, table=table)

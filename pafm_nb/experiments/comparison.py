@@ -34,7 +34,8 @@ def sample_digits(
     "Digits from a model, the same noises and labels for every model"
     check_count('n', n, 1)
     settings = SAMPLING | dict(guidance_scale=guidance_scale)
-    return to_uint8(sample_many(model, range(n), torch.arange(n) % 10, (1, 8, 8), batch_size=250, progress=False, **settings))
+    return to_uint8(sample_many(model, range(n), torch.arange(n) % 10, (1, 8, 8), batch_size=250,
+                                progress=False, **settings))
 
 # %% ../../nbs/29a_comparison.ipynb #7ee7b195
 def score_digits(
@@ -47,7 +48,8 @@ def score_digits(
     keep = lambda found: {k: v for k, v in found.items() if isinstance(v, float)}
     held_out = keep(evaluate(images, to_uint8(digits('held_out').z), 'fid', 'digits'))
     nearest = torch.cdist(images.flatten(1)/127.5, train.flatten(1)/127.5).amin(1).mean().item()
-    return keep(evaluate(images, train, ('fid', 'kid', 'prc'), 'digits')) | dict(fd_digits_held_out=held_out['fd_digits'], nearest_train=nearest)
+    return keep(evaluate(images, train, ('fid', 'kid', 'prc'), 'digits')) | dict(
+        fd_digits_held_out=held_out['fd_digits'], nearest_train=nearest)
 
 # %% ../../nbs/29a_comparison.ipynb #b07a95f2
 OBJECTIVES = dict(fm=dict(objective='fm'), pafm=dict(objective='pafm', candidates='WholeClass'))
@@ -84,18 +86,24 @@ def compare(
     if not seeds: raise ValueError('seeds is empty: give at least one')
     if not 1 <= marks <= steps: raise ValueError(f'marks must lie between 1 and steps={steps}, got {marks}')
     out, runs, images = Path(out), [], {}
-    configs = [(seed, name, recipe('digits', out/f'{name}-seed{seed}', seed=seed, steps=steps, save_every=steps//marks, **settings, **overrides))
+    configs = [(seed, name, recipe('digits', out/f'{name}-seed{seed}', seed=seed, steps=steps,
+                                   save_every=steps//marks, **settings, **overrides))
                for seed in seeds for name, settings in OBJECTIVES.items()]
     for seed, name, config in configs:
         if progress: print(f'{name}, seed {seed}')
         began = time.perf_counter()
         trainer, curve = measured_run(config, progress)
         images[name, seed] = sample_digits(trainer.ema.module)
-        runs.append(dict(objective=name, seed=seed, steps=steps, curve=curve, seconds=round(time.perf_counter() - began, 1), **score_digits(images[name, seed], full=True)))
+        runs.append(dict(objective=name, seed=seed, steps=steps, curve=curve,
+                         seconds=round(time.perf_counter() - began, 1), **score_digits(images[name, seed], full=True)))
     scores = [k for k in runs[0] if k not in ('objective', 'seed', 'steps', 'curve', 'seconds')]
-    summary = {name: {k: mean_spread([r[k] for r in runs if r['objective'] == name]) for k in scores} for name in OBJECTIVES}
-    result = dict(protocol=dict(data='digits', n_samples=2000, sampling=SAMPLING, seeds=list(seeds), steps=steps, config={k: v for k, v in configs[0][2].saved().items() if k not in ('objective', 'seed')},
-                                device='cuda' if torch.cuda.is_available() else 'cpu', torch=str(torch.__version__)), summary=summary, runs=runs)
+    summary = {name: {k: mean_spread([r[k] for r in runs if r['objective'] == name]) for k in scores}
+               for name in OBJECTIVES}
+    result = dict(protocol=dict(data='digits', n_samples=2000, sampling=SAMPLING, seeds=list(seeds), steps=steps,
+                                config={k: v for k, v in configs[0][2].saved().items()
+                                        if k not in ('objective', 'seed')},
+                                device='cuda' if torch.cuda.is_available() else 'cpu', torch=str(torch.__version__)),
+                  summary=summary, runs=runs)
     write_json(out/'metrics.json', result)
     side_by_side(images['fm', seeds[0]], images['pafm', seeds[0]], out/'samples.png')
     plot_curves(runs, out/'curve.png')
@@ -112,9 +120,12 @@ def side_by_side(
     train = digits('train')
     real = torch.stack([train.z[train.y == c][:rows] for c in range(10)], 1).flatten(0, 1)
     fig, axs = panels(3, width=13.2, height=3)
-    for ax, images, title in zip(axs, (real, left[:10*rows]/127.5 - 1, right[:10*rows]/127.5 - 1), ('training digits', 'FM', 'PAFM, whole class')):
+    for ax, images, title in zip(axs, (real, left[:10*rows]/127.5 - 1, right[:10*rows]/127.5 - 1),
+                                 ('training digits', 'FM', 'PAFM, whole class')):
         large = F.interpolate(images, scale_factor=5, mode='bicubic').clamp(-1, 1)
-        ax.imshow(np.asarray(image_grid(large, columns=10, scale=1)), interpolation='none'); ax.set_title(title); ax.axis('off')
+        ax.imshow(np.asarray(image_grid(large, columns=10, scale=1)), interpolation='none')
+        ax.set_title(title)
+        ax.axis('off')
     fig.savefig(path)
     plt.close(fig)
 
@@ -128,8 +139,11 @@ def plot_curves(
         curves = [sorted(r['curve'].items()) for r in runs if r['objective'] == name]
         for c in curves: ax.plot(*zip(*c), color=color, lw=.8, alpha=.5)
         common = sorted(set.intersection(*[{s for s, _ in c} for c in curves]))
-        ax.plot(common, [np.mean([dict(c)[s] for c in curves]) for s in common], color=color, marker='o', ms=3, label=name.upper())
-    ax.set(xlabel='training step', ylabel='FD-digits to the training set', yscale='log', title=f'{len(curves)} seed{"s"*(len(curves) > 1)}'); label_ends(ax)
+        ax.plot(common, [np.mean([dict(c)[s] for c in curves]) for s in common], color=color,
+                marker='o', ms=3, label=name.upper())
+    ax.set(xlabel='training step', ylabel='FD-digits to the training set', yscale='log',
+           title=f'{len(curves)} seed{"s"*(len(curves) > 1)}')
+    label_ends(ax)
     if path is None: return fig
     fig.savefig(path)
     plt.close(fig)

@@ -45,7 +45,11 @@ def arrived(
 ):
     "The answer, unless there is none yet"
     assert got is not None and got is not ..., f'{what}: nothing came back. Write the answer, and return it'
-    if n: assert isinstance(got, (tuple, list)) and len(got) == n, f'{what}: got {got!r}, expected {n} values: return them with commas between'
+    if n:
+        assert isinstance(got,
+                          (tuple,
+                           list)) and len(
+                               got) == n, f'{what}: got {got!r}, expected {n} values: return them with commas between'
     return got
 
 def agree(
@@ -60,10 +64,12 @@ def agree(
     arrived(what, got)
     want = torch.as_tensor(want, dtype=torch.float64)
     try: got = torch.as_tensor(got).detach().double()
-    except (TypeError, ValueError, RuntimeError): raise AssertionError(f'{what}: got a {type(got).__name__}, expected a tensor or a number') from None
+    except (TypeError, ValueError, RuntimeError):
+        raise AssertionError(f'{what}: got a {type(got).__name__}, expected a tensor or a number') from None
     assert got.shape == want.shape, f'{what}: got the shape {tuple(got.shape)}, expected {tuple(want.shape)}'
     if torch.allclose(got, want, rtol=rtol, atol=atol): return 'right'
-    found = [hint for hint, wrong in (mistakes or {}).items() if torch.allclose(got, torch.as_tensor(wrong, dtype=torch.float64).expand_as(want), rtol=rtol, atol=atol)]
+    found = [hint for hint, wrong in (mistakes or {}).items()
+             if torch.allclose(got, torch.as_tensor(wrong, dtype=torch.float64).expand_as(want), rtol=rtol, atol=atol)]
     raise AssertionError(f"{what}: got {short(got)}, expected {short(want)}. {found[0] if found else ''}".rstrip())
 
 # %% ../../nbs/50_course.ipynb #0fd9da9d
@@ -83,15 +89,19 @@ def check_weights(
     for z_t, t, pool in _pools():
         off, far = (z_t - (1 - t)*pool).square(), (z_t - pool).square()
         log_p = -off.sum(1)/(2*t*t)
-        agree(f'the weights of {len(pool)} endpoints in {len(z_t)}D at t = {t}', answer(z_t, t, pool), log_p.softmax(0), {
+        agree(f'the weights of {len(pool)} endpoints in {len(z_t)}D at t = {t}',
+              answer(z_t, t, pool), log_p.softmax(0), {
             'They do not sum to 1: divide by their sum (softmax does it).': log_p.exp(),
-            'An endpoint z_j makes points around (1 - t) z_j: scale it before you measure the distance.': (-far.sum(1)/(2*t*t)).softmax(0),
-            'Bayes multiplies densities over dimensions, so their logarithms add up: a sum over dimensions, not a mean.': (-off.mean(1)/(2*t*t)).softmax(0),
+            'An endpoint z_j makes points around (1 - t) z_j: scale it before you measure the distance.': (
+                -far.sum(1)/(2*t*t)).softmax(0),
+            'Bayes multiplies densities over dimensions, so their logarithms add up: a sum over dimensions, not a '
+            'mean.': (-off.mean(1)/(2*t*t)).softmax(0),
             'The variance of z_t given z_j is t squared.': (-off.sum(1)/(2*t)).softmax(0),
             'A Gaussian has 2 sigma^2 below the square: the 2 is missing.': (-off.sum(1)/(t*t)).softmax(0),
             'Dividing by nothing? The square must be divided by 2 t^2.': (-off.sum(1)).softmax(0),
             'The far endpoints got the weight: mind the sign of the exponent.': (off.sum(1)/(2*t*t)).softmax(0),
-            'Data and noise are swapped: here t = 0 is data, and alpha is 1 - t.': (-(z_t - t*pool).square().sum(1)/(2*(1 - t)**2)).softmax(0)})
+            'Data and noise are swapped: here t = 0 is data, and alpha is 1 - t.': (
+                -(z_t - t*pool).square().sum(1)/(2*(1 - t)**2)).softmax(0)})
     return 'right'
 
 # %% ../../nbs/50_course.ipynb #f9192811
@@ -105,7 +115,8 @@ def check_ess(
             'This is the sum of squares: ESS is one over it.': w.square().sum(),
             'This is one over the largest weight: every weight counts.': 1/w.max(),
             'This is the number of weights above 0: a small weight counts little.': (w > 0).sum(),
-            'This is the exponential of the entropy, another good measure; ESS is 1/sum of squares.': torch.special.entr(w).sum().exp(),
+            'This is the exponential of the entropy, another good measure; ESS is 1/sum of '
+            'squares.': torch.special.entr(w).sum().exp(),
             'A mean of squares in place of a sum.': 1/w.square().mean()})
     return 'right'
 
@@ -121,7 +132,8 @@ def check_field(
             'Only the likeliest endpoint counted: the field is a mean over all.': v[w.argmax()],
             'This is the mean endpoint. The velocity from it is (z_t - endpoint)/t.': w @ pool,
             'Divide by t: (z_t - z_j) is how far the path came in the time t.': (w @ v)*t,
-            'This is the mean noise, (z_t - (1 - t) z)/t. The velocity is noise minus data.': (z_t - (1 - t)*(w @ pool))/t})
+            'This is the mean noise, (z_t - (1 - t) z)/t. The velocity is noise minus data.': (z_t - (1 - t)*(w @ pool))
+            /t})
     return 'right'
 
 # %% ../../nbs/50_course.ipynb #f7e444d7
@@ -136,7 +148,8 @@ def half_time(
     low, high = 0., 1.
     while high - low > 1/500:
         t = (low + high)/2
-        kept = log_weights(z, eps, torch.full((1000,), t), pool, reduction=reduction).softmax(1).gather(1, source).mean()
+        kept = log_weights(z, eps, torch.full((1000,), t), pool,
+                           reduction=reduction).softmax(1).gather(1, source).mean()
         low, high = (t, high) if kept > .5 else (low, t)
     return (low + high)/2
 
@@ -144,14 +157,20 @@ def check_half_time(
     answer:float, # t
 ) -> str: # 'right'
     "Exercise 1.4"
-    assert isinstance(arrived('the half time', answer), (int, float)), f'the half time: got {answer!r}, expected a number, as .item() makes it of a tensor'
+    assert isinstance(arrived('the half time', answer),
+                      (int,
+                       float)), f'the half time: got {answer!r}, expected a number, as .item() makes it of a tensor'
     threes = digits().of_class(3).flatten(1)
     near = lambda t: abs(answer - t) < .015
     if near(half_time(threes)): return 'right'
     hint = 'Average the weight of the source over many noisy threes, at a few times, and look where it passes one half'
-    if near(half_time(threes, 'mean')): hint = 'That early? The squared distance must be summed over the 64 pixels, not averaged'
-    if near(1/(1 + (2*np.log(len(threes))/threes.var(0).sum().item())**.5)): hint = 'That is the rule for data that vary in many directions. Digits do not: measure it'
-    raise AssertionError(f'the half time of the threes: got {answer:.3f}, which is too {"early" if answer < half_time(threes) else "late"}. {hint}')
+    if near(half_time(threes, 'mean')):
+        hint = 'That early? The squared distance must be summed over the 64 pixels, not averaged'
+    if near(1/(1 + (2*np.log(len(threes))/threes.var(0).sum().item())**.5)):
+        hint = 'That is the rule for data that vary in many directions. Digits do not: measure it'
+    raise AssertionError(
+        f'the half time of the threes: got {answer:.3f}, which is too '
+        f'{"early" if answer < half_time(threes) else "late"}. {hint}')
 
 # %% ../../nbs/50_course.ipynb #bb4c78c2
 def check_total_variance(
@@ -159,8 +178,10 @@ def check_total_variance(
 ) -> str: # 'right'
     "Exercise 2.1"
     g = torch.Generator().manual_seed(0)
-    for p, v, cell in ((torch.tensor([.25, .25, .25, .25]), torch.tensor([[0.], [2.], [4.], [6.]]), torch.tensor([0, 0, 1, 1])),
-                       (torch.randn(7, generator=g).softmax(0), torch.randn(7, 3, generator=g), torch.tensor([0, 1, 2, 0, 1, 2, 0]))):
+    for p, v, cell in ((torch.tensor([.25, .25, .25, .25]), torch.tensor([[0.], [2.], [4.], [6.]]),
+                        torch.tensor([0, 0, 1, 1])),
+                       (torch.randn(7, generator=g).softmax(0), torch.randn(7, 3, generator=g),
+                        torch.tensor([0, 1, 2, 0, 1, 2, 0]))):
         def variance(p, v): return p @ (v - p @ v).square().sum(1)
         cells = cell.unique()
         share = torch.stack([p[cell == c].sum() for c in cells])
@@ -170,13 +191,16 @@ def check_total_variance(
         where = f'for {len(p)} endpoints in {v.shape[1]}D'
         dims = 'A mean over dimensions: the variance of a vector here is a sum over dimensions.'
         agree(f'the variance of v {where}', fm, variance(p, v), {
-            dims: variance(p, v)/v.shape[1], 'Each endpoint counts with its posterior p, not alike.': variance(torch.full_like(p, 1/len(p)), v)})
+            dims: variance(p, v)/v.shape[1],
+            'Each endpoint counts with its posterior p, not alike.': variance(torch.full_like(p, 1/len(p)), v)})
         agree(f'the part inside {where}', inside, share @ each, {
             dims: share @ each/v.shape[1], 'A cell counts with its own probability, not like any other.': each.mean(),
             'Inside a cell the weights must be normalised again before you take their mean.':
                 sum(p[cell == c] @ (v[cell == c] - p[cell == c] @ v[cell == c]).square().sum(1) for c in cells)})
         agree(f'the part that is left {where}', left, variance(share, mean), {
-            dims: variance(share, mean)/v.shape[1], 'A cell counts with its own probability, not like any other.': variance(torch.full_like(share, 1/len(cells)), mean)})
+            dims: variance(share, mean)/v.shape[1],
+            'A cell counts with its own probability, not like any other.': variance(
+                torch.full_like(share, 1/len(cells)), mean)})
     return 'right'
 
 def check_candidates(
@@ -189,14 +213,19 @@ def check_candidates(
     for _ in range(n):
         rows = torch.as_tensor(arrived('the candidates', answer(i, y, k, g))).tolist()
         assert len(rows) == k, f'the candidates: got {len(rows)} rows, expected {k}, the source among them'
-        assert i in rows, f'the candidates of row {i}: {rows}. The source is missing: without it the mean of the targets is another field'
-        assert len(set(rows)) == k, f'the candidates of row {i}: {rows}. A row stands there twice, and would get twice its weight'
+        assert (
+            i in rows), f'the candidates of row {i}: {rows}. The source is missing: without it the mean of the targets is another field'
+        assert (len(set(rows))
+                == k), f'the candidates of row {i}: {rows}. A row stands there twice, and would get twice its weight'
         assert rows[0] == i, f'the candidates of row {i}: {rows}. Put the source first: `pafm_target` expects it there'
-        assert all(y[j] == y[i] for j in rows), f'the candidates of row {i}: {rows}. A row of another class cannot have made a point with this label'
+        assert all(y[j] == y[i]
+                   for j in rows), f'the candidates of row {i}: {rows}. A row of another class cannot have made a point with this label'
         count[rows] += 1
     often, p = count[others]/n, (k - 1)/len(others)
-    assert ((often - p).abs() < 5*(p*(1 - p)/n)**.5).all(), (f'in {n} draws the others {others} came up with the frequencies {short(often)}, expected {p:.3f} for each. '
-        'If some never come, think of neighbours: had one of them been the source, would this set have come up as easily?')
+    assert ((often - p).abs() < 5*(p*(1 - p)/n)**.5).all(), (
+        f'in {n} draws the others {others} came up with the frequencies {short(often)}, expected {p:.3f} for each. '
+        'If some never come, think of neighbours: had one of them been the source, would this set have come up as '
+        'easily?')
     return 'right'
 
 # %% ../../nbs/50_course.ipynb #813e240d
@@ -211,14 +240,19 @@ def check_bias_variance(
         m, where = shape[0], f'of {shape[0]} targets in {shape[2]}D'
         true_variance, raw = targets.var(0).sum(1), (targets.mean(0) - truth).square().sum(1)
         agree(f'the variance {where}', variance, true_variance, {
-            'Divided by M: the mean was taken from the same targets, so divide by M - 1.': targets.var(0, correction=0).sum(1),
-            'A mean over dimensions: sum them.': targets.var(0).mean(1), 'This is the variance of the mean of the targets.': true_variance/m,
-            'This is a mean squared distance to the truth: it holds the bias, too.': (targets - truth).square().sum(2).mean(0)})
+            'Divided by M: the mean was taken from the same targets, so divide by M - 1.': targets.var(
+                0, correction=0).sum(1),
+            'A mean over dimensions: sum them.': targets.var(0).mean(1),
+            'This is the variance of the mean of the targets.': true_variance/m,
+            'This is a mean squared distance to the truth: it holds the bias, too.': (
+                targets - truth).square().sum(2).mean(0)})
         agree(f'the squared bias {where}', bias2, raw - true_variance/m, {
-            'The mean of M targets has an error of its own: subtract variance/M, or an unbiased sampler will look biased.': raw,
+            'The mean of M targets has an error of its own: subtract variance/M, or an unbiased sampler will look '
+            'biased.': raw,
             'Subtract the variance of the mean, variance/M, not the variance.': raw - true_variance,
             'A mean over dimensions: sum them.': (raw - true_variance/m)/shape[2],
-            'Average the targets first, then square: a mean of squares holds the variance, too.': (targets - truth).square().sum(2).mean(0)})
+            'Average the targets first, then square: a mean of squares holds the variance, too.': (
+                targets - truth).square().sum(2).mean(0)})
     return 'right'
 
 # %% ../../nbs/50_course.ipynb #dc78444e
@@ -230,16 +264,24 @@ def check_design(
     t:float, # the time
 ) -> str: # 'right'
     "Exercise 2.4"
-    assert callable(sampler) and isinstance(predicted, float), f'the design: got {sampler!r} and {predicted!r}, expected a sampler and a number'
+    assert callable(sampler) and isinstance(predicted,
+                                            float), f'the design: got {sampler!r} and {predicted!r}, expected a sampler and a number'
     batch, g = pool[torch.arange(32)], torch.Generator().manual_seed(0)
-    used = pafm_target(batch.z, torch.randn(batch.z.shape, generator=g), torch.full((32,), t), sampler(batch, g)).weights.shape[1]
+    used = pafm_target(batch.z, torch.randn(batch.z.shape, generator=g), torch.full((32,), t),
+                       sampler(batch, g)).weights.shape[1]
     assert used <= k, f'{type(sampler).__name__} uses {used} candidates for each row, the budget is {k}'
-    ours, uniform = (bias_variance(s, pool, t, points=600, generator=torch.Generator().manual_seed(1))[0] for s in (sampler, InClass(pool, k)))
-    assert ours['bias2'] < 3*ours['bias2_se'], (f"{type(sampler).__name__} has a squared bias of {ours['bias2']:.4f} +- {ours['bias2_se']:.4f} of FM's variance: it is not unbiased. "
+    ours, uniform = (bias_variance(s, pool, t, points=600, generator=torch.Generator().manual_seed(1))[0]
+                     for s in (sampler, InClass(pool, k)))
+    assert (ours['bias2'] < 3*ours['bias2_se']), (
+        f"{type(sampler).__name__} has a squared bias of {ours['bias2']:.4f} +- {ours['bias2_se']:.4f} of FM's "
+        "variance: it is not unbiased. "
         'Had another member of the set been the source, would the same set have come up as easily?')
-    assert ours['variance'] < 1.1*uniform['variance'], (f"{type(sampler).__name__} is unbiased and leaves {ours['variance']:.3f} of FM's variance; the same budget can leave {uniform['variance']:.3f}. "
+    assert ours['variance'] < 1.1*uniform['variance'], (
+        f"{type(sampler).__name__} is unbiased and leaves {ours['variance']:.3f} of FM's variance; the same budget can "
+        f"leave {uniform['variance']:.3f}. "
         'At this time who shares the weight: near ones only, or anybody?')
-    assert abs(predicted/ours['variance'] - 1) < .2, (f"measured: {ours['variance']:.3f} of FM's variance is left, predicted: {predicted:.3f}. "
+    assert abs(predicted/ours['variance'] - 1) < .2, (
+        f"measured: {ours['variance']:.3f} of FM's variance is left, predicted: {predicted:.3f}. "
         '1/K forgets that weights are uneven, 1/ESS that the whole class has a finite ESS, too')
     return 'right'
 
@@ -252,9 +294,15 @@ def check_step(
 ) -> str: # 'right'
     "Exercise 3.1"
     pool = TensorPool(torch.tensor([[-1., 0.], [1., .5]]))
-    def zeroed(model, loss, batch, optimizer, g): optimizer.zero_grad(); loss(model, batch, g).loss.backward(); optimizer.step()
+    def zeroed(model, loss, batch, optimizer, g):
+        optimizer.zero_grad()
+        loss(model, batch, g).loss.backward()
+        optimizer.step()
     def piled(model, loss, batch, optimizer, g): loss(model, batch, g).loss.backward(); optimizer.step()
-    def late(model, loss, batch, optimizer, g): optimizer.step(); optimizer.zero_grad(); loss(model, batch, g).loss.backward()
+    def late(model, loss, batch, optimizer, g):
+        optimizer.step()
+        optimizer.zero_grad()
+        loss(model, batch, g).loss.backward()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         start = _Linear(2, 2)
@@ -264,7 +312,8 @@ def check_step(
         for _ in range(3): step(model, PAFMLoss(WholeClass(pool)), pool[torch.tensor([0, 1, 1, 0])], optimizer, g)
         return torch.cat([p.detach().flatten() for p in model.parameters()])
     return agree('the weights after three steps', trained(answer), trained(zeroed), {
-        'They have not moved: compute the loss, call .backward() on it, then optimizer.step().': trained(lambda *args: None),
+        'They have not moved: compute the loss, call .backward() on it, then optimizer.step().': trained(
+            lambda *args: None),
         'Gradients pile up from step to step: optimizer.zero_grad() comes first.': trained(piled),
         'The step came before the gradient: backward first, then step.': trained(late)}, rtol=1e-4)
 
@@ -294,9 +343,13 @@ def check_fair(
             random = torch.tensor([frechet(x[torch.randperm(len(x), generator=g)[:n]], real) for _ in range(100)])
             margin = 4*random.std()
             hint = 'Both sets need the same number of rows'
-            if abs(got - frechet(x, real)) < 1e-6: hint = f'All {len(x)} rows were used: the distance shrinks with their number, whatever the model. {hint}'
-            if abs(got - frechet(x[:n], real)) < 1e-6: hint = 'The first rows are no fair sample: files are often sorted by class. Draw rows at random'
-            assert abs(got - random.mean()) < margin, f'{rows}: got {got:.3f}, expected about {random.mean():.3f} +- {margin:.3f}. {hint}'
+            if abs(got - frechet(x, real)) < 1e-6:
+                hint = (
+                    f'All {len(x)} rows were used: the distance shrinks with their number, whatever the model. {hint}')
+            if abs(got - frechet(x[:n], real)) < 1e-6:
+                hint = 'The first rows are no fair sample: files are often sorted by class. Draw rows at random'
+            assert (abs(got - random.mean())
+                    < margin), f'{rows}: got {got:.3f}, expected about {random.mean():.3f} +- {margin:.3f}. {hint}'
     return 'right'
 
 # %% ../../nbs/50_course.ipynb #b7714685
@@ -304,13 +357,15 @@ def check_ratio(
     answer, # answer(ours (n,), theirs (n,)) -> ratio, lower and upper end of its 95% interval; row i of both is seed i
 ) -> str: # 'right'
     "Exercise 3.2"
-    for ours, theirs in ((np.array([.9, 1.1, 1.7]), np.array([1., 1.3, 1.6])), (np.array([.52, .8, .61, 1.2, .75]), np.array([.6, .78, .7, 1.5, .9]))):
+    for ours, theirs in ((np.array([.9, 1.1, 1.7]), np.array([1., 1.3, 1.6])),
+                         (np.array([.52, .8, .61, 1.2, .75]), np.array([.6, .78, .7, 1.5, .9]))):
         n, log = len(ours), np.log(ours/theirs)
         m, s, wide = log.mean(), log.std(ddof=1), stats.t.ppf(.975, len(ours) - 1)
         apart = (np.log(ours).var(ddof=1) + np.log(theirs).var(ddof=1))**.5
         found = arrived('ratio, lower and upper end', answer(ours, theirs), 3)
         agree(f'the ratio over {n} seeds', found[0], np.exp(m), {
-            'The best seed of each was compared. Whoever tries more seeds wins that game: use all, seed by seed.': ours.min()/theirs.min(),
+            'The best seed of each was compared. Whoever tries more seeds wins that game: use all, seed by '
+            'seed.': ours.min()/theirs.min(),
             'This is a ratio of means. Divide seed by seed, then average logarithms.': ours.mean()/theirs.mean(),
             'Average the logarithms of the ratios: 2 and 1/2 should average to 1.': (ours/theirs).mean(),
             'This is still a logarithm: take its exponential.': m})
@@ -318,18 +373,23 @@ def check_ratio(
         agree(f'the interval over {n} seeds', torch.tensor([float(x) for x in found[1:]]), ends(wide*s/n**.5), {
             'Divided by n in the variance: with few seeds that matters. Divide by n - 1.': ends(wide*log.std()/n**.5),
             'The interval of a mean has the standard error, s/sqrt(n).': ends(wide*s),
-            f"1.96 is for many seeds. For {n} it is Student's t: stats.t.ppf(.975, {n - 1}) = {wide:.2f}.": ends(1.96*s/n**.5),
-            'The seeds were not paired: take the spread of the log ratios, not of each method.': ends(wide*apart/n**.5)})
+            f"1.96 is for many seeds. For {n} it is Student's t: stats.t.ppf(.975, {n - 1}) = {wide:.2f}.": ends(
+                1.96*s/n**.5),
+            'The seeds were not paired: take the spread of the log ratios, not of each method.': ends(
+                wide*apart/n**.5)})
     return 'right'
 
 # %% ../../nbs/50_course.ipynb #d9be223d
 CLAIMS = dict( # letter: claim, arm, the FM it is paired with, score
-    a=('With the whole class as candidates, samples are nearer to held-out digits than FM\'s.', 'whole', 'fm', 'fd_digits_held_out'),
+    a=('With the whole class as candidates, samples are nearer to held-out digits than FM\'s.', 'whole',
+       'fm', 'fd_digits_held_out'),
     b=('With 16 nearest neighbours, samples are nearer to held-out digits.', 'near16', 'fm', 'fd_digits_held_out'),
     c=('With 16 nearest neighbours, the network is nearer to the pool\'s field.', 'near16', 'fm', 'pool'),
     d=('With the whole class, the network has a lower loss on held-out digits.', 'whole', 'fm', 'held_out'),
-    e=('Where each digit has one noise, the whole class lowers the loss on held-out digits.', 'whole R=1', 'fm R=1', 'held_out'),
-    f=('Where each digit has one noise, the whole class brings samples nearer to held-out digits.', 'whole R=1', 'fm R=1', 'fd_digits_held_out'))
+    e=('Where each digit has one noise, the whole class lowers the loss on held-out digits.',
+       'whole R=1', 'fm R=1', 'held_out'),
+    f=('Where each digit has one noise, the whole class brings samples nearer to held-out digits.', 'whole R=1',
+       'fm R=1', 'fd_digits_held_out'))
 
 def evidence(
     trials:dict, # what results/digits_trials.json holds under 'trials'
@@ -351,6 +411,8 @@ def check_reading(
     for letter, (claim, *_) in CLAIMS.items():
         ours, theirs = evidence(trials, letter)
         supported = bool(paired_ratio(ours, theirs)[2] < 1)
-        hint = 'Does the whole interval lie below 1?' if answer[letter] else 'The interval is narrow. Where does its upper end lie?'
-        assert answer[letter] == supported, f'{letter}) {claim} Seed by seed, PAFM/FM is {(ours/theirs).round(3).tolist()}. {hint}'
+        hint = ('Does the whole interval lie below 1?' if answer[letter]
+                else 'The interval is narrow. Where does its upper end lie?')
+        assert (answer[letter]
+                == supported), f'{letter}) {claim} Seed by seed, PAFM/FM is {(ours/theirs).round(3).tolist()}. {hint}'
     return 'right'

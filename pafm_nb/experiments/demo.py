@@ -60,7 +60,8 @@ class PlaneNetwork(nn.Sequential):
     def __init__(self, width:int, seed:int):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            super().__init__(nn.Linear(3, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2))
+            super().__init__(nn.Linear(3, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(),
+                             nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2))
     def forward(self, z_t, t, y=None): return super().forward(torch.cat([z_t, t[:, None]], 1))
 
 def train_moons(
@@ -89,12 +90,15 @@ def compare_moons(
     "FM and PAFM on two moons: samples, stray points, errors to both fields over steps"
     check_writable(out := Path(out))
     out.mkdir(parents=True, exist_ok=True)
-    protocol, every = dict(MOONS, blur=BLUR, seeds=list(seeds), steps=steps, device='cpu', torch=str(torch.__version__)), max(1, steps//30)
+    protocol = dict(MOONS, blur=BLUR, seeds=list(seeds), steps=steps, device='cpu', torch=str(torch.__version__))
+    every = max(1, steps//30)
     file = out/'moons.json'
-    if file.exists() and (found := read_json(file, 'remove it', lambda f: f['protocol']))['protocol'] == protocol: return found
+    if file.exists() and (found := read_json(file, 'remove it', lambda f: f['protocol']))['protocol'] == protocol:
+        return found
     pool, g = TensorPool(moons(MOONS['points'])), torch.Generator().manual_seed(0)
     n = MOONS['probes']
-    z, eps, t = pool.z[torch.randint(len(pool), (n,), generator=g)], torch.randn(n, 2, generator=g), (torch.arange(n) + .5)/n
+    z, eps = pool.z[torch.randint(len(pool), (n,), generator=g)], torch.randn(n, 2, generator=g)
+    t = (torch.arange(n) + .5)/n
     z_t, noise = LinearPath().interpolate(z, eps, t), torch.randn(MOONS['samples'], 2, generator=g)
     truth = dict(zip(MOONS['fields'], (exact_velocity(z_t, t, pool.z), moons_velocity(z_t, t))))
     runs, samples = [], {}
@@ -130,7 +134,8 @@ def plot_moons(
 ):
     "Training points and samples, stray points in red; the error to the pool's field over steps, a line for each seed"
     fig, axs = panels(2, 2, width=9, height=5.6)
-    for ax, (name, x) in zip((axs[1, 0], axs[0, 0], axs[0, 1]), {f'{len(data)} training points': data, **samples}.items()):
+    for ax, (name, x) in zip((axs[1, 0], axs[0, 0], axs[0, 1]),
+                             {f'{len(data)} training points': data, **samples}.items()):
         far = stray(x)
         ax.scatter(*x[~far].T, s=4, color='.55', lw=0); ax.scatter(*x[far].T, s=9, color='red', lw=0)
         ax.set(aspect='equal', xlim=(-3.4, 3.4), ylim=(-2.1, 2.1)); ax.axis('off')
@@ -140,7 +145,8 @@ def plot_moons(
         curves = [{int(k): v for k, v in r['errors']['pool'].items()} for r in runs if r['method'] == name]
         for c in curves: ax.plot(*zip(*c.items()), color=color, lw=.7, alpha=.5)
         ax.plot(list(curves[0]), np.mean([list(c.values()) for c in curves], 0), color=color, lw=2, label=name)
-    ax.set(xlabel='training step', ylabel='mean squared error', yscale='log', yticks=[.05, .1, .2, .5], yticklabels=['.05', '.1', '.2', '.5'])
+    ax.set(xlabel='training step', ylabel='mean squared error', yscale='log', yticks=[.05, .1, .2, .5],
+           yticklabels=['.05', '.1', '.2', '.5'])
     ax.set_title(f"error to the pool's field, {len(curves)} seed{'s'*(len(curves) > 1)}", fontsize=11)
     ax.minorticks_off(); label_ends(ax)
     fig.savefig(path)
@@ -153,7 +159,8 @@ def agreed(
     "Who wins, and how sure is that?"
     n, wins = len(ratios), sum(r < 1 for r in ratios)
     if n == 1: return f'{"PAFM" if wins else "FM"} is ahead in the one seed that was run'
-    return f'{"PAFM" if wins == n else "FM"} is ahead in all {n} seeds' if wins in (0, n) else f'the seeds disagree: PAFM is ahead in {wins} of {n}'
+    return (f'{"PAFM" if wins == n else "FM"} is ahead in all {n} seeds' if wins in (0, n)
+            else f'the seeds disagree: PAFM is ahead in {wins} of {n}')
 
 def moons_verdict(
     result:dict, # of compare_moons
@@ -166,7 +173,9 @@ def moons_verdict(
         key = f'error_{field}'
         who = agreed([b[key]/a[key] for a, b in zip(fm, pafm)])
         errors.append(f"Error to the {field}'s field: PAFM {mean(pafm, key):.3f}, FM {mean(fm, key):.3f}; {who}. ")
-    return (f'Two moons, {result["protocol"]["steps"]} steps: {mean(pafm, "stray"):.1%} of PAFM\'s samples are stray points, of FM\'s {mean(fm, "stray"):.1%}. '
+    return (
+        f'Two moons, {result["protocol"]["steps"]} steps: {mean(pafm, "stray"):.1%} of PAFM\'s samples are stray '
+        f'points, of FM\'s {mean(fm, "stray"):.1%}. '
             f'{"".join(errors)}The weights are those of the last step, not averaged. '
             f'A run trained for {mean(pafm, "seconds"):.1f} s with PAFM, {mean(fm, "seconds"):.1f} s with FM.')
 
@@ -177,7 +186,9 @@ def digits_verdict(
     fm, pafm = ([r for r in result['runs'] if r['objective'] == name] for name in ('fm', 'pafm'))
     a, b = (np.mean([r['fd_digits'] for r in runs]) for runs in (fm, pafm))
     ratios = [q['fd_digits']/p['fd_digits'] for p, q in zip(fm, pafm)]
-    return (f'Digits, {result["protocol"]["steps"]} steps: PAFM\'s samples are at a distance of {b:.3f} from the real digits, FM\'s of {a:.3f} (FD-digits, lower is better; ratio {b/a:.2f}); {agreed(ratios)}.'
+    return (
+        f'Digits, {result["protocol"]["steps"]} steps: PAFM\'s samples are at a distance of {b:.3f} from the real '
+        f'digits, FM\'s of {a:.3f} (FD-digits, lower is better; ratio {b/a:.2f}); {agreed(ratios)}.'
             + ' Another seed may turn that around; 21_digits runs more and longer.'*(len(ratios) == 1))
 
 # %% ../../nbs/29d_demo.ipynb #d17a0019

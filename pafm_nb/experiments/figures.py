@@ -13,12 +13,15 @@ from PIL import Image
 
 # %% ../../nbs/29_figures.ipynb #a1f16008
 COLORS = {
-    'FM': '#D55E00', 'WholeClass': '#0072B2', 'InClass': '#86A8EE', 'InBatch': '#10BE62', 'NearestNeighbors': '#B43CFF', 'Cells': '#FFB000', 'SmoothedClass': '#09503F',
-    'MomentDraws': '#C2A69C', 'ExactMoments': '#5A245B', 'RandomCrops': '#3A009C', 'TextLikelihood': '#84200C', 'OT-CFM': '#7F7F8A', 'exact': '#000000'}
+    'FM': '#D55E00', 'WholeClass': '#0072B2', 'InClass': '#86A8EE', 'InBatch': '#10BE62', 'NearestNeighbors': '#B43CFF',
+    'Cells': '#FFB000', 'SmoothedClass': '#09503F',
+    'MomentDraws': '#C2A69C', 'ExactMoments': '#5A245B', 'RandomCrops': '#3A009C', 'TextLikelihood': '#84200C',
+    'OT-CFM': '#7F7F8A', 'exact': '#000000'}
 
 # %% ../../nbs/29_figures.ipynb #a1f1600e
 STYLE:dict = {'font.size': 10, 'axes.labelsize': 10, 'xtick.labelsize': 9, 'ytick.labelsize': 9,
-         'axes.spines.top': False, 'axes.spines.right': False, 'axes.edgecolor': '.4', 'xtick.color': '.4', 'ytick.color': '.4',
+         'axes.spines.top': False, 'axes.spines.right': False, 'axes.edgecolor': '.4',
+         'xtick.color': '.4', 'ytick.color': '.4',
          'xtick.labelcolor': 'black', 'ytick.labelcolor': 'black'}
 
 def panels(
@@ -46,7 +49,8 @@ def label_ends(
     low = float('-inf')
     for line in sorted(lines, key=ends.__getitem__):
         low = max(ends[line], low + apart)
-        ax.annotate(line.get_label(), line.get_xydata()[-1], (6, low - ends[line]), textcoords='offset points', va='center', color=line.get_color())
+        ax.annotate(line.get_label(), line.get_xydata()[-1], (6, low - ends[line]), textcoords='offset points',
+                    va='center', color=line.get_color())
 
 # %% ../../nbs/29_figures.ipynb #a1f16018
 def show(
@@ -57,6 +61,7 @@ def show(
     from IPython.display import Image as Shown
     full, small = BytesIO(), BytesIO()
     plt.savefig(full); plt.close()
-    Image.open(full).convert('RGB').quantize(colors, Image.Quantize.MAXCOVERAGE, kmeans=4).save(small, 'png', optimize=True)
+    Image.open(full).convert('RGB').quantize(colors, Image.Quantize.MAXCOVERAGE,
+                                             kmeans=4).save(small, 'png', optimize=True)
     if path: Path(path).write_bytes(small.getvalue())
     return Shown(small.getvalue())

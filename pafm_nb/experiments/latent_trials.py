@@ -38,8 +38,10 @@ def pictures(
 ) -> tuple: # (N, 3, 32, 32) uint8, labels (N,) int64
     "Digits as an encoder sees them"
     files = sorted((Path(root)/split).glob('*/*.png'))
-    views_of = lambda i, f: views(read_image(f.read_bytes(), f.name), 32, crops, generator=np.random.default_rng([0, i]))
-    return torch.stack([views_of(i, f)[i % crops] for i, f in enumerate(files)]), torch.tensor([int(f.parent.name) for f in files])
+    views_of = lambda i, f: views(read_image(f.read_bytes(), f.name), 32, crops,
+                                  generator=np.random.default_rng([0, i]))
+    return (torch.stack([views_of(i, f)[i % crops] for i, f in enumerate(files)]),
+            torch.tensor([int(f.parent.name) for f in files]))
 
 def latent_banks(
     root, # folder: for files, autoencoder and banks
@@ -50,13 +52,15 @@ def latent_banks(
     root = Path(root)
     for split in ('train', 'held_out'): write_mnist(root/split, split)
     if not (root/'vae'/'config.json').exists(): train_vae(pictures(root, 'train')[0], root/'vae', **kwargs)
-    banks = {n: prepare_imagenet(root/'train', root/'vae', root/f'crops{n}', size=32, crops=n, limit=limit, dtype=torch.float32, progress=False) for n in CROPS}
+    banks = {n: prepare_imagenet(root/'train', root/'vae', root/f'crops{n}', size=32, crops=n, limit=limit,
+                                 dtype=torch.float32, progress=False) for n in CROPS}
     for across in (False, True): banks[1] = prepare_neighbors(banks[1], 16, progress=False, across=across)
     return banks
 
 # %% ../../nbs/22a_latent_trials.ipynb #212e7133
 LATENT_ARMS:dict[str, dict[str, Any]] = {
-    'FM': dict(objective='fm'), 'moments': dict(candidates='MomentDraws', k=16), 'neighbours': dict(candidates='NearestNeighbors', k=16), 'all Gaussians': dict(candidates='ExactMoments'),
+    'FM': dict(objective='fm'), 'moments': dict(candidates='MomentDraws', k=16),
+    'neighbours': dict(candidates='NearestNeighbors', k=16), 'all Gaussians': dict(candidates='ExactMoments'),
     'FM, crops': dict(crops=4, objective='fm'), 'crops': dict(crops=4, candidates='RandomCrops', k=4)}
 
 def vae_name(
@@ -76,7 +80,8 @@ def latent_target(
     "How far an arm's targets are from its pool's field, and how much they scatter"
     settings = LATENT_ARMS[arm]
     bank = LatentBank.open(Path(root)/f"crops{settings.get('crops', 1)}")
-    return dict(rows=bias_variance(SAMPLERS[settings['candidates']](bank, settings.get('k', 16)), bank, list(times), points=points, generator=torch.Generator().manual_seed(seed)))
+    return dict(rows=bias_variance(SAMPLERS[settings['candidates']](bank, settings.get('k', 16)), bank, list(times),
+                                   points=points, generator=torch.Generator().manual_seed(seed)))
 
 # %% ../../nbs/22a_latent_trials.ipynb #ffe482e4
 def latent_errors(
@@ -91,7 +96,10 @@ def latent_errors(
     images, labels = pictures(root, 'held_out', crops)
     mean, std = encode(load_vae(root/'vae'), images)
     held_out, out = TensorPool(mean, labels, mean, std), {}
-    batches:dict[str, tuple[FMLoss, Any]] = dict(pool=(PAFMLoss(ExactMoments(bank)), draw(bank, torch.randint(len(bank), (n,), generator=g), g)), held_out=(FMLoss(), draw(held_out, torch.arange(n) % len(held_out), g)))
+    batches:dict[str, tuple[FMLoss, Any]] = dict(pool=(PAFMLoss(ExactMoments(bank)),
+                                                       draw(bank, torch.randint(len(bank), (n,), generator=g), g)),
+                                                 held_out=(FMLoss(),
+                                                           draw(held_out, torch.arange(n) % len(held_out), g)))
     for name, (loss, batch) in batches.items():
         t, eps = (torch.randperm(n, generator=g) + .5)/n, torch.randn(batch.z.shape, generator=g)
         z_t, error = loss.path.interpolate(batch.z, eps, t), torch.empty_like(eps)
@@ -110,22 +118,27 @@ def latents_trial(
     n:int=2000, # digits to score
     guidance:float=1.2, # also score samples with this guidance scale
     **overrides # fields of TrainConfig
-) -> dict: # plain, guided: fd_mnist, precision, recall; curve: step -> the same, half way; pool, held_out of latent_errors; log
+# plain, guided: fd_mnist, precision, recall; curve: step -> the same, half way; pool, held_out of latent_errors; log
+) -> dict:
     "Train a small SiT on latents and score the digits that it draws"
     root, curve = Path(root), {}
     decoder = load_vae(root/'vae')
     about, real = vae_provenance(decoder, root/'vae'), pictures(root, 'train', crops)[0]
     def score(model, scale=1.):
-        z = sample_many(model, range(n), torch.arange(n) % 10, (4, 8, 8), batch_size=250, progress=False, method='heun', steps=13, guidance_scale=scale, null_label=10)
+        z = sample_many(model, range(n), torch.arange(n) % 10, (4, 8, 8), batch_size=250, progress=False, method='heun',
+                        steps=13, guidance_scale=scale, null_label=10)
         found = evaluate(decode(decoder, z, about), real, ('fid', 'prc'), 'mnist')
         return {k: found[k] for k in ('fd_mnist', 'precision', 'recall')}
     def mark(trial):
         if trial.step < steps: curve[str(trial.step)] = score(trial.ema.module)
     with tempfile.TemporaryDirectory() as tmp:
-        trial = Trial(recipe('mnist-latents', tmp, **dict(data=str(root/f'crops{crops}'), seed=seed, steps=steps, save_every=max(1, steps//2), keep=1) | overrides)).fit(mark)
+        trial = Trial(recipe('mnist-latents', tmp,
+                             **dict(data=str(root/f'crops{crops}'), seed=seed, steps=steps, save_every=max(1, steps//2),
+                                    keep=1) | overrides)).fit(mark)
         log = read_log(trial.out/'log.jsonl')[-1]
     model = trial.ema.module
-    return dict(plain=score(model), guided=score(model, guidance), curve=curve, **latent_errors(model, root, crops), log={k: log[k] for k in ('loss', 'fm_loss', 'ess', 'source_weight', 'shift')})
+    return dict(plain=score(model), guided=score(model, guidance), curve=curve, **latent_errors(model, root, crops),
+                log={k: log[k] for k in ('loss', 'fm_loss', 'ess', 'source_weight', 'shift')})
 
 # %% ../../nbs/22a_latent_trials.ipynb #c4ca7bbd
 def latents_against_fm(

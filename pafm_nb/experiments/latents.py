@@ -22,12 +22,15 @@ def train_vae(
 ) -> float: # mean absolute error of the last batch, of a range of 2
     "Train a small `AutoencoderKL` (diffusers): 4 latent channels, a quarter of the side, scaled to unit variance"
     from diffusers import AutoencoderKL
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % 4 or images.shape[3] % 4:
-        raise ValueError(f'train_vae takes (N, 3, S, S) uint8 with sides that 4 divides, got {tuple(images.shape)} {images.dtype}')
+    if (images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3
+        or images.shape[2] % 4 or images.shape[3] % 4):
+        raise ValueError(
+            f'train_vae takes (N, 3, S, S) uint8 with sides that 4 divides, got {tuple(images.shape)} {images.dtype}')
     g = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vae:Any = AutoencoderKL(block_out_channels=channels, down_block_types=('DownEncoderBlock2D',)*3, up_block_types=('UpDecoderBlock2D',)*3, norm_num_groups=8, latent_channels=4)
+        vae:Any = AutoencoderKL(block_out_channels=channels, down_block_types=('DownEncoderBlock2D',)*3,
+                                up_block_types=('UpDecoderBlock2D',)*3, norm_num_groups=8, latent_channels=4)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=1e-3, weight_decay=0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=.1)
     with progress_bar(steps, unit='step', disable=steps < 100) as bar:
@@ -39,7 +42,8 @@ def train_vae(
             (error + .005*posterior.kl().mean()).backward()
             torch.nn.utils.clip_grad_norm_(vae.parameters(), 50.)
             optimizer.step(); schedule.step(); bar.update()
-    with torch.no_grad(): spread = vae.eval().encode(images[:1000].float()/127.5 - 1).latent_dist.sample(generator=g).std().item()
+    with torch.no_grad():
+        spread = vae.eval().encode(images[:1000].float()/127.5 - 1).latent_dist.sample(generator=g).std().item()
     vae.register_to_config(scaling_factor=1/spread)
     vae.save_pretrained(folder)
     return error.item()/images[0].numel()

@@ -55,7 +55,9 @@ def write_mnist(folder:str|Path, # to be made
     images, labels, _ = _mnist_file()
     names = [f'{labels[row]}/{row:05d}.png' for row in rows]
     if folder.exists():
-        if sorted(str(file.relative_to(folder).as_posix()) for file in folder.rglob('*') if file.is_file()) == sorted(names): return folder
+        if sorted(str(file.relative_to(folder).as_posix()) for file in folder.rglob('*')
+                  if file.is_file()) == sorted(names):
+            return folder
         raise ValueError(f'{folder} holds other files than the {split} part of MNIST: give a new folder')
     part = folder.with_name(f'.{folder.name}.part')
     shutil.rmtree(part, ignore_errors=True)
@@ -70,5 +72,6 @@ def mnist_pool(split:str='train', # 'train' (4000 images) or 'held_out' (1000)
               )->TensorPool: # z (N, 1, size, size) float32 in [-1, 1], y (N,) int64
     "MNIST digits as the road from files to latents reads them"
     images, labels = mnist(split)
-    pixels = [np.asarray(center_crop(Image.fromarray(image).convert('RGB'), size))[:1] for image in images[:, 0].numpy()]
+    pixels = [np.asarray(center_crop(Image.fromarray(image).convert('RGB'), size))[:1]
+              for image in images[:, 0].numpy()]
     return TensorPool(torch.from_numpy(np.stack(pixels)).float()/127.5 - 1, labels)

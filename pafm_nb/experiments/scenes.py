@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from ..checkpoints import read_log
 from ..config import recipe
-from ..data import GRAIN, SCENES, Scenes, captioned_scenes, draw_scenes, encode_scene_captions, random_scenes, scene_captions, scene_views
+from ..data import GRAIN, SCENES, Scenes, captioned_scenes, draw_scenes, encode_scene_captions, random_scenes
+from ..data import scene_captions, scene_views
 from ..images import to_uint8
 from ..evaluation import frechet_distance
 from ..sampling import sample_many
@@ -28,12 +29,15 @@ class SceneJudge(nn.Module):
     def __init__(self):
         super().__init__()
         conv = lambda n_in, n_out: (nn.Conv2d(n_in, n_out, 3, padding=1), nn.SiLU())
-        self.body = nn.Sequential(*conv(3, 24), *conv(24, 32), nn.MaxPool2d(2), *conv(32, 48), *conv(48, 48), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(768, 64))
+        self.body = nn.Sequential(*conv(3, 24), *conv(24, 32), nn.MaxPool2d(2), *conv(32, 48), *conv(48, 48),
+                                  nn.MaxPool2d(2), nn.Flatten(), nn.Linear(768, 64))
         self.head = nn.Linear(64, 70)
 
     def forward(self,
         x:Tensor, # (B, 3, 16, 16) in [-1, 1]
-    ) -> tuple: # features (B, 64); logits of color (B, 5, 7) and shape (B, 5, 6) at each place, nothing first, of size (B, 2) and background (B, 3)
+    # features (B, 64); logits of color (B, 5, 7) and shape (B, 5, 6) at each place, nothing first, of size (B, 2) and
+    # background (B, 3)
+    ) -> tuple:
         features = self.body(x)
         color, shape, size, background = self.head(F.silu(features)).split((35, 30, 2, 3), 1)
         return features, color.unflatten(1, (5, 7)), shape.unflatten(1, (5, 6)), size, background
@@ -45,7 +49,8 @@ def train_scene_judge(
 ) -> SceneJudge: # in eval mode
     "Train a judge on drawings of all pairs of colour and shape"
     scenes, generator = random_scenes(n, 100 + seed, 'all'), torch.Generator().manual_seed(seed)
-    views, answers = scene_views(draw_scenes(scenes, 200 + seed)), (scenes.color + 1, scenes.shape + 1, scenes.size, scenes.background)
+    views = scene_views(draw_scenes(scenes, 200 + seed))
+    answers = (scenes.color + 1, scenes.shape + 1, scenes.size, scenes.background)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = SceneJudge()
@@ -55,7 +60,8 @@ def train_scene_judge(
         for rows in torch.randperm(n, generator=generator).split(128):
             x = views[rows, torch.randint(4, (len(rows),), generator=generator)]
             _, *logits = net(x + GRAIN*torch.randn(x.shape, generator=generator))
-            loss:Any = sum(F.cross_entropy(said.flatten(0, -2), true[rows].flatten()) for said, true in zip(logits, answers))
+            loss:Any = sum(F.cross_entropy(said.flatten(0, -2), true[rows].flatten())
+                           for said, true in zip(logits, answers))
             optimizer.zero_grad(); loss.backward(); optimizer.step(); schedule.step()
     return net.eval()
 
@@ -82,19 +88,23 @@ def obeyed(
     "How often each thing that captions ask for is in the picture"
     filled, there = asked.color >= 0, seen.color >= 0
     number, kinds = filled.sum(1), lambda x, n: (x[..., None] == torch.arange(n)).any(1)
-    same = [(kinds(asked[i], n) == kinds(seen[i], n)).all(1) for i, n in enumerate((len(SCENES['color']), len(SCENES['shape'])))]
+    same = [(kinds(asked[i], n) == kinds(seen[i], n)).all(1)
+            for i, n in enumerate((len(SCENES['color']), len(SCENES['shape'])))]
     at = (asked.color == seen.color) & (asked.shape == seen.shape)
     last = (filled*torch.arange(1, 6)).argmax(1)
     pair = 5*asked.color + asked.shape
     one, alike = number == 1, (number > 1) & ((pair == pair.gather(1, last[:, None])) | ~filled).all(1)
     right_size, right_count = asked.size == seen.size, number == there.sum(1)
     everything = torch.where(alike, same[0] & same[1] & right_count, at.all(1) & (right_size | ~one))
-    checks = dict(color=(same[0], one | True), shape=(same[1], one | True), size=(right_size, one), place=((filled == there).all(1), ~alike),
-                  second=(at.gather(1, last[:, None])[:, 0], ~one & ~alike), count=(right_count, alike), everything=(everything, one | True))
+    checks = dict(color=(same[0], one | True), shape=(same[1], one | True), size=(right_size, one),
+                  place=((filled == there).all(1), ~alike),
+                  second=(at.gather(1, last[:, None])[:, 0], ~one & ~alike), count=(right_count, alike),
+                  everything=(everything, one | True))
     return {name: ok[which].float().mean().item() for name, (ok, which) in checks.items()}
 
 # %% ../../nbs/25_scenes.ipynb #045068a4
-SCENE_MODEL = dict(patch_size=2, hidden_size=64, depth=3, num_heads=2, context_length=11, context_size=64, adaln_zero=True)
+SCENE_MODEL = dict(patch_size=2, hidden_size=64, depth=3, num_heads=2, context_length=11,
+                   context_size=64, adaln_zero=True)
 
 def draw_captions(
     model, # velocity model of scenes
@@ -103,7 +113,8 @@ def draw_captions(
 ) -> Tensor: # (N, 3, 16, 16) in [-1, 1]
     "Pictures for captions, picture i from the noise of seed i"
     text, null = encode_scene_captions(captions), encode_scene_captions([''])[0]
-    return sample_many(model, range(len(captions)), text, (3, 16, 16), batch_size=128, progress=False, method='heun', steps=8, guidance_scale=guidance_scale, null_label=null).clamp(-1, 1)
+    return sample_many(model, range(len(captions)), text, (3, 16, 16), batch_size=128, progress=False, method='heun',
+                       steps=8, guidance_scale=guidance_scale, null_label=null).clamp(-1, 1)
 
 def captions_trial(
     seed:int, # of weights, rows, times, noises and candidates
@@ -117,7 +128,8 @@ def captions_trial(
     judge, asked = scene_judge(), {split: random_scenes(n, 1009, split) for split in ('train', 'held_out')}
     statistics = lambda features: (features.double().mean(0).numpy(), np.cov(features.double().numpy().T))
     views = scene_views(draw_scenes(random_scenes(4096, 2001), 2002))[:, 0]
-    real = statistics(judged(views + GRAIN*torch.randn(views.shape, generator=torch.Generator().manual_seed(0)), judge)[1])
+    real = statistics(judged(views + GRAIN*torch.randn(views.shape, generator=torch.Generator().manual_seed(0)),
+                             judge)[1])
     def score(model, scale=1.):
         images = {split: draw_captions(model, scene_captions(scenes), scale) for split, scenes in asked.items()}
         seen = {split: judged(z, judge) for split, z in images.items()}
@@ -128,15 +140,19 @@ def captions_trial(
     def mark(trial):
         if trial.step == steps: return
         some = Scenes(*(x[:n//2] for x in asked['train']))
-        curve[str(trial.step)] = obeyed(some, judged(draw_captions(trial.ema.module, scene_captions(some), guidance), judge)[0])
+        curve[str(trial.step)] = obeyed(some, judged(draw_captions(trial.ema.module, scene_captions(some), guidance),
+                                                     judge)[0])
     with tempfile.TemporaryDirectory() as tmp:
-        settings = dict(data='scenes', model_args=SCENE_MODEL, batch_size=16, lr=3e-3, ema_decay=.995, seed=seed, steps=steps, save_every=max(1, steps//6), keep=1, log_every=max(1, steps//20), sample_every=0)
+        settings = dict(data='scenes', model_args=SCENE_MODEL, batch_size=16, lr=3e-3, ema_decay=.995, seed=seed,
+                        steps=steps, save_every=max(1, steps//6), keep=1, log_every=max(1, steps//20), sample_every=0)
         trial = Trial(recipe('captions', tmp, **settings | overrides), decay=True).fit(mark)
         log = read_log(trial.out/'log.jsonl')
     (plain, _), (guided, images) = score(trial.ema.module), score(trial.ema.module, guidance)
-    pictures = base64.b64encode(to_uint8(torch.cat([z[:shown] for z in images.values()])).numpy().tobytes()).decode() if shown else ''
+    pictures = (base64.b64encode(to_uint8(torch.cat([z[:shown] for z in images.values()])).numpy().tobytes()).decode()
+                if shown else '')
     keep = ('loss', 'fm_loss', 'ess', 'source_weight', 'shift')
-    return dict(plain=plain, guided=guided, curve=curve, fm_loss=[line['fm_loss'] for line in log], log={k: log[-1][k] for k in keep}, pictures=pictures)
+    return dict(plain=plain, guided=guided, curve=curve, fm_loss=[line['fm_loss'] for line in log],
+                log={k: log[-1][k] for k in keep}, pictures=pictures)
 
 # %% ../../nbs/25_scenes.ipynb #8021607d
 TOLD = ('color', 'size', 'place')

@@ -34,22 +34,31 @@ def run_trials(
     command:str, # how to make it again
     processes:int|None=None, # side by side; None: one for each core
     progress:bool=True, # show a bar
-) -> dict: # what is in the file: command, machine, and name -> settings, result, seconds, and machine where it is another
+# what is in the file: command, machine, and name -> settings, result, seconds, and machine where it is another
+) -> dict:
     "Run what the file does not hold yet; each result is written when it is there"
     from joblib import Parallel, delayed, parallel_config
     file = Path(file)
     check_writable(file.parent)
     here = machine()
-    found:dict = read_json(file, 'mend or remove it', lambda f: ([t['settings'] for t in f['trials'].values()], [f['machine'][k] for k in ('cpu', 'cores', 'torch')])) if file.exists() else dict(command=command, machine=here, trials={})
+    found:dict = read_json(file, 'mend or remove it',
+                           lambda f: ([t['settings'] for t in f['trials'].values()],
+                                      [f['machine'][k] for k in ('cpu', 'cores', 'torch')])) if file.exists() else dict(
+                                          command=command, machine=here, trials={})
     done = found['trials']
     elsewhere = {} if all(here[k] == found['machine'][k] for k in ('cpu', 'cores', 'torch')) else dict(machine=here)
     for name, settings in trials.items():
         if name in done and done[name]['settings'] != json.loads(json.dumps(settings)):
-            raise ValueError(f'{file} holds {name} with other settings, {done[name]["settings"]} and not {settings}: give it another name, or remove it there')
+            raise ValueError(
+                f'{file} holds {name} with other settings, {done[name]["settings"]} and not {settings}: give it '
+                'another name, or remove it there')
     file.parent.mkdir(parents=True, exist_ok=True)
     waiting = [name for name in trials if name not in done]
-    with parallel_config('loky', inner_max_num_threads=1), progress_bar(len(trials), initial=len(trials) - len(waiting), unit='trial', disable=not progress) as bar:
-        for name, result, seconds in Parallel(processes or -1, return_as='generator_unordered')(delayed(_timed)(work, name, trials[name]) for name in waiting):
+    with parallel_config('loky', inner_max_num_threads=1), progress_bar(len(trials), initial=len(trials) - len(waiting),
+                                                                        unit='trial', disable=not progress) as bar:
+        for name, result, seconds in Parallel(processes or -1,
+                                              return_as='generator_unordered')(delayed(_timed)(work, name, trials[name])
+                                                                               for name in waiting):
             done[name] = dict(settings=trials[name], result=result, seconds=round(seconds, 1)) | elsewhere
             write_json(file, found)
             bar.update()
@@ -85,7 +94,8 @@ class Trial(Trainer):
     def open(self): return super().open() if self.given is None else self.given
 
     def train_step(self):
-        for group in self.optimizer.param_groups if self.decay else (): group['lr'] = self.config.lr*(1 + math.cos(math.pi*self.step/self.config.steps))/2
+        for group in self.optimizer.param_groups if self.decay else ():
+            group['lr'] = self.config.lr*(1 + math.cos(math.pi*self.step/self.config.steps))/2
         return super().train_step()
 
 # %% ../../nbs/29c_trials.ipynb #97db282b
@@ -132,8 +142,10 @@ def some_digits(
 ): # a TensorPool
     "The training digits, or the first of each class; as points, or as Gaussians to draw from"
     train = digits('train')
-    pool = train if per_class is None else TensorPool(torch.cat([train.of_class(c)[:per_class] for c in range(10)]), torch.arange(10).repeat_interleave(per_class))
-    return pool if drawn is None else TensorPool(pool.z, pool.y, mean=pool.z, std=drawn*local_spread(pool, 16)[pool.place])
+    pool = train if per_class is None else TensorPool(torch.cat([train.of_class(c)[:per_class] for c in range(10)]),
+                                                      torch.arange(10).repeat_interleave(per_class))
+    return pool if drawn is None else TensorPool(pool.z, pool.y, mean=pool.z,
+                                                 std=drawn*local_spread(pool, 16)[pool.place])
 
 def digits_trial(
     seed:int, # of weights, rows, times, noises and candidates
@@ -143,18 +155,24 @@ def digits_trial(
     decay:bool=False, # of Trial
     noises:int|None=None, # of Trial
     per_class:int|None=None, # train on so many digits of each class only
-    drawn:float|None=None, # train on draws from Gaussians around the digits, so many times as wide as their 16 neighbours are far
+    # train on draws from Gaussians around the digits, so many times as wide as their 16 neighbours are far
+    drawn:float|None=None,
     **overrides # fields of TrainConfig
-) -> dict: # averaged, last, guided: scores of score_digits; curve: step -> FD-digits before the last; log: means over the last steps
+# averaged, last, guided: scores of score_digits; curve: step -> FD-digits before the last; log: means over the last
+# steps
+) -> dict:
     "Train a small SiT on digits and score what it draws"
     curve = {}
     def score(trial):
         if trial.step < steps: curve[trial.step] = score_digits(sample_digits(trial.ema.module))['fd_digits']
     with tempfile.TemporaryDirectory() as tmp:
-        trial = Trial(recipe('digits', tmp, seed=seed, steps=steps, save_every=steps//marks, keep=1, **overrides), decay, noises, some_digits(per_class, drawn)).fit(score)
+        trial = Trial(recipe('digits', tmp, seed=seed, steps=steps, save_every=steps//marks, keep=1, **overrides),
+                      decay, noises, some_digits(per_class, drawn)).fit(score)
         log = read_log(trial.out/'log.jsonl')[-1]
-    models = dict(averaged=(trial.ema.module, 1.), last=(trial.accelerator.unwrap_model(trial.model), 1.)) | (dict(guided=(trial.ema.module, guidance)) if guidance else {})
-    scores = {name: score_digits(sample_digits(model.eval(), guidance_scale=scale), full=True) for name, (model, scale) in models.items()}
+    models = (dict(averaged=(trial.ema.module, 1.), last=(trial.accelerator.unwrap_model(trial.model), 1.))
+              | (dict(guided=(trial.ema.module, guidance)) if guidance else {}))
+    scores = {name: score_digits(sample_digits(model.eval(), guidance_scale=scale), full=True)
+              for name, (model, scale) in models.items()}
     for name in ('averaged', 'last'): scores[name] |= field_errors(models[name][0], trial.objective.path)
     return dict(**scores, curve=curve, log={k: v for k, v in log.items() if k != 'images_per_second'})
 
@@ -174,7 +192,8 @@ def paired_ratio(
 ) -> tuple: # geometric mean of ours/theirs, lower and upper end of its 95% interval
     "How many times as large, seed by seed"
     ours, theirs = np.asarray(ours, float), np.asarray(theirs, float)
-    if not ((ours > 0) & (theirs > 0)).all(): raise ValueError(f'ratios need numbers above 0, got {ours} and {theirs}: show these themselves')
+    if not ((ours > 0) & (theirs > 0)).all():
+        raise ValueError(f'ratios need numbers above 0, got {ours} and {theirs}: show these themselves')
     m, h = interval(np.log(ours/theirs))
     return np.exp(m), np.exp(m - h), np.exp(m + h)
 
@@ -208,7 +227,9 @@ def seeds_of(
     *arms, # names without the seed
 ) -> list: # of int, rising
     "Seeds that all of these arms have"
-    return sorted(set.intersection(*({int(seed) for name, _, seed in (key.rpartition('/') for key in trials) if name == arm} for arm in arms)))
+    return sorted(
+        set.intersection(*({int(seed) for name, _, seed in (key.rpartition('/') for key in trials) if name == arm}
+                           for arm in arms)))
 
 def by_seed(
     trials:dict, # name -> a trial, as run_trials returns them under 'trials'; names end in /seed
@@ -246,5 +267,6 @@ def forest(
     for i, (name, color, middle, low, high) in enumerate(rows):
         ax.plot([low, high], [-i, -i], c=color, lw=2, solid_capstyle='butt')
         ax.plot(middle, -i, 'o', c=color, ms=6)
-    ax.set(yticks=[-i for i in range(len(rows))], yticklabels=[r[0] for r in rows], xlabel=label, ylim=(-len(rows) + .4, .6))
+    ax.set(yticks=[-i for i in range(len(rows))], yticklabels=[r[0] for r in rows], xlabel=label,
+           ylim=(-len(rows) + .4, .6))
     ax.tick_params(axis='y', length=0); ax.spines['left'].set_visible(False)

@@ -27,7 +27,8 @@ from ..posterior import exact_velocity
 from ..sit import SiT, load_sit
 
 # %% ../../nbs/tests/test_adapters.ipynb #2633729a
-def linear(t): return SimpleNamespace(alpha_t=t, sigma_t=1 - t, d_alpha_t=torch.ones_like(t), d_sigma_t=-torch.ones_like(t))
+def linear(t):
+    return SimpleNamespace(alpha_t=t, sigma_t=1 - t, d_alpha_t=torch.ones_like(t), d_sigma_t=-torch.ones_like(t))
 def cosine_sigmas(t):
     s, c = (math.pi/2*t).sin(), (math.pi/2*t).cos()
     return SimpleNamespace(alpha_t=s, sigma_t=c, d_alpha_t=math.pi/2*c, d_sigma_t=-math.pi/2*s)
@@ -47,11 +48,14 @@ def test_scheduler_is_our_path_turned_round(name):
     pool, batch, noise, t = problem(dtype=torch.float64)
     path = SchedulerPath(scheduler)
     assert_close(path.interpolate(batch.z, noise, t), ours.interpolate(batch.z, noise, 1 - t))
-    for candidates in (batch.z, InBatch()(batch), InClass(pool, 5)(batch, torch.Generator().manual_seed(0)), WholeClass(pool)(batch)):
-        theirs, mine = pafm_target(batch.z, noise, t, candidates, path), pafm_target(batch.z, noise, 1 - t, candidates, ours)
+    for candidates in (batch.z, InBatch()(batch), InClass(pool, 5)(batch, torch.Generator().manual_seed(0)),
+                       WholeClass(pool)(batch)):
+        theirs = pafm_target(batch.z, noise, t, candidates, path)
+        mine = pafm_target(batch.z, noise, 1 - t, candidates, ours)
         assert_close(theirs.velocity, -mine.velocity); assert_close(theirs.weights, mine.weights)
         assert not torch.equal(theirs.velocity, path.velocity(batch.z, noise, t))
-    assert torch.equal(pafm_target(batch.z, noise, t, batch.z[:, None], path).velocity, path.velocity(batch.z, noise, t))
+    assert torch.equal(pafm_target(batch.z, noise, t, batch.z[:, None], path).velocity,
+                       path.velocity(batch.z, noise, t))
 
 @pytest.mark.parametrize('name', SCHEDULERS)
 def test_scheduler_is_finite_at_both_ends(name):
@@ -60,7 +64,8 @@ def test_scheduler_is_finite_at_both_ends(name):
     for end in (0., 1e-7, 1 - 1e-7, 1.):
         target = pafm_target(batch.z, noise, torch.full((24,), end), pool.z, SchedulerPath(scheduler))
         assert target.velocity.isfinite().all()
-    assert_close(target.weights.amax(1), torch.ones(24))                                             # t = 1 is data: only the source is left
+    # t = 1 is data: only the source is left
+    assert_close(target.weights.amax(1), torch.ones(24))
 
 def test_what_is_no_scheduler_is_refused():
     for bad in (LinearPath(), LinearPath, linear(torch.rand(2)), lambda t: t, None):
@@ -79,11 +84,16 @@ def loop(target=None, noise=draw_noise, point=None, weight=None, path=LinearPath
     return step
 
 def paired(z):
-    "Of five noises the one that lies nearest, for each row: immiscible diffusion, or the beginning of optimal transport"
+    """Of five noises the one that lies nearest, for each row: immiscible diffusion,
+    or the beginning of optimal transport"""
     noises = torch.randn(5, *z.shape)
-    return noises.gather(0, (noises - z).flatten(2).square().sum(2).argmin(0).view(1, -1, *[1]*(z.ndim - 1)).expand(1, *z.shape))[0]
+    return noises.gather(0,
+                         (noises - z).flatten(2).square().sum(2).argmin(0).view(1, -1,
+                                                                                *[1]*(z.ndim - 1)).expand(1,
+                                                                                                          *z.shape))[0]
 
-def pafm(sign=-1, clock=lambda t: 1 - t, path=LinearPath(), rows=lambda z, y: InBatch()(Batch(z, y)), eps=lambda x0: x0):
+def pafm(sign=-1, clock=lambda t: 1 - t, path=LinearPath(), rows=lambda z, y: InBatch()(Batch(z, y)),
+         eps=lambda x0: x0):
     return lambda z, x0, t, y, x_t: sign*pafm_target(z, eps(x0), clock(t), rows(z, y), path).velocity
 
 def off_centre(labelled=True):
@@ -95,8 +105,10 @@ def off_centre(labelled=True):
 @pytest.mark.parametrize('labelled', [True, False])
 def test_a_loop_that_is_right(path, labelled):
     state = torch.get_rng_state()
-    found = check_loop(loop(pafm(path=path), path=path), loop(path=path), off_centre(labelled), turned, path, batch_size=32)
-    assert found.k1 < 1e-5 and found.exact < 1e-6 and found.pafm < .9*found.plain and found.score < 5 and found.slopes == 8
+    found = check_loop(loop(pafm(path=path), path=path), loop(path=path), off_centre(labelled),
+                       turned, path, batch_size=32)
+    assert (found.k1 < 1e-5 and found.exact < 1e-6 and found.pafm < .9*found.plain
+            and found.score < 5 and found.slopes == 8)
     assert torch.equal(torch.get_rng_state(), state) and 'K = 1' in str(found)
 
 def test_slopes_in_many_dimensions():
@@ -105,13 +117,20 @@ def test_slopes_in_many_dimensions():
     assert check_loop(loop(pafm()), loop(), data, turned, batch_size=32).slopes == 128
 
 second_noise = lambda s: lambda z, x0, t: LinearPath().interpolate(z, x0, 1 - t) + s*torch.randn_like(z)
-MISTAKES = dict(sign=(loop(pafm(1)), loop(), 'no row has another candidate'), clock=(loop(pafm(clock=lambda t: t)), loop(), 'hand pafm_target our clock'),
-                path=(loop(pafm(path=CosinePath())), loop(), 'no row has another candidate'), noise=(loop(pafm(eps=torch.randn_like)), loop(), 'no row has another candidate'),
-                sigma=(loop(pafm(), point=second_noise(.2)), loop(point=second_noise(.2)), 'the noise that made the point|sigma'),
+MISTAKES = dict(sign=(loop(pafm(1)), loop(), 'no row has another candidate'),
+                clock=(loop(pafm(clock=lambda t: t)), loop(), 'hand pafm_target our clock'),
+                path=(loop(pafm(path=CosinePath())), loop(), 'no row has another candidate'),
+                noise=(loop(pafm(eps=torch.randn_like)), loop(), 'no row has another candidate'),
+                sigma=(loop(pafm(), point=second_noise(.2)), loop(point=second_noise(.2)),
+                       'the noise that made the point|sigma'),
                 unlabelled=(loop(pafm(rows=lambda z, y: z)), loop(), 'no row has another candidate'),
-                coupling=(loop(pafm(), paired), loop(noise=paired), 'a coupling'), source=(loop(pafm(), lambda z: torch.rand(z.shape)), loop(noise=lambda z: torch.rand(z.shape)), 'noise of another mean or variance'),
-                convention=(loop(pafm()), lambda model, z, y: loop()(lambda x, t, y: -model(x, 1 - t, y), z, y), r'called\(lambda x, t, y: -field\(x, 1 - t, y\)\)'),
-                detached=(loop(pafm()), lambda model, z, y: loop()(model, z, y).detach(), 'leave no_grad'), tuple=(lambda *a: (loop(pafm())(*a), 0), loop(), 'a step must return its loss'))
+                coupling=(loop(pafm(), paired), loop(noise=paired), 'a coupling'),
+                source=(loop(pafm(), lambda z: torch.rand(z.shape)), loop(noise=lambda z: torch.rand(z.shape)),
+                        'noise of another mean or variance'),
+                convention=(loop(pafm()), lambda model, z, y: loop()(lambda x, t, y: -model(x, 1 - t, y), z, y),
+                            r'called\(lambda x, t, y: -field\(x, 1 - t, y\)\)'),
+                detached=(loop(pafm()), lambda model, z, y: loop()(model, z, y).detach(), 'leave no_grad'),
+                tuple=(lambda *a: (loop(pafm())(*a), 0), loop(), 'a step must return its loss'))
 
 @pytest.mark.parametrize('mistake', MISTAKES)
 def test_a_loop_with_a_mistake(mistake):
@@ -119,41 +138,56 @@ def test_a_loop_with_a_mistake(mistake):
     with pytest.raises(ValueError, match=said): check_loop(step, plain, off_centre(), turned, batch_size=64)
 
 def test_a_mistake_that_only_grows_with_the_noisy_point():
-    "On data that are symmetric about 0 noise that is too wide moves no mean: what it does to the products with the noisy point gives it away"
+    """On data that are symmetric about 0 noise that is too wide moves no mean:
+    what it does to the products with the noisy point gives it away"""
     pool, *_ = problem()
     both = TensorPool(torch.cat([pool.z, -pool.z]), torch.cat([pool.y, pool.y]))
     wide = lambda z: 1.3*torch.randn_like(z)
-    with pytest.raises(ValueError, match='noise of another mean or variance'): check_loop(loop(pafm(), wide), loop(noise=wide), both, turned)
+    with pytest.raises(ValueError, match='noise of another mean or variance'):
+        check_loop(loop(pafm(), wide), loop(noise=wide), both, turned)
 
 def test_loops_that_cannot_be_checked():
     pool = off_centre()
-    for args, said in (((None, loop(), pool), 'step must be a function'), ((loop(), loop(), pool.z), 'data must be a TensorPool'), ((loop(), loop(), TensorPool(pool.z[:1])), '2 to 5000'),
-                       ((loop(), loop(), pool, None), 'called must be'), ((loop(), loop(), TensorPool(0*pool.z, pool.y), turned), 'rows that differ'), ((loop(), loop(), pool, turned, None), 'LinearPath')):
+    for args, said in (((None, loop(), pool), 'step must be a function'),
+                       ((loop(), loop(), pool.z), 'data must be a TensorPool'),
+                       ((loop(), loop(), TensorPool(pool.z[:1])), '2 to 5000'),
+                       ((loop(), loop(), pool, None), 'called must be'),
+                       ((loop(), loop(), TensorPool(0*pool.z, pool.y), turned), 'rows that differ'),
+                       ((loop(), loop(), pool, turned, None), 'LinearPath')):
         ft.test_fail(lambda: check_loop(*args), contains=said)
 
 def test_exact_field_of_a_loop():
     pool, batch, noise, t = problem()
     of_class = exact_field(pool, CosinePath())(noise, t, batch.y)
-    for b in range(3): assert_close(of_class[b:b+1], exact_velocity(noise[b:b+1], t[b:b+1], pool.of_class(batch.y[b].item()), CosinePath()))
+    for b in range(3):
+        assert_close(of_class[b:b+1], exact_velocity(noise[b:b+1], t[b:b+1],
+                                                     pool.of_class(batch.y[b].item()), CosinePath()))
     assert_close(exact_field(pool)(noise, t, None), exact_velocity(noise, t, pool.z))
 
 def test_torchcfm():
-    matching = pytest.importorskip('torchcfm.conditional_flow_matching', reason='torchcfm is not installed: pip install torchcfm')
+    matching = pytest.importorskip('torchcfm.conditional_flow_matching',
+                                   reason='torchcfm is not installed: pip install torchcfm')
     def step(matcher, target=None):
         def step(model, z, y):
             x0 = torch.randn_like(z)
             t, x_t, u = matcher.sample_location_and_conditional_flow(x0, z)
             return (model(x_t, t, y) - (u if target is None else target(z, x0, t, y, x_t))).square().mean()
         return step
-    for matcher, path in ((matching.ConditionalFlowMatcher(sigma=0.), LinearPath()), (matching.VariancePreservingConditionalFlowMatcher(sigma=0.), CosinePath())):
+    for matcher, path in ((matching.ConditionalFlowMatcher(sigma=0.), LinearPath()),
+                          (matching.VariancePreservingConditionalFlowMatcher(sigma=0.), CosinePath())):
         check_loop(step(matcher, pafm(path=path)), step(matcher), off_centre(), turned, path, batch_size=32)
-    for matcher in (matching.ExactOptimalTransportConditionalFlowMatcher(sigma=0.), matching.SchrodingerBridgeConditionalFlowMatcher(sigma=1.)):
-        with pytest.raises(ValueError, match='a coupling'): check_loop(step(matcher, pafm()), step(matcher), off_centre(), turned, batch_size=32, batches=20)
+    for matcher in (matching.ExactOptimalTransportConditionalFlowMatcher(sigma=0.),
+                    matching.SchrodingerBridgeConditionalFlowMatcher(sigma=1.)):
+        with pytest.raises(ValueError, match='a coupling'):
+            check_loop(step(matcher, pafm()), step(matcher), off_centre(), turned, batch_size=32, batches=20)
 
 # %% ../../nbs/tests/test_adapters.ipynb #c5f9966a
-@pytest.mark.parametrize('name', ['CondOTScheduler', 'PolynomialConvexScheduler', 'VPScheduler', 'LinearVPScheduler', 'CosineScheduler'])
+@pytest.mark.parametrize('name', ['CondOTScheduler', 'PolynomialConvexScheduler', 'VPScheduler',
+                                  'LinearVPScheduler', 'CosineScheduler'])
 def test_flow_matching_targets(name):
-    paths = pytest.importorskip('flow_matching.path', reason='flow_matching is not installed: pip install flow_matching (CC BY-NC: not for commercial use)')
+    paths = pytest.importorskip('flow_matching.path',
+                                reason='flow_matching is not installed: pip install flow_matching (CC BY-NC: not for '
+                                       'commercial use)')
     from flow_matching.path import scheduler
     made = getattr(scheduler, name)(**dict(n=2.) if name.startswith('Poly') else {})
     path = paths.AffineProbPath(made)
@@ -162,12 +196,16 @@ def test_flow_matching_targets(name):
     assert torch.equal(pafm_target(batch.z, x_0, t, batch.z[:, None], SchedulerPath(made)).velocity, sample.dx_t)
     a, s, da, ds = (getattr(made(t), k)[:, None] for k in ('alpha_t', 'sigma_t', 'd_alpha_t', 'd_sigma_t'))
     x_t, data = sample.x_t.flatten(1), pool.z.flatten(1)
-    mean = (-(x_t[:, None] - a[..., None]*data).square().sum(2)/(2*s*s)).softmax(1) @ data               # E[x_1 | x_t], written out
+    # E[x_1 | x_t], written out
+    mean = (-(x_t[:, None] - a[..., None]*data).square().sum(2)/(2*s*s)).softmax(1) @ data
     exact = da*mean + ds*(x_t - a*mean)/s
-    assert_close(pafm_target(batch.z, x_0, t, pool.z, SchedulerPath(made)).velocity.flatten(1), exact, rtol=1e-6, atol=1e-6)
+    assert_close(pafm_target(batch.z, x_0, t, pool.z, SchedulerPath(made)).velocity.flatten(1),
+                 exact, rtol=1e-6, atol=1e-6)
 
 def test_flow_matching_loop():
-    paths = pytest.importorskip('flow_matching.path', reason='flow_matching is not installed: pip install flow_matching (CC BY-NC: not for commercial use)')
+    paths = pytest.importorskip('flow_matching.path',
+                                reason='flow_matching is not installed: pip install flow_matching (CC BY-NC: not for '
+                                       'commercial use)')
     from flow_matching.path.scheduler import CosineScheduler
     path = paths.AffineProbPath(CosineScheduler())
     def step(target):
@@ -176,11 +214,14 @@ def test_flow_matching_loop():
             sample = path.sample(x_0=x_0, x_1=z, t=torch.rand(len(z)))
             return (model(sample.x_t, sample.t, y) - target(z, x_0, y, sample)).square().mean()
         return step
-    ours = lambda z, x_0, y, at: pafm_target(z, x_0, at.t, InBatch()(Batch(z, y)), SchedulerPath(CosineScheduler()), z_t=at.x_t).velocity
+    ours = lambda z, x_0, y, at: pafm_target(z, x_0, at.t, InBatch()(Batch(z, y)),
+                                             SchedulerPath(CosineScheduler()), z_t=at.x_t).velocity
     check_loop(step(ours), step(lambda z, x_0, y, at: at.dx_t), problem()[0], turned, CosinePath(), batch_size=32)
 
 def test_flow_matching_solver_walks_our_field_to_the_data():
-    solver = pytest.importorskip('flow_matching.solver', reason='flow_matching is not installed: pip install flow_matching (CC BY-NC: not for commercial use)')
+    solver = pytest.importorskip('flow_matching.solver',
+                                 reason='flow_matching is not installed: pip install flow_matching (CC BY-NC: not for '
+                                        'commercial use)')
     pool, _, noise, _ = problem(3)
     field = lambda x, t: -exact_velocity(x, 1 - t.expand(len(x)), pool.z)
     x = solver.ODESolver(velocity_model=field).sample(x_init=noise, method='euler', step_size=.02)
@@ -198,10 +239,12 @@ def test_diffusers(shift):
     noisy = scheduler.scale_noise(batch.z, timesteps, noise)
     assert_close(noisy, LinearPath().interpolate(batch.z, noise, sigmas))
     assert torch.equal(pafm_target(batch.z, noise, sigmas, batch.z[:, None]).velocity, noise - batch.z)
-    assert_close(pafm_target(batch.z, noise, sigmas, pool.z).velocity, exact_velocity(noisy, sigmas, pool.z), rtol=1e-3, atol=1e-4)
+    assert_close(pafm_target(batch.z, noise, sigmas, pool.z).velocity, exact_velocity(noisy, sigmas, pool.z), rtol=1e-3,
+                 atol=1e-4)
     scheduler.set_timesteps(50)
     x = noise
-    for timestep in scheduler.timesteps: x = scheduler.step(exact_velocity(x, timestep.expand(24)/1000, pool.z), timestep, x, return_dict=False)[0]
+    for timestep in scheduler.timesteps:
+        x = scheduler.step(exact_velocity(x, timestep.expand(24)/1000, pool.z), timestep, x, return_dict=False)[0]
     assert torch.cdist(x.flatten(1), pool.z.flatten(1)).amin(1).max() < 1e-3
 
 # %% ../../nbs/tests/test_adapters.ipynb #e9ddd74c
@@ -211,15 +254,19 @@ def test_lightning():
     class Module(L.LightningModule):
         def __init__(self, objective):
             super().__init__()
-            self.objective, self.model = objective, SiT(2, 1, 1, 8, 1, 1, num_classes=3, generator=torch.Generator().manual_seed(0))
+            self.objective, self.model = objective, SiT(2, 1, 1, 8, 1, 1, num_classes=3,
+                                                        generator=torch.Generator().manual_seed(0))
         def training_step(self, batch, batch_idx): return self.objective(self.model, batch).loss
         def configure_optimizers(self): return torch.optim.SGD(self.parameters(), .1)
     def weights(objective):
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.simplefilter('ignore')
             torch.manual_seed(0)
-            loader = torch.utils.data.DataLoader(range(len(pool)), batch_size=10, shuffle=True, collate_fn=pool.__getitem__)
-            module, settings = Module(objective), dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+            loader = torch.utils.data.DataLoader(range(len(pool)), batch_size=10, shuffle=True,
+                                                 collate_fn=pool.__getitem__)
+            module = Module(objective)
+            settings = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                            enable_model_summary=False)
             L.Trainer(max_steps=4, accelerator='cpu', **settings).fit(module, loader)
         return torch.cat([p.detach().flatten() for p in module.parameters()])
     fm = weights(FMLoss())
@@ -244,4 +291,5 @@ def test_official_sit_there_and_back():
             if p.grad is not None: p -= .1*p.grad
     back = load_sit(ours.state_dict(), num_heads=2, reverse=True)
     assert_close(back(batch.z, t, batch.y), -ours(batch.z, 1 - t, batch.y), rtol=1e-4, atol=1e-5)
-    assert back.state_dict().keys() == official.state_dict().keys() and (back(batch.z, t, batch.y) - official(batch.z, t, batch.y)).abs().max() > 1e-3
+    assert (back.state_dict().keys() == official.state_dict().keys()
+            and (back(batch.z, t, batch.y) - official(batch.z, t, batch.y)).abs().max() > 1e-3)

@@ -44,7 +44,8 @@ def random_rows(n=120, classes=5, seed=0, shape=(2, 3)):
 def blocks_of(z, y, size=50, start=0):
     for i in range(start, len(z), size): yield z[i:i + size], None if y is None else y[i:i + size]
 
-def make(folder, n=120, dtype=torch.float32, **kwargs): return LatentBank.create(folder, blocks_of(*random_rows(n, **kwargs)), dtype=dtype)
+def make(folder, n=120, dtype=torch.float32, **kwargs):
+    return LatentBank.create(folder, blocks_of(*random_rows(n, **kwargs)), dtype=dtype)
 
 def same_tensors(bank, pool):
     for name in ('by_class', 'labels', 'place', 'order', 'start', 'mean', 'std', 'z', 'y', 'text', 'null_text'):
@@ -62,8 +63,10 @@ def test_a_bank_is_a_pool(tmp_path, order, moments):
     if order == 'one class': y = None
     if order == 'class 1 empty': y = y.where(y != 1, 2)
     std = z.abs() if moments else None
-    blocks = ((((z[i:i + 50], std[i:i + 50]) if moments else z[i:i + 50]), None if y is None else y[i:i + 50]) for i in range(0, len(z), 50))
-    bank, pool = LatentBank.create(tmp_path/'bank', blocks, dtype=torch.float32), TensorPool(z, y, *((z, std) if moments else ()))
+    blocks = ((((z[i:i + 50], std[i:i + 50]) if moments else z[i:i + 50]), None if y is None else y[i:i + 50])
+              for i in range(0, len(z), 50))
+    bank = LatentBank.create(tmp_path/'bank', blocks, dtype=torch.float32)
+    pool = TensorPool(z, y, *((z, std) if moments else ()))
     same_tensors(bank, pool)
     for index in ([3, 3, 119], torch.tensor([[0], [7]]), torch.arange(120) % 7 == 2):
         for a, b in zip(bank[index], pool[index]): assert (a is None and b is None) or torch.equal(a, b)
@@ -75,11 +78,16 @@ def test_every_sampler_takes_a_bank(tmp_path, name):
     z, y = random_rows(shape=(1, 4, 4))
     std, text = .1*z.abs(), z.flatten(2)
     plain = name in ('SmoothedClass', 'WholeClass', 'RandomCrops')   # they take rows as they are stored
-    bank, pool = LatentBank.create(tmp_path/'bank', [(z if plain else (z, std), y, text)], dtype=torch.float32), TensorPool(z, y, *((None, None) if plain else (z, std)), text)
+    bank = LatentBank.create(tmp_path/'bank', [(z if plain else (z, std), y, text)], dtype=torch.float32)
+    pool = TensorPool(z, y, *((None, None) if plain else (z, std)), text)
     seeds = lambda: torch.Generator().manual_seed(4)
     rows = dict(crop=3) if name == 'RandomCrops' else {}
-    a, b = (SAMPLERS[name](p, 4)(p[[5, 80]] if name == 'WholeClass' else draw(p, [5, 80], seeds(), **rows), seeds()) for p in (bank, pool))
-    for field in vars(a): assert (getattr(a, field) is None) == (getattr(b, field) is None) and (getattr(a, field) is None or torch.equal(getattr(a, field), getattr(b, field)))
+    a, b = (SAMPLERS[name](p, 4)(p[[5, 80]] if name == 'WholeClass' else draw(p, [5, 80], seeds(), **rows), seeds())
+            for p in (bank, pool))
+    for field in vars(a):
+        assert (getattr(a, field) is None) == (getattr(b, field) is None) and (getattr(a, field) is None
+                                                                               or torch.equal(getattr(a, field),
+                                                                                              getattr(b, field)))
 
 # %% ../../nbs/tests/test_bank.ipynb #7f58ac63
 def spoken(n=120, shape=(5, 8), labelled=True, seed=1):
@@ -102,7 +110,8 @@ def test_captions(tmp_path, shape, labelled, null):
     for again in (bank, pickle.loads(pickle.dumps(bank))):
         for a, b in zip(again[[3, 3, 119]], pool[[3, 3, 119]]): assert a is b or torch.equal(a, b)
     outs = [PAFMLoss(TextLikelihood(p, 6, scale=4.), **(dict(label_dropout=.3, null_text=p.null_text) if null else {}))(
-        lambda z_t, t, states: z_t*states.flatten(1).mean(1)[:, None, None], p[torch.arange(40)], torch.Generator().manual_seed(0)) for p in (bank, pool)]
+        lambda z_t, t, states: z_t*states.flatten(1).mean(1)[:, None, None], p[torch.arange(40)],
+        torch.Generator().manual_seed(0)) for p in (bank, pool)]
     for a, b in zip(*outs): assert_close(a, b)
     bank.verify()
     assert make(tmp_path/'silent').text is None
@@ -111,8 +120,10 @@ def test_captions(tmp_path, shape, labelled, null):
 def test_captions_in_half_precision(tmp_path, dtype):
     z, y, text, null_text = spoken()
     bank = LatentBank.create(tmp_path/'bank', spoken_blocks(z, y, text), dtype=dtype, null_text=null_text)
-    assert torch.equal(bank[[7, 2]].text, text[[7, 2]].to(dtype)) and torch.equal(bank.null_text, null_text) and bank.embedding.dtype == dtype
-    priors = [TextLikelihood(p, 6, scale=4.)(p[[7, 2]], torch.Generator().manual_seed(0)).log_prior for p in (bank, TensorPool(z, y, text=text, null_text=null_text))]
+    assert (torch.equal(bank[[7, 2]].text, text[[7, 2]].to(dtype)) and torch.equal(bank.null_text, null_text)
+            and bank.embedding.dtype == dtype)
+    priors = [TextLikelihood(p, 6, scale=4.)(p[[7, 2]], torch.Generator().manual_seed(0)).log_prior
+              for p in (bank, TensorPool(z, y, text=text, null_text=null_text))]
     assert_close(*priors, atol=4*4*torch.finfo(dtype).eps, rtol=0)
     assert (priors[0][:, 0].abs() < 1e-5).all()
 
@@ -123,25 +134,34 @@ def test_the_sampler_reads_no_text(tmp_path):
     before = TextLikelihood(bank, 6, scale=4.)(batch, seeded()).log_prior
     bank.text.fill_(float('nan'))
     sampler = TextLikelihood(bank, 6, scale=4.)
-    assert torch.equal(sampler(batch, seeded()).log_prior, before) and sampler.captions.data_ptr() == bank.embedding.data_ptr()
+    assert (torch.equal(sampler(batch, seeded()).log_prior, before) and sampler.captions.data_ptr()
+            == bank.embedding.data_ptr())
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.float32])
 def test_views_tokens_and_image_embeddings(tmp_path, dtype):
     g = torch.Generator().manual_seed(3)
-    z, y, ids = torch.randn(12, 2, generator=g), torch.tensor([2, 0, 2, 1]).repeat_interleave(3), torch.arange(36, dtype=torch.int32).view(12, 3)
+    z, y = torch.randn(12, 2, generator=g), torch.tensor([2, 0, 2, 1]).repeat_interleave(3)
+    ids = torch.arange(36, dtype=torch.int32).view(12, 3)
     e, f, about = torch.randn(12, 5, generator=g), torch.randn(12, 5, generator=g), dict(text=dict(clip='here'))
     blocks = lambda there: ((z[s:s+6], y[s:s+6], ids[s:s+6], e[s:s+6], f[s:s+6]) for s in range(there, 12, 6))
     bank = LatentBank.create(tmp_path/'bank', blocks, dtype, null_text=ids[0], views=3, provenance=about)
-    assert bank.views == 3 and bank.provenance == about and LatentBank.open(tmp_path/'bank').views == 3 and bank.to('cpu').views == 3
-    assert torch.equal(bank[[7, 2]].text, ids[[7, 2]]) and bank.text.dtype == torch.int32 and torch.equal(bank.null_text, ids[0])
-    assert torch.equal(bank.by_class.view(4, 3, 2), z.view(4, 3, 2)[[1, 3, 0, 2]].to(dtype)) and torch.equal(bank.image_embedding[bank.place], f.to(dtype))
+    assert (bank.views == 3 and bank.provenance == about and LatentBank.open(tmp_path/'bank').views == 3
+            and bank.to('cpu').views == 3)
+    assert (torch.equal(bank[[7, 2]].text, ids[[7, 2]]) and bank.text.dtype == torch.int32
+            and torch.equal(bank.null_text, ids[0]))
+    assert (torch.equal(bank.by_class.view(4, 3, 2), z.view(4, 3, 2)[[1, 3, 0, 2]].to(dtype))
+            and torch.equal(bank.image_embedding[bank.place], f.to(dtype)))
     bank.verify()
     crops = SAMPLERS['RandomCrops'](bank, 3)(bank[[4]], g).z[0]
     assert torch.equal(crops.sort(0).values, z[3:6].to(dtype).float().sort(0).values)
     ft.test_close(TextLikelihood(bank, 4)(bank[[4]], g).log_prior[0, 0].item(), 0)
-    for n, (block, said) in enumerate((((z[:6], y[:6], ids[:6]), 'the blocks before it'), ((z[:5], y[:5], ids[:5], e[:5], f[:5]), '3 views each'), ((z[:6], y[1:7], ids[:6], e[:6], f[:6]), '3 rows from 6'), ((z[:6], y[:6], ids[:6], e[:6]/0, f[:6]), 'embedding is not finite'))):
+    for n, (block, said) in enumerate((((z[:6], y[:6], ids[:6]), 'the blocks before it'),
+                                       ((z[:5], y[:5], ids[:5], e[:5], f[:5]), '3 views each'),
+                                       ((z[:6], y[1:7], ids[:6], e[:6], f[:6]), '3 rows from 6'),
+                                       ((z[:6], y[:6], ids[:6], e[:6]/0, f[:6]), 'embedding is not finite'))):
         with pytest.raises(ValueError, match=said):
-            LatentBank.create(tmp_path/f'bad{n}', [(z[:6], y[:6], ids[:6], e[:6], f[:6]), block], dtype, null_text=ids[0], views=3)
+            LatentBank.create(tmp_path/f'bad{n}', [(z[:6], y[:6], ids[:6], e[:6], f[:6]), block], dtype,
+                              null_text=ids[0], views=3)
         assert not (tmp_path/f'bad{n}'/'meta.json').exists()
 
 # %% ../../nbs/tests/test_bank.ipynb #ba5e2edc
@@ -155,7 +175,8 @@ def test_stored_types(tmp_path, dtype):
 
 # %% ../../nbs/tests/test_bank.ipynb #aeedd4b2
 def test_blocks_do_not_show(tmp_path):
-    files = [LatentBank.create(tmp_path/f'{size}', blocks_of(*random_rows(), size)).meta['files'] for size in (1, 7, 120)]
+    files = [LatentBank.create(tmp_path/f'{size}', blocks_of(*random_rows(), size)).meta['files']
+             for size in (1, 7, 120)]
     assert files[0] == files[1] == files[2]
 
 # %% ../../nbs/tests/test_bank.ipynb #31ae42e2
@@ -182,7 +203,8 @@ LatentBank.create({str(tmp_path/'bank')!r}, blocks, dtype=torch.float32)''')
     ft.test_fail(lambda: LatentBank.create(tmp_path/'bank', blocks_of(*random_rows())), contains='first 70 rows')
     with open(tmp_path/'bank/.arrived/endpoints.npy', 'ab') as f: f.write(b'half a row that came after the last save')
     starts = []
-    bank = LatentBank.create(tmp_path/'bank', lambda start: starts.append(start) or blocks_of(*random_rows(), start=start), dtype=torch.float32)
+    bank = LatentBank.create(tmp_path/'bank', lambda start: starts.append(start)
+                             or blocks_of(*random_rows(), start=start), dtype=torch.float32)
     assert starts == [70] and bank.meta == make(tmp_path/'undisturbed').meta
     assert sorted(p.name for p in bank.folder.iterdir()) == sorted(p.name for p in (tmp_path/'undisturbed').iterdir())
 
@@ -193,9 +215,11 @@ def test_stopped_while_sorting(tmp_path, monkeypatch, sort):
     def stop(*args): raise KeyboardInterrupt
     with monkeypatch.context() as m:
         m.setattr(module, 'file_entry', stop)
-        with pytest.raises(KeyboardInterrupt): LatentBank.create(tmp_path/'bank', spoken_blocks(z, y, text), dtype=torch.float32, null_text=null_text)
+        with pytest.raises(KeyboardInterrupt):
+            LatentBank.create(tmp_path/'bank', spoken_blocks(z, y, text), dtype=torch.float32, null_text=null_text)
     ft.test_fail(lambda: LatentBank.open(tmp_path/'bank'), contains='unfinished')
-    bank = LatentBank.create(tmp_path/'bank', lambda start: spoken_blocks(z, y, text, start=start), dtype=torch.float32, null_text=null_text)
+    bank = LatentBank.create(tmp_path/'bank', lambda start: spoken_blocks(z, y, text, start=start),
+                             dtype=torch.float32, null_text=null_text)
     same_tensors(bank, TensorPool(z, y, text=text, null_text=null_text))
     bank.verify()
 
@@ -207,7 +231,8 @@ def test_captions_go_on_after_a_stop(tmp_path):
             yield block
     with pytest.raises(KeyboardInterrupt): LatentBank.create(tmp_path/'bank', stops, null_text=null_text)
     again = lambda start: spoken_blocks(z, y, text, start=start)
-    ft.test_fail(lambda: LatentBank.create(tmp_path/'bank', again, null_text=null_text + 1), contains='the block from row 100 on')
+    ft.test_fail(lambda: LatentBank.create(tmp_path/'bank', again, null_text=null_text + 1),
+                 contains='the block from row 100 on')
     bank = LatentBank.create(tmp_path/'bank', again, null_text=null_text)
     assert bank.meta == LatentBank.create(tmp_path/'undisturbed', again(0), null_text=null_text).meta
 
@@ -220,18 +245,21 @@ def unfinished(folder, rows=70):
     with pytest.raises(KeyboardInterrupt): LatentBank.create(folder, stops, dtype=torch.float32)
     return folder/'.arrived'
 
-def go_on(folder): return LatentBank.create(folder, lambda start: blocks_of(*random_rows(), start=start), dtype=torch.float32)
+def go_on(folder):
+    return LatentBank.create(folder, lambda start: blocks_of(*random_rows(), start=start), dtype=torch.float32)
 def flip(path, at=-9):
     data = bytearray(path.read_bytes()); data[at] ^= 4
     path.write_bytes(data)
 
 @pytest.mark.parametrize('file', ['endpoints.npy', 'labels.npy', 'norms.npy', 'state.json'])
-@pytest.mark.parametrize('harm', [flip, lambda p: os.truncate(p, p.stat().st_size - 8), lambda p: p.write_bytes(b''), lambda p: p.write_text('[1]'), lambda p: p.write_text('['*100_000)])
+@pytest.mark.parametrize('harm', [flip, lambda p: os.truncate(p, p.stat().st_size - 8), lambda p: p.write_bytes(b''),
+                                  lambda p: p.write_text('[1]'), lambda p: p.write_text('['*100_000)])
 def test_a_damaged_unfinished_bank(tmp_path, file, harm):
     "Rows that were cut or changed since they were written are refused by the file's name, and no bank is made of them"
     harm(unfinished(tmp_path/'bank')/file)
     ft.test_fail(lambda: go_on(tmp_path/'bank'), exc=ValueError, contains=f'{file} ')
-    ft.test_fail(lambda: go_on(tmp_path/'bank'), exc=ValueError, contains=f'remove {tmp_path/"bank"}, and write the bank again')
+    ft.test_fail(lambda: go_on(tmp_path/'bank'), exc=ValueError,
+                 contains=f'remove {tmp_path/"bank"}, and write the bank again')
     assert not (tmp_path/'bank/meta.json').exists()
 
 def test_an_unfinished_bank_lacks_a_file(tmp_path):
@@ -244,7 +272,8 @@ def test_a_bit_that_flips_while_rows_arrive(tmp_path):
     def blocks():
         yield from blocks_of(*random_rows(), 10)
         flip(tmp_path/'bank/.arrived/endpoints.npy')
-    ft.test_fail(lambda: LatentBank.create(tmp_path/'bank', blocks()), exc=ValueError, contains='endpoints.npy does not match its checksum')
+    ft.test_fail(lambda: LatentBank.create(tmp_path/'bank', blocks()), exc=ValueError,
+                 contains='endpoints.npy does not match its checksum')
     assert not (tmp_path/'bank/meta.json').exists()
 
 def test_every_byte_of_meta_counts(tmp_path):
@@ -252,16 +281,20 @@ def test_every_byte_of_meta_counts(tmp_path):
     bank = LatentBank.create(tmp_path/'bank', blocks_of(*random_rows()), provenance=dict(latents=dict(scale=.18215)))
     path = tmp_path/'bank/meta.json'
     path.write_text(path.read_text().replace('.18215', '.18315'))
-    ft.test_fail(lambda: LatentBank.open(bank.folder), exc=ValueError, contains='meta.json is damaged (it does not match its checksum)')
+    ft.test_fail(lambda: LatentBank.open(bank.folder), exc=ValueError,
+                 contains='meta.json is damaged (it does not match its checksum)')
 
 def test_verified_on_request(tmp_path, capsys):
     "`pafm_prepare verify` says how much was read, or which file differs"
     from pafm_nb.commands import PREPARE
     bank = make(tmp_path/'bank')
     PREPARE['verify'](str(bank.folder))
-    ft.test_eq(capsys.readouterr().out, f'{bank.folder}: 120 rows, 5 files of {sum(f["bytes"] for f in bank.meta["files"].values()):,} bytes, all as they were written\n')
+    ft.test_eq(capsys.readouterr().out,
+               f'{bank.folder}: 120 rows, 5 files of {sum(f["bytes"] for f in bank.meta["files"].values()):,} bytes, '
+               'all as they were written\n')
     flip(bank.folder/'place.npy')
-    ft.test_fail(lambda: PREPARE['verify'](str(bank.folder)), exc=ValueError, contains='place.npy does not match its checksum')
+    ft.test_fail(lambda: PREPARE['verify'](str(bank.folder)), exc=ValueError,
+                 contains='place.npy does not match its checksum')
 
 # %% ../../nbs/tests/test_bank.ipynb #642f3a22
 def spoiled(row, value, **change):
@@ -272,24 +305,36 @@ def spoiled(row, value, **change):
     return blocks
 
 @pytest.mark.parametrize('blocks, said', [
-    (spoiled(77, float('nan')), 'endpoint 77 is not finite'), (spoiled(77, -float('inf')), 'endpoint 77 is not finite'), (spoiled(77, 7e4), 'endpoint 77 goes beyond torch.float16'),
-    (spoiled(77, -1, label=True), 'row 77 has label -1'), (spoiled(77, 5, label=True), 'row 77 has label 5: labels count from 0 to 4'),
-    (lambda z, y: [(z, y.float())], 'float32'), (lambda z, y: [(z, y[:3])], '(3,)'), (lambda z, y: [(z.long(), y)], 'int64'), (lambda z, y: [(z[:0], y[:0])], 'n >= 1'), (lambda z, y: [], 'not a single block'),
-    (lambda z, y: [(z, y), (z[:, :1], y)], 'from row 120 on'), (lambda z, y: [(z, y), (z, None)], 'from row 120 on'), (lambda z, y: [(z, y), ((z, z.abs()), y)], 'from row 120 on'),
-    (lambda z, y: [((z, z), y)], 'log-variance'), (lambda z, y: [((z, z[:1]), y)], 'one shape'), (lambda z, y: [((z, z.abs()/0), y)], 'std 0 is not finite')])
+    (spoiled(77, float('nan')), 'endpoint 77 is not finite'), (spoiled(77, -float('inf')), 'endpoint 77 is not finite'),
+    (spoiled(77, 7e4), 'endpoint 77 goes beyond torch.float16'),
+    (spoiled(77, -1, label=True), 'row 77 has label -1'),
+    (spoiled(77, 5, label=True), 'row 77 has label 5: labels count from 0 to 4'),
+    (lambda z, y: [(z, y.float())], 'float32'), (lambda z, y: [(z, y[:3])], '(3,)'),
+    (lambda z, y: [(z.long(), y)], 'int64'), (lambda z, y: [(z[:0], y[:0])], 'n >= 1'),
+    (lambda z, y: [], 'not a single block'),
+    (lambda z, y: [(z, y), (z[:, :1], y)], 'from row 120 on'), (lambda z, y: [(z, y), (z, None)], 'from row 120 on'),
+    (lambda z, y: [(z, y), ((z, z.abs()), y)], 'from row 120 on'),
+    (lambda z, y: [((z, z), y)], 'log-variance'), (lambda z, y: [((z, z[:1]), y)], 'one shape'),
+    (lambda z, y: [((z, z.abs()/0), y)], 'std 0 is not finite')])
 def test_bad_rows(tmp_path, blocks, said):
     ft.test_fail(lambda: LatentBank.create(tmp_path/'bank', blocks(*random_rows()), num_classes=5), contains=said)
     assert not (tmp_path/'bank/meta.json').exists() and not (tmp_path/'bank/.lock').exists()
 
 @pytest.mark.parametrize('blocks, null_text, said', [
-    (lambda z, t: [(z, None, t), (z, None, t.where(t != t[77, 2, 2], torch.nan))], None, 'text is not finite in row 197'), (lambda z, t: [(z, None, 1e5*t)], None, 'text 0 goes beyond torch.float16'),
-    (lambda z, t: [(z, None, t[:7])], None, 'text must be (120, *L)'), (lambda z, t: [(z, None, t.long())], None, 'int64'), (lambda z, t: [(z, None, t[:, 0, 0])], None, 'text must be (120, *L)'),
-    (lambda z, t: [(z, None, t), (z, None)], None, 'from row 120 on'), (lambda z, t: [(z, None, t), (z, None, t[:, :3])], None, 'from row 120 on'),
-    (lambda z, t: [(z, None, t)], torch.zeros(8), 'null_text has shape (8,)'), (lambda z, t: [(z, None, t)], torch.full((5, 8), torch.inf), 'null_text must be finite'),
+    (lambda z, t: [(z, None, t), (z, None, t.where(t != t[77, 2, 2], torch.nan))], None,
+     'text is not finite in row 197'), (lambda z, t: [(z, None, 1e5*t)], None, 'text 0 goes beyond torch.float16'),
+    (lambda z, t: [(z, None, t[:7])], None, 'text must be (120, *L)'),
+    (lambda z, t: [(z, None, t.long())], None, 'int64'),
+    (lambda z, t: [(z, None, t[:, 0, 0])], None, 'text must be (120, *L)'),
+    (lambda z, t: [(z, None, t), (z, None)], None, 'from row 120 on'),
+    (lambda z, t: [(z, None, t), (z, None, t[:, :3])], None, 'from row 120 on'),
+    (lambda z, t: [(z, None, t)], torch.zeros(8), 'null_text has shape (8,)'),
+    (lambda z, t: [(z, None, t)], torch.full((5, 8), torch.inf), 'null_text must be finite'),
     (lambda z, t: [(z, None)], torch.zeros(5, 8), 'null_text without text')])
 def test_bad_captions(tmp_path, blocks, null_text, said):
     z, _, text, _ = spoken()
-    ft.test_fail(lambda: LatentBank.create(tmp_path/'bank', blocks(z, text), null_text=null_text), exc=ValueError, contains=said)
+    ft.test_fail(lambda: LatentBank.create(tmp_path/'bank', blocks(z, text), null_text=null_text),
+                 exc=ValueError, contains=said)
     assert not (tmp_path/'bank/meta.json').exists() and not (tmp_path/'bank/.lock').exists()
 
 def test_bad_calls(tmp_path):
@@ -297,7 +342,8 @@ def test_bad_calls(tmp_path):
     (tmp_path/'notes.txt').write_text('mine')
     ft.test_fail(lambda: make(tmp_path/'bank'), contains='holds a bank already')
     ft.test_fail(lambda: make(tmp_path), contains='not empty (')
-    ft.test_fail(lambda: make(tmp_path/'ints', dtype=torch.int64), contains='torch.float16, torch.bfloat16, torch.float32')
+    ft.test_fail(lambda: make(tmp_path/'ints', dtype=torch.int64),
+                 contains='torch.float16, torch.bfloat16, torch.float32')
     ft.test_fail(lambda: make('/dev/null/bank'), contains='cannot be written')
     ft.test_fail(lambda: LatentBank.open(tmp_path/'nothing'), exc=FileNotFoundError, contains='no bank')
     bank.verify()
@@ -313,8 +359,10 @@ def test_damaged_files(tmp_path, name):
     opens = lambda: LatentBank.open(tmp_path/'bank')
     path.unlink()
     ft.test_fail(opens, exc=FileNotFoundError, contains=f'{name}.npy cannot be read')
-    for broken, said in ((whole[:-1], 'was cut'), (b'', 'was cut'), (whole + b' ', 'should have'), (bytes(len(whole)), 'no .npy file'),
-                         (whole.replace(b"'descr': '<", b"'descr': '>"), 'should hold'), (whole.replace(b'(120,', b'(119,'), 'should hold')):
+    for broken, said in ((whole[:-1], 'was cut'), (b'', 'was cut'), (whole + b' ', 'should have'),
+                         (bytes(len(whole)), 'no .npy file'),
+                         (whole.replace(b"'descr': '<", b"'descr': '>"), 'should hold'),
+                         (whole.replace(b'(120,', b'(119,'), 'should hold')):
         path.write_bytes(broken)
         ft.test_fail(opens, exc=ValueError, contains=said)
     for at in (-1, len(whole)//2 + 64):
@@ -327,10 +375,13 @@ def test_damaged_files(tmp_path, name):
 def test_damaged_meta(tmp_path):
     bank, path = make(tmp_path/'bank'), tmp_path/'bank/meta.json'
     whole = path.read_text()
-    changed = (dict(counts=[3]), dict(files={}), dict(files=bank.meta['files'] | dict(norms={})), dict(format='pafm_nb bank 9'), dict(counts='ab'), dict(counts=[121, -1]), dict(counts=[120.]), dict(views=True), dict(views='2'), dict(about=[1]), dict(prepared=3),
+    changed = (dict(counts=[3]), dict(files={}), dict(files=bank.meta['files'] | dict(norms={})),
+               dict(format='pafm_nb bank 9'), dict(counts='ab'), dict(counts=[121, -1]), dict(counts=[120.]),
+               dict(views=True), dict(views='2'), dict(about=[1]), dict(prepared=3),
                *(dict(files=bank.meta['files'] | dict(norms=bank.meta['files']['norms'] | wrong))
                  for wrong in (dict(bytes='9'), dict(shape=[120.]), dict(shape=120))), dict(files=[3]))
-    for text in ('', whole[:40], whole[:-3], '[]', '{}', '7', '['*100_000, *(json.dumps(bank.meta | change) for change in changed)):
+    for text in ('', whole[:40], whole[:-3], '[]', '{}', '7', '['*100_000,
+                 *(json.dumps(bank.meta | change) for change in changed)):
         path.write_text(text)
         ft.test_fail(lambda: LatentBank.open(tmp_path/'bank'), exc=ValueError, contains='meta.json is damaged')
     path.write_text(whole)
@@ -340,7 +391,8 @@ def test_damaged_meta(tmp_path):
 def test_second_writer(tmp_path):
     bank = make(tmp_path/'bank')
     with one_writer(tmp_path/'bank'):
-        for write in (lambda: prepare_neighbors(bank, 3), lambda: prepare_cells(bank, 3), lambda: make(tmp_path/'bank')):
+        for write in (lambda: prepare_neighbors(bank, 3), lambda: prepare_cells(bank, 3),
+                      lambda: make(tmp_path/'bank')):
             ft.test_fail(write, exc=ValueError, contains=f'written by process {os.getpid()} on')
         LatentBank.open(tmp_path/'bank').verify()
     prepare_neighbors(bank, 3, progress=False)
@@ -362,7 +414,8 @@ def test_rows_of_an_older_version(tmp_path):
     "A state without a checksum is not only called damaged"
     state = unfinished(tmp_path/'bank')/'state.json'
     write_json(state, {k: v for k, v in json.loads(state.read_text()).items() if k != 'checksum'})
-    ft.test_fail(lambda: go_on(tmp_path/'bank'), exc=ValueError, contains='it has no checksum: an older pafm_nb wrote it')
+    ft.test_fail(lambda: go_on(tmp_path/'bank'), exc=ValueError,
+                 contains='it has no checksum: an older pafm_nb wrote it')
 
 def test_what_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
     "The system's own error goes through: nothing is to be copied or removed"
@@ -371,13 +424,15 @@ def test_what_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
         if str(path).endswith(shut): raise PermissionError(13, 'Permission denied', str(path))
         return real(path, *args, **kwargs)
     monkeypatch.setattr('io.open', denied); monkeypatch.setattr('builtins.open', denied)
-    for shut in ('meta.json', 'norms.npy'): ft.test_fail(lambda: LatentBank.open(bank.folder), exc=PermissionError, contains=shut)
+    for shut in ('meta.json', 'norms.npy'):
+        ft.test_fail(lambda: LatentBank.open(bank.folder), exc=PermissionError, contains=shut)
 
 class Killed(BaseException): pass
 
 @contextmanager
 def killed_at(n, begun=lambda: True):
-    "From the n-th removal or renaming on after `begun()` nothing is done any more, as after a kill; yields the list of those done"
+    """From the n-th removal or renaming on after `begun()` nothing is done any more, as after a kill;
+    yields the list of those done"""
     done, real = [], {name: getattr(os, name) for name in ('unlink', 'rmdir', 'rename', 'replace', 'remove')}
     def counted(name):
         def call(*args, **kwargs):
@@ -396,7 +451,8 @@ def test_opening_a_large_bank(tmp_path):
     bank = LatentBank.open(folder)
     memory = peak_memory(lambda: LatentBank.open(folder))  # what a first call loads is there
     assert memory is None or memory < 2**21
-    assert len(bank) == 1_281_167 and bank.num_classes == 1000 and bank[[1_281_166]].y.item() == 999 and (bank.of_class(999)[-1] == 0).all()
+    assert (len(bank) == 1_281_167 and bank.num_classes == 1000 and bank[[1_281_166]].y.item() == 999
+            and (bank.of_class(999)[-1] == 0).all())
 
 def test_larger_than_memory(tmp_path):
     rows = 4*os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')//8192
@@ -432,9 +488,12 @@ def test_resident_on_a_gpu(tmp_path):
     bank = LatentBank.create(tmp_path/'bank', spoken_blocks(z, y, text), dtype=torch.float32, null_text=null_text)
     bank = prepare_cells(prepare_neighbors(bank, 3, progress=False), 3, progress=False)
     there = LatentBank.open(tmp_path/'bank', device='cuda')
-    assert all(getattr(there, name).is_cuda for name in ('by_class', 'place', 'labels', 'norms', 'start', 'neighbors', 'cells', 'text', 'null_text', 'embedding')) and torch.equal(there.z.cpu(), bank.z)
+    assert all(getattr(there, name).is_cuda for name in ('by_class', 'place', 'labels', 'norms', 'start', 'neighbors',
+                                                         'cells', 'text', 'null_text',
+                                                         'embedding')) and torch.equal(there.z.cpu(), bank.z)
     for name in SAMPLERS:
-        if name not in ('MomentDraws', 'ExactMoments', 'RandomCrops'): SAMPLERS[name](there, 3)(there[[5, 80]], torch.Generator('cuda').manual_seed(0))
+        if name not in ('MomentDraws', 'ExactMoments', 'RandomCrops'):
+            SAMPLERS[name](there, 3)(there[[5, 80]], torch.Generator('cuda').manual_seed(0))
 
 # %% ../../nbs/tests/test_bank.ipynb #9a12e13e
 @contextmanager

@@ -56,24 +56,31 @@ def test_rows_and_what_was_skipped(tmp_path):
     bank = build(tmp_path/'bank', Numbers(MADE))
     assert bank.mean[:, 0].tolist() == [i for i in range(12) if i != 7] and bank.provenance == MADE
     assert summary(bank)['skipped'] == 1 and finished(bank.folder, MADE) and not finished(tmp_path/'other', MADE)
-    ft.test_fail(lambda: build(bank.folder, Numbers(dict(numbers=dict(step=2)))), exc=ValueError, contains='made with step=1, not 2')
+    ft.test_fail(lambda: build(bank.folder, Numbers(dict(numbers=dict(step=2)))), exc=ValueError,
+                 contains='made with step=1, not 2')
     assert build(bank.folder, Numbers(dict(numbers=dict(step=1, source='elsewhere')))).meta == bank.meta
 
 def test_a_bank_is_verified_when_it_is_made(tmp_path, monkeypatch):
     "What differs from its checksum after the bank was put together is named, and its pieces stay"
     create = LatentBank.create
-    monkeypatch.setattr(LatentBank, 'create', lambda out, *args, **kwargs: (create(out, *args, **kwargs), flip(out/'endpoints.npy')))
-    for _ in range(2): ft.test_fail(lambda: build(tmp_path/'bank', Numbers(MADE)), exc=ValueError, contains='endpoints.npy does not match its checksum')
+    monkeypatch.setattr(LatentBank, 'create',
+                        lambda out, *args, **kwargs: (create(out, *args, **kwargs), flip(out/'endpoints.npy')))
+    for _ in range(2):
+        ft.test_fail(lambda: build(tmp_path/'bank', Numbers(MADE)), exc=ValueError,
+                     contains='endpoints.npy does not match its checksum')
     assert (tmp_path/'bank/.pieces').exists()
 
 def test_a_flipped_bit_in_a_piece_makes_no_bank(tmp_path, monkeypatch):
     "Pieces are compared with their checksums when they are joined"
     notes = Numbers.write_notes
-    monkeypatch.setattr(Numbers, 'write_notes', lambda self, out, work: (notes(self, out, work), flip(work.path(2)/'mean.npy'))[0])
-    ft.test_fail(lambda: build(tmp_path/'bank', Numbers(MADE)), exc=ValueError, contains='mean.npy does not match its checksum')
+    monkeypatch.setattr(Numbers, 'write_notes',
+                        lambda self, out, work: (notes(self, out, work), flip(work.path(2)/'mean.npy'))[0])
+    ft.test_fail(lambda: build(tmp_path/'bank', Numbers(MADE)), exc=ValueError,
+                 contains='mean.npy does not match its checksum')
     assert not (tmp_path/'bank/meta.json').exists()
 
 def test_nothing_that_can_be_read(tmp_path, monkeypatch):
     "No bank of no rows"
     monkeypatch.setattr(Numbers, 'read', lambda self, i: (None, dict(name=str(i), reason='gone')))
-    ft.test_fail(lambda: build(tmp_path/'bank', Numbers(MADE)), exc=ValueError, contains='none of the images could be read: 11, for one (gone)')
+    ft.test_fail(lambda: build(tmp_path/'bank', Numbers(MADE)), exc=ValueError,
+                 contains='none of the images could be read: 11, for one (gone)')

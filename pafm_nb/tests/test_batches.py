@@ -22,11 +22,13 @@ def test_draws_are_functions_of_seed_piece_step():
     ft.test_eq(step_generator(1, 2).initial_seed(), step_generator(1, 2, 0).initial_seed())
 
 def test_draws_are_those_of_the_first_version():
-    ft.test_eq([step_generator(*a).initial_seed() for a in ((0, 0), (1, 2, 3))], [7896617691693857887, 369936037315138467])
+    ft.test_eq([step_generator(*a).initial_seed() for a in ((0, 0), (1, 2, 3))],
+               [7896617691693857887, 369936037315138467])
     ft.test_eq(step_rows(0, 1, 6, 5).tolist(), [4, 0, 2, 1, 1, 0])
 
 def test_streams_are_unrelated():
-    x = torch.stack([torch.randn(4096, generator=step_generator(seed, step, piece)) for seed in range(4) for step in range(8) for piece in range(4)])
+    x = torch.stack([torch.randn(4096, generator=step_generator(seed, step, piece)) for seed in range(4)
+                     for step in range(8) for piece in range(4)])
     off = torch.corrcoef(x)[torch.ones(128, 128).triu(1).bool()]
     assert abs(off.std().item()*64 - 1) < .05 and off.abs().max() < 5.5/64
 
@@ -48,13 +50,18 @@ def test_pieces_are_cut_from_the_batch(pieces):
 
 def test_every_piece_has_one_process():
     for processes, pieces in ((1, 1), (1, 4), (2, 4), (3, 6), (4, 4)):
-        ft.test_eq([p for rank in range(processes) for p in micro_batches_of(pieces, processes, rank)], list(range(pieces)))
+        ft.test_eq([p for rank in range(processes) for p in micro_batches_of(pieces, processes, rank)],
+                   list(range(pieces)))
         ft.test_eq({len(micro_batches_of(pieces, processes, rank)) for rank in range(processes)}, {pieces//processes})
 
 def test_how_many_micro_batches():
     config = TrainConfig('x', batch_size=24)
-    assert count_micro_batches(config, 3) == 3 and count_micro_batches(TrainConfig('x', batch_size=24, micro_batches=6), 3) == 6
-    with pytest.warns(UserWarning, match='all draws stay'): assert count_micro_batches(config, 2, dict(processes=4, pieces=4)) == 4
-    with pytest.warns(UserWarning, match='others from here on'): assert count_micro_batches(config, 3, dict(processes=4, pieces=4)) == 3
+    assert count_micro_batches(config, 3) == 3 and count_micro_batches(TrainConfig('x', batch_size=24, micro_batches=6),
+                                                                       3) == 6
+    with pytest.warns(UserWarning, match='all draws stay'):
+        assert count_micro_batches(config, 2, dict(processes=4, pieces=4)) == 4
+    with pytest.warns(UserWarning, match='others from here on'):
+        assert count_micro_batches(config, 3, dict(processes=4, pieces=4)) == 3
     ft.test_fail(lambda: count_micro_batches(config, 5), contains='cannot be cut into 5')
-    ft.test_fail(lambda: count_micro_batches(TrainConfig('x', batch_size=24, micro_batches=4), 3), contains='a multiple of 3')
+    ft.test_fail(lambda: count_micro_batches(TrainConfig('x', batch_size=24, micro_batches=4), 3),
+                 contains='a multiple of 3')

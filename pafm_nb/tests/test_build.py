@@ -27,20 +27,30 @@ from ..paths import PATHS, CosinePath, VPPath
 
 # %% ../../nbs/tests/test_build.ipynb #63196f42
 def test_names_are_those_of_the_config():
-    for what, found in dict(data=DATA, model=MODELS, candidates=SAMPLERS, path=PATHS, time=TIMES).items(): ft.test_eq(sorted(found), sorted(NAMES[what]))
+    for what, found in dict(data=DATA, model=MODELS, candidates=SAMPLERS, path=PATHS, time=TIMES).items():
+        ft.test_eq(sorted(found), sorted(NAMES[what]))
 
-BY_HAND = [(dict(path='cosine'), lambda p, c: PAFMLoss(WholeClass(p), path=CosinePath(), **c)), (dict(path='vp'), lambda p, c: PAFMLoss(WholeClass(p), path=VPPath(), **c)),
-           (dict(time='logit_normal'), lambda p, c: PAFMLoss(WholeClass(p), time=logit_normal_time(), **c)), (dict(time_shift=3.), lambda p, c: PAFMLoss(WholeClass(p), time=shifted_time(3., uniform_time), **c)),
-           (dict(time='logit_normal', time_shift=.5), lambda p, c: PAFMLoss(WholeClass(p), time=shifted_time(.5, logit_normal_time()), **c)),
-           (dict(temperature=4.), lambda p, c: PAFMLoss(WholeClass(p), temperature=4., **c)), (dict(candidates='InClass', k=3), lambda p, c: PAFMLoss(InClass(p, 3), **c)),
-           (dict(label_dropout=.5), lambda p, c: PAFMLoss(WholeClass(p), **(c | dict(label_dropout=.5)))), (dict(objective='fm', path='cosine', time_shift=3., label_dropout=.4), lambda p, c: FMLoss(path=CosinePath(), time=shifted_time(3., uniform_time), **(c | dict(label_dropout=.4))))]
+BY_HAND = [(dict(path='cosine'), lambda p, c: PAFMLoss(WholeClass(p), path=CosinePath(), **c)),
+           (dict(path='vp'), lambda p, c: PAFMLoss(WholeClass(p), path=VPPath(), **c)),
+           (dict(time='logit_normal'), lambda p, c: PAFMLoss(WholeClass(p), time=logit_normal_time(), **c)),
+           (dict(time_shift=3.), lambda p, c: PAFMLoss(WholeClass(p), time=shifted_time(3., uniform_time), **c)),
+           (dict(time='logit_normal', time_shift=.5),
+            lambda p, c: PAFMLoss(WholeClass(p), time=shifted_time(.5, logit_normal_time()), **c)),
+           (dict(temperature=4.), lambda p, c: PAFMLoss(WholeClass(p), temperature=4., **c)),
+           (dict(candidates='InClass', k=3), lambda p, c: PAFMLoss(InClass(p, 3), **c)),
+           (dict(label_dropout=.5), lambda p, c: PAFMLoss(WholeClass(p), **(c | dict(label_dropout=.5)))),
+           (dict(objective='fm', path='cosine', time_shift=3., label_dropout=.4),
+            lambda p, c: FMLoss(path=CosinePath(), time=shifted_time(3., uniform_time),
+                                **(c | dict(label_dropout=.4))))]
 
 @pytest.mark.parametrize('changes, by_hand', BY_HAND, ids=lambda x: str(x) if isinstance(x, dict) else '')
 def test_the_config_reaches_the_loss(changes, by_hand):
     pool, config = digits('train'), TrainConfig('x')
     model = build_model(config)
     def made(objective): return objective.prepare(pool[torch.arange(64)], step_generator(0, 0))
-    got, wanted, usual = made(build_objective(TrainConfig('x', **changes), pool, model)), made(by_hand(pool, dict(label_dropout=.1, null_label=10))), made(build_objective(config, pool, model))
+    got = made(build_objective(TrainConfig('x', **changes), pool, model))
+    wanted = made(by_hand(pool, dict(label_dropout=.1, null_label=10)))
+    usual = made(build_objective(config, pool, model))
     for a, b in zip(got, wanted): assert torch.equal(a, b)
     assert any(not torch.equal(a, b) for a, b in zip(got, usual))
 
@@ -48,31 +58,39 @@ def test_the_config_reaches_the_loss(changes, by_hand):
 @pytest.mark.parametrize('share', [0., .1, .5, 1.])
 def test_label_dropout_has_its_rate(objective, share):
     pool, config = digits('train'), TrainConfig('x', objective=objective, label_dropout=share)
-    y = build_objective(config, pool, build_model(config)).prepare(pool[torch.arange(1437)], step_generator(0, 0)).condition
+    y = build_objective(config, pool, build_model(config)).prepare(pool[torch.arange(1437)],
+                                                                   step_generator(0, 0)).condition
     dropped = (y == 10).double().mean().item()
     assert abs(dropped - share) <= 4*(share*(1 - share)/1437)**.5 and torch.equal(y[y < 10], pool.y[y < 10])
 
 def test_dropped_captions_are_the_empty_one():
     pool, config = captioned_shapes(512, 0), TrainConfig('x', data='captions', model='MMDiT-captions', label_dropout=.5)
-    text = build_objective(config, pool, build_model(config)).prepare(pool[torch.arange(512)], step_generator(0, 0)).condition
+    text = build_objective(config, pool, build_model(config)).prepare(pool[torch.arange(512)],
+                                                                      step_generator(0, 0)).condition
     dropped = (text == pool.null_text).flatten(1).all(1)
-    assert abs(dropped.double().mean() - .5) < .1 and torch.equal(text[~dropped], pool.text[pool.place[:512]][~dropped].to(text.dtype))
+    assert abs(dropped.double().mean() - .5) < .1 and torch.equal(text[~dropped],
+                                                                  pool.text[pool.place[:512]][~dropped].to(text.dtype))
 
 # %% ../../nbs/tests/test_build.ipynb #b1d70a3e
-NEEDS = [(dict(candidates='NearestNeighbors', label_dropout=0.), [('neighbors', 4, False)]), (dict(candidates='Cells'), [('cells', 4, False)]),
-         (dict(candidates='NearestNeighbors'), [('neighbors', 4, False), ('neighbors', 4, True)]), (dict(candidates='SmoothedClass'), [('neighbors', 5, False)])]
+NEEDS = [(dict(candidates='NearestNeighbors', label_dropout=0.), [('neighbors', 4, False)]),
+         (dict(candidates='Cells'), [('cells', 4, False)]),
+         (dict(candidates='NearestNeighbors'), [('neighbors', 4, False), ('neighbors', 4, True)]),
+         (dict(candidates='SmoothedClass'), [('neighbors', 5, False)])]
 
 @pytest.mark.parametrize('changes, parts', NEEDS, ids=lambda x: x.get('candidates') if isinstance(x, dict) else '')
 def test_what_a_sampler_reads_of_a_bank_is_there(tmp_path, changes, parts):
     "Each missing part is one error that names its command; FM needs none"
     z, bank = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)), tmp_path/'bank'
     LatentBank.create(bank, [(z, torch.arange(60) % 2)], dtype=torch.float32)
-    check = lambda **more: check_prepared(TrainConfig('x', data=str(bank), **(changes | dict(k=4) | more)), LatentBank.open(bank))
-    prepare = dict(neighbors=lambda k, across: prepare_neighbors(bank, k, progress=False, across=across), cells=lambda k, across: prepare_cells(bank, k, progress=False))
+    check = lambda **more: check_prepared(TrainConfig('x', data=str(bank), **(changes | dict(k=4) | more)),
+                                          LatentBank.open(bank))
+    prepare = dict(neighbors=lambda k, across: prepare_neighbors(bank, k, progress=False, across=across),
+                   cells=lambda k, across: prepare_cells(bank, k, progress=False))
     check(objective='fm', k=20)
     for part, k, across in parts:
         prepare[part](k - 1 if part == 'neighbors' else k + 1, across)      # too few, or cells that are too large
-        ft.test_fail(check, exc=ValueError, contains=f'make them once with pafm_prepare {part} --bank {bank} --k {k}' + ' --across'*across)
+        ft.test_fail(check, exc=ValueError, contains=f'make them once with pafm_prepare {part} --bank {bank} --k {k}'
+                     + ' --across'*across)
         prepare[part](k, across)
     check()
 
@@ -105,12 +123,16 @@ def test_a_run_of_an_older_version(tmp_path):
     "It does not say where its data came from nor which classes had rows: the data do"
     z = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     LatentBank.create(tmp_path/'bank', [(z, torch.tensor([1, 7, 30]*2))])
-    saved(tmp_path/'run', TrainConfig(str(tmp_path/'run'), data=str(tmp_path/'bank'), model_args=SMALL | dict(num_classes=31)), ['classes', 'about'])
+    saved(tmp_path/'run',
+          TrainConfig(str(tmp_path/'run'), data=str(tmp_path/'bank'), model_args=SMALL | dict(num_classes=31)),
+          ['classes', 'about'])
     run = open_run(tmp_path/'run')
     ft.test_eq((run.classes, run.provenance), ([1, 7, 30], {}))
 
 def test_drawing_needs_no_trainer():
     "Nothing that trains is imported by generation, nor what finds other processes"
-    code = "import sys, pafm_nb.generation; print([m for m in ('pafm_nb.training', 'pafm_nb.batches', 'accelerate') if m in sys.modules])"
+    code = (
+        "import sys, pafm_nb.generation; print([m for m in ('pafm_nb.training', 'pafm_nb.batches', 'accelerate') if m "
+        "in sys.modules])")
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     ft.test_eq((done.stdout.strip(), done.returncode), ('[]', 0))

@@ -15,7 +15,8 @@ import pytest, torch
 import fastcore.test as ft
 from torch.testing import assert_close
 from .. import candidate_sets
-from ..candidate_sets import Candidates, GaussianCandidates, Noisy, RowCandidates, SharedCandidates, bag_dot, check_source
+from ..candidate_sets import Candidates, GaussianCandidates, Noisy, RowCandidates, SharedCandidates, bag_dot
+from ..candidate_sets import check_source
 from ..candidates import SAMPLERS
 from ..objective import mixed_target, pafm_target
 from ..paths import PATHS, LinearPath
@@ -23,15 +24,18 @@ from ..posterior import moment_posterior
 
 # %% ../../nbs/tests/test_candidate_sets.ipynb #b91665c1
 def four_kinds(dtype=torch.float32, rows=9, D=6, seed=0):
-    "Sources, noises, times, and one set of candidates in all four kinds (Gaussians without spread); -inf in some places"
+    """Sources, noises, times, and one set of candidates in all four kinds (Gaussians without spread);
+    -inf in some places"""
     g = torch.Generator().manual_seed(seed)
     z, eps, t = (x.to(dtype) for x in (*torch.randn(2, rows, D, generator=g), .1 + .85*torch.rand(rows, generator=g)))
     pool = torch.cat([z, z[:3] + 1e-3, torch.randn(50, D, generator=g).to(dtype)])
     prior = torch.randn(rows, len(pool), generator=g)
     prior[:, 20:30] = -torch.inf
-    place = torch.stack([torch.cat([torch.tensor([b]), torch.arange(b), torch.arange(b + 1, len(pool))]) for b in range(rows)])
+    place = torch.stack([torch.cat([torch.tensor([b]), torch.arange(b), torch.arange(b + 1, len(pool))])
+                         for b in range(rows)])
     mine = prior.gather(1, place)
-    sets = dict(own=Candidates(pool[place], mine), shared=SharedCandidates(pool, prior, torch.arange(rows)), rows=RowCandidates(pool, place, pool.square().sum(1), mine),
+    sets = dict(own=Candidates(pool[place], mine), shared=SharedCandidates(pool, prior, torch.arange(rows)),
+                rows=RowCandidates(pool, place, pool.square().sum(1), mine),
                 gaussians=GaussianCandidates(pool, torch.zeros_like(pool), place, mine))
     return z, eps, t, sets, place
 
@@ -39,10 +43,12 @@ def four_kinds(dtype=torch.float32, rows=9, D=6, seed=0):
 @pytest.mark.parametrize('path', PATHS)
 def test_kinds_agree(path, kind):
     z, eps, t, sets, place = four_kinds()
-    truth = pafm_target(z.double(), eps.double(), t.double(), Candidates(sets['own'].z.double(), sets['own'].log_prior), PATHS[path](), temperature=1.5)
+    truth = pafm_target(z.double(), eps.double(), t.double(), Candidates(sets['own'].z.double(), sets['own'].log_prior),
+                        PATHS[path](), temperature=1.5)
     found = pafm_target(z, eps, t, sets[kind], PATHS[path](), temperature=1.5)
     weights = found.weights.gather(1, place) if kind == 'shared' else found.weights
-    assert_close(found.velocity.double(), truth.velocity, rtol=1e-3, atol=1e-4); assert_close(weights.double(), truth.weights, rtol=1e-3, atol=1e-5)
+    assert_close(found.velocity.double(), truth.velocity, rtol=1e-3, atol=1e-4)
+    assert_close(weights.double(), truth.weights, rtol=1e-3, atol=1e-5)
     assert_close(sets[kind].source_weight(found.weights).double(), truth.weights[:, 0], rtol=1e-3, atol=1e-5)
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
@@ -53,7 +59,8 @@ def test_rows_of_a_half_precision_pool(dtype):
     z = pool[:9].float()
     truth = pafm_target(z, eps, t, Candidates(pool[place].float(), sets['own'].log_prior))
     found = pafm_target(z, eps, t, half)
-    assert_close(found.velocity, truth.velocity, rtol=1e-3, atol=1e-4); assert_close(found.weights, truth.weights, rtol=1e-3, atol=1e-5)
+    assert_close(found.velocity, truth.velocity, rtol=1e-3, atol=1e-4)
+    assert_close(found.weights, truth.weights, rtol=1e-3, atol=1e-5)
 
 @pytest.mark.parametrize('kind', ['own', 'shared', 'rows'])
 @pytest.mark.parametrize('time', [0., 1e-30, 1e-4, 1e-2, .3, .9, 1.])
@@ -62,10 +69,13 @@ def test_float32_is_enough(time, kind, D):
     g = torch.Generator().manual_seed(1)
     z, eps, t = *torch.randn(2, 5, D, generator=g), torch.full((5,), time)
     reach = min(1., time/max(1e-9, 1 - time))/D**.5
-    pool = torch.cat([z, (z[:, None] + reach*torch.randn(5, 6, D, generator=g)).flatten(0, 1), z[:1], torch.randn(200, D, generator=g)])
+    pool = torch.cat([z, (z[:, None] + reach*torch.randn(5, 6, D, generator=g)).flatten(0, 1), z[:1],
+                      torch.randn(200, D, generator=g)])
     place = torch.stack([torch.cat([torch.tensor([b]), torch.arange(5, len(pool))]) for b in range(5)])
-    make = dict(own=lambda x: Candidates(x[place]), shared=lambda x: SharedCandidates(x, source=torch.arange(5)), rows=lambda x: RowCandidates(x, place, x.square().sum(1)))[kind]
-    found, truth = (pafm_target(*(x.to(dtype) for x in (z, eps, t)), make(pool.to(dtype))).velocity.double() for dtype in (torch.float32, torch.float64))
+    make = dict(own=lambda x: Candidates(x[place]), shared=lambda x: SharedCandidates(x, source=torch.arange(5)),
+                rows=lambda x: RowCandidates(x, place, x.square().sum(1)))[kind]
+    found, truth = (pafm_target(*(x.to(dtype) for x in (z, eps, t)), make(pool.to(dtype))).velocity.double()
+                    for dtype in (torch.float32, torch.float64))
     assert found.isfinite().all() and (found - truth).norm() < 2e-5*truth.norm()
     if time < 1e-20: assert torch.equal(found.float(), eps - z)
 
@@ -78,10 +88,13 @@ def test_three_hundred_near_copies(dtype, D, apart, time, kind, copies=300):
     g = torch.Generator().manual_seed(2)
     z, eps, t = *torch.randn(2, 2, D, generator=g), torch.full((2,), time)
     reach = (min(1., time/(1 - time)) if apart is None else apart)/D**.5
-    pool = torch.cat([z, (z[:, None] + reach*torch.randn(2, copies, D, generator=g)).flatten(0, 1), torch.randn(20, D, generator=g)]).to(dtype)
-    z, place = pool[:2].float(), torch.stack([torch.arange(len(pool)), torch.cat([torch.tensor([1, 0]), torch.arange(2, len(pool))])])
+    pool = torch.cat([z, (z[:, None] + reach*torch.randn(2, copies, D, generator=g)).flatten(0, 1),
+                      torch.randn(20, D, generator=g)]).to(dtype)
+    z = pool[:2].float()
+    place = torch.stack([torch.arange(len(pool)), torch.cat([torch.tensor([1, 0]), torch.arange(2, len(pool))])])
     truth = pafm_target(z.double(), eps.double(), t.double(), Candidates(pool[place].double()))
-    found = pafm_target(z, eps, t, SharedCandidates(pool, source=torch.arange(2)) if kind == 'shared' else RowCandidates(pool, place, pool.float().square().sum(1)))
+    found = pafm_target(z, eps, t, SharedCandidates(pool, source=torch.arange(2)) if kind == 'shared'
+                        else RowCandidates(pool, place, pool.float().square().sum(1)))
     weights = found.weights.gather(1, place) if kind == 'shared' else found.weights
     assert ((found.velocity - truth.velocity).norm(dim=1) < 1e-5*truth.velocity.norm(dim=1)).all()
     assert_close(weights.double(), truth.weights, rtol=0, atol=1e-6)
@@ -97,17 +110,24 @@ def test_differences_are_taken_where_they_are_felt(kind, monkeypatch):
     "Strangers cost nothing more at any time; sixty copies of a source make its row, and no other, dear"
     g, calls = torch.Generator().manual_seed(5), []
     plain = candidate_sets.by_differences
-    monkeypatch.setattr(candidate_sets, 'by_differences', lambda noisy, *args: (calls.extend([len(noisy.z)]*(noisy.z.dtype == torch.float32)), plain(noisy, *args))[1])
+    monkeypatch.setattr(candidate_sets, 'by_differences',
+                        lambda noisy, *args: (calls.extend([len(noisy.z)]*(noisy.z.dtype == torch.float32)),
+                                              plain(noisy, *args))[1])
     for D, copies in ((64, 0), (4096, 0), (64, 60)):
         z, eps = torch.randn(2, 8, D, generator=g)
         pool = torch.cat([z, z[5:6] + 1e-5*torch.randn(copies, D, generator=g), torch.randn(120, D, generator=g)])
         place = torch.stack([torch.randperm(len(pool), generator=g) for _ in range(8)])
         prior = torch.randn(8, len(pool), generator=g)
-        made = SharedCandidates(pool, prior, torch.arange(8)) if kind == 'shared' else RowCandidates(pool, place, pool.square().sum(1), prior.gather(1, place), place.argsort()[:, :8].diagonal())
+        made = (SharedCandidates(pool, prior, torch.arange(8)) if kind == 'shared'
+                else RowCandidates(pool, place, pool.square().sum(1), prior.gather(1, place),
+                                   place.argsort()[:, :8].diagonal()))
         truth = Candidates(pool.double().expand(8, -1, -1)[:, :8 + copies], prior.double()[:, :8 + copies])
         for t in torch.linspace(.01, 1, 34):
             found = pafm_target(z, eps, t.expand(8), made)
-            if copies and t < .1: assert_close(found.velocity.double(), mixed_target(z.double(), eps.double(), t.double().expand(8), truth).velocity, rtol=1e-5, atol=1e-5)
+            if copies and t < .1:
+                assert_close(found.velocity.double(),
+                             mixed_target(z.double(), eps.double(), t.double().expand(8), truth).velocity, rtol=1e-5,
+                             atol=1e-5)
         ft.test_eq(set(calls), {1} if copies else set())
         calls.clear()
 
@@ -116,14 +136,20 @@ def test_stored_norms_do_not_spoil_float64():
     pool, prior = sets['shared'].z, sets['shared'].log_prior
     t = t.clamp_max(.02)
     given = SharedCandidates(pool, prior, torch.arange(9), pool.float().square().sum(1))
-    assert_close(pafm_target(z, eps, t, given).velocity, pafm_target(z, eps, t, SharedCandidates(pool, prior, torch.arange(9))).velocity, rtol=1e-12, atol=1e-12)
-    assert_close(pafm_target(z, eps, .3 + t, given).weights, pafm_target(z, eps, .3 + t, SharedCandidates(pool, prior, torch.arange(9))).weights, rtol=1e-12, atol=1e-14)
+    assert_close(pafm_target(z, eps, t, given).velocity,
+                 pafm_target(z, eps, t, SharedCandidates(pool, prior, torch.arange(9))).velocity, rtol=1e-12,
+                 atol=1e-12)
+    assert_close(pafm_target(z, eps, .3 + t, given).weights,
+                 pafm_target(z, eps, .3 + t, SharedCandidates(pool, prior, torch.arange(9))).weights, rtol=1e-12,
+                 atol=1e-14)
 
 @pytest.mark.parametrize('path', PATHS)
 def test_gaussians_are_the_moment_posterior(path):
     z, eps, t, sets, place = four_kinds()
-    path, mean, std = PATHS[path](), sets['gaussians'].mean, .5*torch.rand(62, 6, generator=torch.Generator().manual_seed(3))
-    weights, endpoint = moment_posterior(path.interpolate(z, eps, t), t, mean[place], std[place], path, sets['own'].log_prior)
+    path, mean, std = PATHS[path](), sets['gaussians'].mean, .5*torch.rand(62, 6,
+                                                                           generator=torch.Generator().manual_seed(3))
+    weights, endpoint = moment_posterior(path.interpolate(z, eps, t), t, mean[place], std[place],
+                                         path, sets['own'].log_prior)
     shift, found = GaussianCandidates(mean, std, place, sets['own'].log_prior).average(Noisy.of(z, eps, t, path))
     assert_close(found, weights, rtol=1e-3, atol=1e-5); assert_close(z + shift, endpoint, rtol=1e-3, atol=1e-4)
 
@@ -131,7 +157,8 @@ def test_gaussians_are_the_moment_posterior(path):
 def test_without_the_derivative_of_torch(monkeypatch):
     "Where torch has no such operation, rows of a pool are averaged as before"
     g = torch.Generator().manual_seed(0)
-    pool, rows, q = torch.randn(400, 8, generator=g), torch.randint(400, (3, 20), generator=g), torch.randn(3, 8, generator=g)
+    pool, rows = torch.randn(400, 8, generator=g), torch.randint(400, (3, 20), generator=g)
+    q = torch.randn(3, 8, generator=g)
     wanted = bag_dot(q, pool, rows)
     monkeypatch.setattr(candidate_sets, 'BAG_DERIVATIVE', None)
     assert_close(bag_dot(q, pool, rows), wanted)
@@ -139,7 +166,10 @@ def test_without_the_derivative_of_torch(monkeypatch):
     assert_close(bag_dot(q, pool, rows), wanted)
 
 # %% ../../nbs/tests/test_candidate_sets.ipynb #be1a0c97
-@pytest.mark.parametrize('name, k', [(name, k) for name in SAMPLERS for k in ((16, 64) if name not in ('InBatch', 'WholeClass', 'ExactMoments', 'SmoothedClass') else (16,))])
+@pytest.mark.parametrize('name, k',
+                         [(name, k) for name in SAMPLERS
+                          for k in ((16, 64) if name not in ('InBatch', 'WholeClass', 'ExactMoments', 'SmoothedClass')
+                                    else (16,))])
 def test_no_wait_and_few_operations(name, k):
     from pafm_nb.experiments.bench import device_cost
     cost = device_cost(name, k)
@@ -177,18 +207,31 @@ def test_refused():
     ft.test_fail(lambda: check_source(z, z.roll(1, 0)), contains='row 0: the candidate in the source')
     ft.test_fail(lambda: check_source(z, z, torch.full((9,), -torch.inf)), contains='row 0 has log_prior -inf')
     pool, norms = sets['rows'].z, sets['rows'].norms
-    for make, said in ((lambda: RowCandidates(pool, place[:3], norms), '(9, K)'), (lambda: RowCandidates(pool, place.roll(1, 1), norms), 'column 0'), (lambda: SharedCandidates(pool, source=torch.arange(9).roll(1)), 'column 0'),
-                       (lambda: SharedCandidates(pool[1:]), 'row 0 has its source not among'), (lambda: Candidates(pool[place.roll(1, 1)]), 'column 0'), (lambda: GaussianCandidates(pool, pool.abs(), place[:3]), '(9, K)')):
+    for make, said in ((lambda: RowCandidates(pool, place[:3], norms), '(9, K)'),
+                       (lambda: RowCandidates(pool, place.roll(1, 1), norms), 'column 0'),
+                       (lambda: SharedCandidates(pool, source=torch.arange(9).roll(1)), 'column 0'),
+                       (lambda: SharedCandidates(pool[1:]), 'row 0 has its source not among'),
+                       (lambda: Candidates(pool[place.roll(1, 1)]), 'column 0'),
+                       (lambda: GaussianCandidates(pool, pool.abs(), place[:3]), '(9, K)')):
         ft.test_fail(lambda: pafm_target(z, eps, t, make()), contains=said)
     gone, none = torch.zeros(9, 62).index_fill(1, torch.tensor([4]), -torch.inf), torch.full((62,), torch.nan)
-    for make, said in ((lambda: SharedCandidates(pool, gone[0]), 'row 4 has log_prior -inf for its own source'), (lambda: SharedCandidates(pool, gone, torch.arange(9)), 'row 4 has'),
-                       (lambda: SharedCandidates(pool, gone > -1), 'torch.bool'), (lambda: SharedCandidates(pool, none), 'holds nan'), (lambda: RowCandidates(pool, place, norms, gone[:, :3]), '(9, 62)'),
-                       (lambda: RowCandidates(pool, place, norms, [0.]), 'list'), (lambda: GaussianCandidates(pool, pool.abs(), place, torch.full((9, 62), -torch.inf)), 'row 0 has log_prior -inf'),
-                       (lambda: RowCandidates(pool, place + 1, norms), 'rows holds 62'), (lambda: RowCandidates(pool, place.float(), norms), 'float32'), (lambda: RowCandidates(pool, None, norms), 'NoneType'),
-                       (lambda: SharedCandidates(pool, source=torch.arange(9) - 1), 'source holds -1'), (lambda: SharedCandidates(pool, source=[0]*9), 'list'), (lambda: Candidates(None), 'NoneType')):
+    for make, said in ((lambda: SharedCandidates(pool, gone[0]), 'row 4 has log_prior -inf for its own source'),
+                       (lambda: SharedCandidates(pool, gone, torch.arange(9)), 'row 4 has'),
+                       (lambda: SharedCandidates(pool, gone > -1), 'torch.bool'),
+                       (lambda: SharedCandidates(pool, none), 'holds nan'),
+                       (lambda: RowCandidates(pool, place, norms, gone[:, :3]), '(9, 62)'),
+                       (lambda: RowCandidates(pool, place, norms, [0.]), 'list'),
+                       (lambda: GaussianCandidates(pool, pool.abs(), place, torch.full((9, 62), -torch.inf)),
+                        'row 0 has log_prior -inf'),
+                       (lambda: RowCandidates(pool, place + 1, norms), 'rows holds 62'),
+                       (lambda: RowCandidates(pool, place.float(), norms), 'float32'),
+                       (lambda: RowCandidates(pool, None, norms), 'NoneType'),
+                       (lambda: SharedCandidates(pool, source=torch.arange(9) - 1), 'source holds -1'),
+                       (lambda: SharedCandidates(pool, source=[0]*9), 'list'), (lambda: Candidates(None), 'NoneType')):
         ft.test_fail(lambda: pafm_target(z, eps, t, make()), exc=ValueError, contains=said)
     copy = torch.cat([pool, z[4:5]])                     # a copy that is possible may stand for the source
     pafm_target(z, eps, t, copy, log_prior=torch.zeros(63).index_fill(0, torch.tensor([4]), -torch.inf))
     ft.test_fail(lambda: SharedCandidates(pool).source_weight(torch.ones(9, 62)), contains='give source')
-    many = torch.cat([z[:1] + 1e-7*torch.randn(50, 6), z])           # twins that no product can tell apart do not hide the source
+    # twins that no product can tell apart do not hide the source
+    many = torch.cat([z[:1] + 1e-7*torch.randn(50, 6), z])
     SharedCandidates(many).check(z)

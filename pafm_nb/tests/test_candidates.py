@@ -34,7 +34,8 @@ import torch.distributed as dist
 from torch.testing import assert_close
 from .. import candidate_sets, candidates
 from ..candidate_sets import Candidates, GaussianCandidates, RowCandidates, SharedCandidates
-from ..candidates import (SAMPLERS, SmoothedClass, Cells, ExactMoments, InBatch, InClass, Likelihood, MomentDraws, NearestNeighbors, RandomCrops, Recent, TextLikelihood, WholeClass,
+from ..candidates import (SAMPLERS, SmoothedClass, Cells, ExactMoments, InBatch, InClass, Likelihood, MomentDraws,
+                                NearestNeighbors, RandomCrops, Recent, TextLikelihood, WholeClass,
                                 caption_embedding, distinct, sinkhorn)
 from ..objective import FMLoss, PAFMLoss, pafm_target
 from ..pools import Batch, TensorPool, draw
@@ -44,7 +45,8 @@ from ..posterior import exact_velocity, log_weights, moment_posterior
 @pytest.mark.parametrize('time', [.05, .3, .6, .95])
 def test_unbiased_by_enumeration(time):
     g = torch.Generator().manual_seed(0)
-    points, z_t, t = torch.randn(6, 3, generator=g, dtype=torch.float64), torch.randn(3, generator=g, dtype=torch.float64), torch.tensor([time], dtype=torch.float64)
+    points, z_t = torch.randn(6, 3, generator=g, dtype=torch.float64), torch.randn(3, generator=g, dtype=torch.float64)
+    t = torch.tensor([time], dtype=torch.float64)
     posterior = (-(z_t - (1 - t)*points).square().sum(1)/(2*t**2)).softmax(0)
     truth = exact_velocity(z_t[None], t, points)[0]
     variances = []
@@ -57,7 +59,8 @@ def test_unbiased_by_enumeration(time):
             mean, second = mean + posterior[i]*v.mean(0), second + posterior[i]*v.square().sum(1).mean()
         assert_close(mean, truth, rtol=1e-12, atol=1e-12)
         variances.append((second - mean.square().sum()).item())
-    assert all(a >= b - 1e-12 for a, b in zip(variances, variances[1:])) and abs(variances[-1]) < 1e-9*max(1, variances[0])
+    assert (all(a >= b - 1e-12 for a, b in zip(variances, variances[1:]))
+            and abs(variances[-1]) < 1e-9*max(1, variances[0]))
 
 # %% ../../nbs/tests/test_candidates.ipynb #aa62c674
 def pool_of(n=30, classes=3, seed=0, d=4):
@@ -89,18 +92,21 @@ def floyd(n, k, generator):
         rows.append(row)
     return torch.tensor(rows, dtype=torch.int64).view(len(n), k)
 
-@pytest.mark.parametrize('n, k', [((1,), 1), ((5,), 5), ((5,), 0), ((1300,), 64), ((64, 65, 70), 64), ((9, 12, 30), 8), ((500, 400), 333)])
+@pytest.mark.parametrize('n, k', [((1,), 1), ((5,), 5), ((5,), 0), ((1300,), 64), ((64, 65, 70), 64),
+                                  ((9, 12, 30), 8), ((500, 400), 333)])
 def test_distinct(n, k):
     n = torch.tensor(n).repeat(100)
     rows = distinct(n, k, torch.Generator().manual_seed(2))
-    assert rows.shape == (len(n), k) and ((0 <= rows) & (rows < n[:, None])).all() and (rows.sort(1).values.diff(dim=1) > 0).all()
+    assert (rows.shape == (len(n), k) and ((0 <= rows) & (rows < n[:, None])).all()
+            and (rows.sort(1).values.diff(dim=1) > 0).all())
     assert torch.equal(rows, floyd(n, k, torch.Generator().manual_seed(2)))
 
 def test_distinct_of_few():
     rows = distinct(torch.tensor([0, 2, 5, 9]).repeat(50), 5, torch.Generator().manual_seed(3))
     for row, n in zip(rows.tolist(), [0, 2, 5, 9]*50):
         there = [r for r in row if r >= 0]
-        assert len(there) == min(n, 5) == len(set(there)) and all(r < n for r in there) and row[len(there):] == [-1]*(5 - len(there))
+        assert (len(there) == min(n, 5) == len(set(there)) and all(r < n for r in there)
+                and row[len(there):] == [-1]*(5 - len(there)))
 
 # %% ../../nbs/tests/test_candidates.ipynb #ec7af9cf
 PLAIN = ['InBatch', 'InClass', 'WholeClass', 'NearestNeighbors', 'Cells']
@@ -108,7 +114,8 @@ PLAIN = ['InBatch', 'InClass', 'WholeClass', 'NearestNeighbors', 'Cells']
 def members(candidates, b):
     "Row b's possible candidates and its source, whatever kind of set they are"
     if isinstance(candidates, SharedCandidates): z, source = candidates.z, candidates.z[candidates.source[b]]
-    elif isinstance(candidates, RowCandidates): z, source = candidates.z[candidates.rows[b]], candidates.z[candidates.rows[b, candidates.source[b]]]
+    elif isinstance(candidates, RowCandidates):
+        z, source = candidates.z[candidates.rows[b]], candidates.z[candidates.rows[b, candidates.source[b]]]
     else: z, source = candidates.z[b], candidates.z[b, 0]
     return (z if candidates.log_prior is None else z[candidates.log_prior[b].isfinite()]), source
 
@@ -133,7 +140,8 @@ def test_dropped_labels_take_all(name):
     sampler = Cells(pool, 4, extra=2) if name == 'Cells' else SAMPLERS[name](pool, 4)
     for seed in range(6):
         candidates = sampler(batch._replace(y=torch.full((30,), -1)), torch.Generator().manual_seed(seed))
-        for b in range(0, 30, 5): seen |= {c for row in members(candidates, b)[0] for c in pool.y[(pool.z == row).all(1)].tolist()}
+        for b in range(0, 30, 5):
+            seen |= {c for row in members(candidates, b)[0] for c in pool.y[(pool.z == row).all(1)].tolist()}
     assert seen == {0, 1, 2}
 
 @pytest.mark.parametrize('name', PLAIN)
@@ -147,7 +155,8 @@ def test_unlabelled_data(name):
 def test_in_batch_masks():
     z, y = torch.randn(5, 2), torch.tensor([0, -1, 1, 0, -1])
     fits = InBatch()(Batch(z, y)).log_prior.isfinite()
-    wanted = [[1, 0, 0, 1, 0], [1, 1, 1, 1, 1], [0, 0, 1, 0, 0], [1, 0, 0, 1, 0], [1, 1, 1, 1, 1]]      # a dropped row takes all and is taken by dropped rows only
+    # a dropped row takes all and is taken by dropped rows only
+    wanted = [[1, 0, 0, 1, 0], [1, 1, 1, 1, 1], [0, 0, 1, 0, 0], [1, 0, 0, 1, 0], [1, 1, 1, 1, 1]]
     assert fits.int().tolist() == wanted
     found = InBatch()(Batch(z, None))
     assert found.log_prior is None and torch.equal(found.source, torch.arange(5))
@@ -179,7 +188,8 @@ def test_dropped_labels_are_unbiased():
     batch = pool[posterior.multinomial(n, replacement=True, generator=g)]
     batch = batch._replace(y=torch.full((n,), -1))
     found = WholeClass(pool)(batch, g)
-    assert (found.rows.sort(1).values.diff(dim=1) > 0).all() and torch.equal(found.rows.gather(1, found.source[:, None])[:, 0], pool.place[batch.index])
+    assert ((found.rows.sort(1).values.diff(dim=1) > 0).all()
+            and torch.equal(found.rows.gather(1, found.source[:, None])[:, 0], pool.place[batch.index]))
     v = pafm_target(batch.z, (z_t - (1 - time)*batch.z)/time, torch.full((n,), time), found).velocity
     truth = exact_velocity(z_t[None], torch.tensor([time]), pool.z)[0]
     assert ((v.mean(0) - truth).abs() < 4.5*v.std(0)/n**.5).all()
@@ -217,7 +227,9 @@ def test_broadened_without_labels_is_unbiased_by_enumeration(time, asked, monkey
     g, t, std = torch.Generator().manual_seed(4), torch.full((24,), time, dtype=torch.float64), None
     pool = TensorPool(torch.randn(12, 3, generator=g, dtype=torch.float64), torch.tensor([0, 1, 1, 2, 2, 2]*2))
     z_t, sampler = torch.randn(1, 3, generator=g, dtype=torch.float64), SmoothedClass(pool, 3, .7)
-    for module in (candidates, candidate_sets) if not asked else (): monkeypatch.setattr(module, 'readable', lambda x: False)      # as on a GPU
+    # as on a GPU
+    for module in (candidates, candidate_sets) if not asked else ():
+        monkeypatch.setattr(module, 'readable', lambda x: False)
     batch = pool[torch.arange(12).repeat(2)]
     batch = batch._replace(y=batch.y.masked_fill(torch.arange(24) >= 12, -1))
     found = sampler(batch)
@@ -274,12 +286,15 @@ def test_uneven_rows_are_unbiased_with_their_law():
             score.append(((v.mean(0) - truth).abs()/(v.std(0)/n**.5).clamp_min(1e-5)).max())
         assert score[0] < 5 < score[1]
 
-@pytest.mark.parametrize('law, said', [(torch.zeros(3), '(3,)'), ([0.]*30, 'list'), (torch.full((30,), torch.nan), 'holds nan'), (torch.full((30,), torch.inf), 'holds inf')])
+@pytest.mark.parametrize('law, said', [(torch.zeros(3), '(3,)'), ([0.]*30, 'list'),
+                                       (torch.full((30,), torch.nan), 'holds nan'),
+                                       (torch.full((30,), torch.inf), 'holds inf')])
 def test_bad_laws(law, said):
     ft.test_fail(lambda: WholeClass(pool_of(), log_prior=law), contains=said)
 
 # %% ../../nbs/tests/test_candidates.ipynb #76b5543a
-SMALL = dict(InClass=lambda p: InClass(p, 6), NearestNeighbors=lambda p: NearestNeighbors(p, 6), Cells=lambda p: Cells(p, 2, extra=2))
+SMALL = dict(InClass=lambda p: InClass(p, 6), NearestNeighbors=lambda p: NearestNeighbors(p, 6),
+             Cells=lambda p: Cells(p, 2, extra=2))
 
 @pytest.mark.parametrize('name', SMALL)
 def test_a_class_smaller_than_k_gives_all_it_has(name):
@@ -307,9 +322,11 @@ def test_augmented_rows_are_refused(name):
     pool = pool_of()
     batch = pool[[0, 1]]
     flipped = batch._replace(z=batch.z.flip(1))
-    ft.test_fail(lambda: pafm_target(flipped.z, flipped.z, torch.tensor([.5, .5]), SAMPLERS[name](pool, 2)(flipped)), contains='augmented')
+    ft.test_fail(lambda: pafm_target(flipped.z, flipped.z, torch.tensor([.5, .5]), SAMPLERS[name](pool, 2)(flipped)),
+                 contains='augmented')
     half = TensorPool(pool.z.half(), pool.y)
-    SAMPLERS[name](half, 2)(half[[0, 1]]._replace(z=half[[0, 1]].z.float()))        # the same row in another dtype is no other row
+    # the same row in another dtype is no other row
+    SAMPLERS[name](half, 2)(half[[0, 1]]._replace(z=half[[0, 1]].z.float()))
 
 # %% ../../nbs/tests/test_candidates.ipynb #7a3bc853
 def test_cells_partition():
@@ -320,7 +337,9 @@ def test_cells_partition():
     for cell in sampler.members[:-1]: assert len(pool.labels[cell[cell >= 0]].unique()) == 1
     sets = {}
     candidates = sampler(pool[torch.arange(47)])
-    for b in range(47): sets.setdefault(sampler.cell[pool.place[b]].item(), set()).add(frozenset(map(tuple, members(candidates, b)[0].tolist())))
+    for b in range(47):
+        sets.setdefault(sampler.cell[pool.place[b]].item(),
+                        set()).add(frozenset(map(tuple, members(candidates, b)[0].tolist())))
     assert all(len(s) == 1 for s in sets.values())
 
 def test_extra_cells_are_uniform():
@@ -347,11 +366,13 @@ def test_neighbours_are_nearest():
 def test_equal_rows():
     pool = TensorPool(torch.ones(20, 3), torch.arange(20) % 2)
     for sampler in (NearestNeighbors(pool, 4), Cells(pool, 4), InClass(pool, 4), WholeClass(pool)):
-        target = pafm_target(pool.z[:5], torch.ones(5, 3), torch.full((5,), .5), sampler(pool[torch.arange(5)], torch.Generator().manual_seed(0)))
+        target = pafm_target(pool.z[:5], torch.ones(5, 3), torch.full((5,), .5),
+                             sampler(pool[torch.arange(5)], torch.Generator().manual_seed(0)))
         assert_close(target.velocity, torch.zeros(5, 3)) and target.weights.isfinite().all()
 
 # %% ../../nbs/tests/test_candidates.ipynb #65ec1b6c
-@pytest.mark.parametrize('make', [lambda p: InClass(p, 1), lambda p: InClass(p, 4), lambda p: NearestNeighbors(p, 4), lambda p: Cells(p, 4)])
+@pytest.mark.parametrize('make', [lambda p: InClass(p, 1), lambda p: InClass(p, 4),
+                                  lambda p: NearestNeighbors(p, 4), lambda p: Cells(p, 4)])
 def test_half_precision_pool_keeps_the_source(make):
     g = torch.Generator().manual_seed(11)
     z = torch.randn(16, 8, generator=g)
@@ -368,7 +389,8 @@ def test_exact_moments_is_the_limit_of_draws():
     g = torch.Generator().manual_seed(7)
     mean, std = torch.randn(1, 4, generator=g), torch.full((1, 4), .5)
     pool = TensorPool(mean, mean=mean, std=std)
-    batch, t, eps = draw(pool, torch.zeros(6, dtype=torch.int64), g), torch.tensor([.4, .5, .6, .7, .9, 1.]), torch.randn(6, 4, generator=g)
+    batch, t = draw(pool, torch.zeros(6, dtype=torch.int64), g), torch.tensor([.4, .5, .6, .7, .9, 1.])
+    eps = torch.randn(6, 4, generator=g)
     exact = pafm_target(batch.z, eps, t, ExactMoments(pool)(batch)).velocity
     many = pafm_target(batch.z, eps, t, MomentDraws(pool, 100_000)(batch, g)).velocity
     assert_close(many, exact, atol=.05, rtol=.02)
@@ -379,7 +401,8 @@ def test_moment_draws_are_unbiased():
     pool, z_t = TensorPool(mean, mean=mean, std=std), torch.tensor([.4, -.2])
     spread = (1 - time)**2*std**2 + time**2
     gain = (1 - time)*std**2/spread
-    z = mean + gain*(z_t - (1 - time)*mean) + (std*time/spread.sqrt())*torch.randn(n, 2, generator=g)   # sources given z_t
+    # sources given z_t
+    z = mean + gain*(z_t - (1 - time)*mean) + (std*time/spread.sqrt())*torch.randn(n, 2, generator=g)
     batch = pool[torch.zeros(n, dtype=torch.int64)]._replace(z=z)
     v = pafm_target(z, (z_t - (1 - time)*z)/time, torch.full((n,), time), MomentDraws(pool, 3)(batch, g)).velocity
     truth = (z_t - (mean + gain*(z_t - (1 - time)*mean))[0])/time
@@ -390,10 +413,14 @@ def test_candidates_of_a_moment_pool_are_draws():
     g, n, time = torch.Generator().manual_seed(10), 40_000, .5
     mean, std = torch.tensor([[.5, -1.], [-.5, .2], [1., 1.]]), torch.tensor([[.6, .3], [.2, .5], [.4, .4]])
     pool, z_t = TensorPool(mean, mean=mean, std=std), torch.tensor([.4, -.2])
-    image = moment_posterior(z_t[None], torch.tensor([time]), mean, std)[0][0].multinomial(n, replacement=True, generator=g)
+    image = moment_posterior(z_t[None], torch.tensor([time]), mean,
+                             std)[0][0].multinomial(n, replacement=True, generator=g)
     spread = (1 - time)**2*std[image]**2 + time**2
-    z = mean[image] + (1 - time)*std[image]**2/spread*(z_t - (1 - time)*mean[image]) + (std[image]*time/spread.sqrt())*torch.randn(n, 2, generator=g)   # sources given z_t
-    v = pafm_target(z, (z_t - (1 - time)*z)/time, torch.full((n,), time), InClass(pool, 2)(Batch(z, index=image), g)).velocity
+    # sources given z_t
+    z = (mean[image] + (1 - time)*std[image]**2/spread*(z_t - (1 - time)*mean[image])
+         + (std[image]*time/spread.sqrt())*torch.randn(n, 2, generator=g))
+    v = pafm_target(z, (z_t - (1 - time)*z)/time, torch.full((n,), time),
+                    InClass(pool, 2)(Batch(z, index=image), g)).velocity
     truth = (z_t - moment_posterior(z_t[None], torch.tensor([time]), mean, std)[1][0])/time
     assert ((v.mean(0) - truth).abs() < 4.5*v.std(0)/n**.5).all() and v.var(0).sum() < .9*((z_t - z)/time).var(0).sum()
 
@@ -405,12 +432,14 @@ def test_crops_come_from_their_image():
     assert torch.equal(crops[:, 0], batch.z)
     for b, i in enumerate((2, 0)):
         possible = pool.z[i].unfold(1, 3, 1).unfold(2, 3, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
-        assert all((possible == crop).flatten(1).all(1).any() for crop in crops[b]) and len(crops[b].flatten(1).unique(dim=0)) > 5
+        assert (all((possible == crop).flatten(1).all(1).any() for crop in crops[b])
+                and len(crops[b].flatten(1).unique(dim=0)) > 5)
 
 @pytest.mark.parametrize('time', [.05, .3, .6, .95])
 def test_crops_that_are_rows_are_unbiased(time):
     g = torch.Generator().manual_seed(11)
-    pool = TensorPool(torch.randn(12, 3, generator=g, dtype=torch.float64), torch.tensor([1, 0, 1, 0]).repeat_interleave(3), views=3)
+    pool = TensorPool(torch.randn(12, 3, generator=g, dtype=torch.float64),
+                      torch.tensor([1, 0, 1, 0]).repeat_interleave(3), views=3)
     z_t, t = torch.randn(1, 3, generator=g, dtype=torch.float64), torch.tensor([time], dtype=torch.float64)
     posterior = (-(z_t - (1 - t)*pool.z).square().sum(1)/(2*t**2)).softmax(0)
     for k in (1, 2, 3):
@@ -420,15 +449,19 @@ def test_crops_that_are_rows_are_unbiased(time):
             for _ in range(40):
                 c = sampler(pool[[i]], g)
                 assert torch.equal(c.z[0, 0], pool.z[i])
-                sets[tuple(sorted(c.z[0, :, 0].tolist()))] = pafm_target(pool.z[[i]], (z_t - (1 - t)*pool.z[[i]])/t, t, c).velocity[0]
-            assert len(sets) == (1 if k != 2 else 2) and all(any(x == pool.z[j, 0] for j in range(i - i % 3, i - i % 3 + 3)) for s in sets for x in s)
+                sets[tuple(sorted(c.z[0, :, 0].tolist()))] = pafm_target(pool.z[[i]],
+                                                                         (z_t - (1 - t)*pool.z[[i]])/t, t,
+                                                                         c).velocity[0]
+            assert (len(sets) == (1 if k != 2 else 2)
+                    and all(any(x == pool.z[j, 0] for j in range(i - i % 3, i - i % 3 + 3)) for s in sets for x in s))
             mean = mean + posterior[i]*torch.stack([*sets.values()]).mean(0)
         assert_close(mean, exact_velocity(z_t, t, pool.z)[0], rtol=1e-9, atol=1e-9)
 
 # %% ../../nbs/tests/test_candidates.ipynb #5b42d08f
 def test_captions_and_images_in_one_space():
     g = torch.Generator().manual_seed(12)
-    e, f, tokens = torch.randn(40, 6, generator=g), torch.randn(40, 6, generator=g), torch.zeros(40, 3, dtype=torch.int32)
+    e, f = torch.randn(40, 6, generator=g), torch.randn(40, 6, generator=g)
+    tokens = torch.zeros(40, 3, dtype=torch.int32)
     pool = TensorPool(torch.randn(40, 2, generator=g), text=e, image_embedding=f)
     cos, u = torch.nn.functional.normalize(e, dim=1) @ torch.nn.functional.normalize(f, dim=1).T, sinkhorn(e, 5., f)
     assert_close((5*cos + u).softmax(1).mean(0), torch.full((40,), 1/40), atol=1e-5, rtol=0)
@@ -437,7 +470,8 @@ def test_captions_and_images_in_one_space():
         place = [(pool.z == z).all(1).nonzero().item() for z in c.z[b]]
         assert_close(c.log_prior[b], (5*cos[i] + u)[place] - (5*cos[i] + u)[i], atol=1e-4, rtol=0)
     ft.test_fail(lambda: TextLikelihood(TensorPool(pool.z, text=tokens), 2), contains='token ids')
-    ft.test_fail(lambda: TextLikelihood(TensorPool(pool.z, text=e, image_embedding=f[:, :3]), 2), contains='one encoder')
+    ft.test_fail(lambda: TextLikelihood(TensorPool(pool.z, text=e, image_embedding=f[:, :3]), 2),
+                 contains='one encoder')
 
 def test_text_likelihood():
     g = torch.Generator().manual_seed(10)
@@ -480,7 +514,8 @@ def test_text_of_classes(dtype):
     texts = TensorPool(pool.z, text=torch.eye(3)[pool.y].to(dtype))
     batch, hard = texts[torch.arange(6)], pool[torch.arange(6)]
     eps, t = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.full((6,), .6)
-    soft = pafm_target(batch.z, eps, t, TextLikelihood(texts, 30, scale=200.)(batch, torch.Generator().manual_seed(1))).velocity
+    soft = pafm_target(batch.z, eps, t,
+                       TextLikelihood(texts, 30, scale=200.)(batch, torch.Generator().manual_seed(1))).velocity
     assert_close(soft, pafm_target(hard.z, eps, t, WholeClass(pool)(hard)).velocity)
 
 # %% ../../nbs/tests/test_candidates.ipynb #eab39d04
@@ -512,39 +547,59 @@ def test_sinkhorn_by_anchors():
 
 # %% ../../nbs/tests/test_candidates.ipynb #45c20220
 @pytest.mark.parametrize('make, said', [
-    (lambda z, y: Cells(TensorPool(z, y), 5, extra=-1), '-1'), (lambda z, y: InClass(None, 2), 'NoneType'), (lambda z, y: WholeClass(z), 'Tensor'),
-    (lambda z, y: RandomCrops(TensorPool(z, y), 2), '(4,)'), (lambda z, y: RandomCrops(TensorPool(z, views=3), 4), '3 crops'), (lambda z, y: MomentDraws(TensorPool(z, y), 2), 'moments'),
-    (lambda z, y: ExactMoments(TensorPool(z, y)), 'moments'), (lambda z, y: SmoothedClass(TensorPool(z, y, z, z.abs()), 3), 'ExactMoments'), (lambda z, y: WholeClass(TensorPool(z, y, z, z.abs())), 'WholeClass takes rows as they are stored'), (lambda z, y: SmoothedClass(TensorPool(z, y), 3, -1.), '-1.0'),
-    (lambda z, y: SmoothedClass(TensorPool(z, y), 0), 'k must be'), (lambda z, y: TextLikelihood(TensorPool(z, y), 2, 1.), 'caption'),
-    (lambda z, y: TextLikelihood(TensorPool(z, text=z), 2, -1.), '-1'), (lambda z, y: TextLikelihood(TensorPool(z, text=z), 2, None), 'None'),
+    (lambda z, y: Cells(TensorPool(z, y), 5, extra=-1), '-1'), (lambda z, y: InClass(None, 2), 'NoneType'),
+    (lambda z, y: WholeClass(z), 'Tensor'),
+    (lambda z, y: RandomCrops(TensorPool(z, y), 2), '(4,)'),
+    (lambda z, y: RandomCrops(TensorPool(z, views=3), 4), '3 crops'),
+    (lambda z, y: MomentDraws(TensorPool(z, y), 2), 'moments'),
+    (lambda z, y: ExactMoments(TensorPool(z, y)), 'moments'),
+    (lambda z, y: SmoothedClass(TensorPool(z, y, z, z.abs()), 3), 'ExactMoments'),
+    (lambda z, y: WholeClass(TensorPool(z, y, z, z.abs())), 'WholeClass takes rows as they are stored'),
+    (lambda z, y: SmoothedClass(TensorPool(z, y), 3, -1.), '-1.0'),
+    (lambda z, y: SmoothedClass(TensorPool(z, y), 0), 'k must be'),
+    (lambda z, y: TextLikelihood(TensorPool(z, y), 2, 1.), 'caption'),
+    (lambda z, y: TextLikelihood(TensorPool(z, text=z), 2, -1.), '-1'),
+    (lambda z, y: TextLikelihood(TensorPool(z, text=z), 2, None), 'None'),
     (lambda z, y: InClass(TensorPool(z, y), 0), 'k must be'), (lambda z, y: InClass(TensorPool(z, y), 2.), '2.0')])
 def test_bad_samplers(make, said):
     pool = pool_of()
     ft.test_fail(lambda: make(pool.z, pool.y), contains=said)
 
 @pytest.mark.parametrize('change, said', [
-    (dict(y=torch.tensor([0, 3])), 'label 3'), (dict(y=torch.tensor([0, -2])), 'y holds -2'), (dict(index=None), 'pool[index]'), (dict(index=[0, 1]), 'list'), (dict(index=torch.tensor([0, 99])), '99'),
-    (dict(z=torch.zeros(2, 5)), '(5,)'), (dict(z=torch.zeros(0, 4)), 'empty'), (dict(index=torch.tensor([0, -1])), '-1'), (dict(index=torch.tensor([1, 2])), 'row 0 has label 0'), (dict(index=torch.tensor([0])), '(1,)'), (dict(y=torch.tensor([0., 1.])), 'goes into condition'),
-    (dict(y=torch.tensor([0, 1], dtype=torch.uint8)), 'y must be (2,) int64, got (2,) torch.uint8'), (dict(y=torch.tensor([[0], [1]])), '(2, 1)'), (dict(y=[0, 1]), 'y must be a tensor'), (dict(z=None), 'NoneType'),
-    (dict(z=torch.zeros(4)), 'lacks its axis'), (dict(index=torch.tensor([0., 1.])), 'index must be integers'), (dict(index=torch.tensor([True, False])), 'index must be integers'), (dict(y=None, text=torch.zeros(2, 3)), 'without labels')])
+    (dict(y=torch.tensor([0, 3])), 'label 3'), (dict(y=torch.tensor([0, -2])), 'y holds -2'),
+    (dict(index=None), 'pool[index]'), (dict(index=[0, 1]), 'list'), (dict(index=torch.tensor([0, 99])), '99'),
+    (dict(z=torch.zeros(2, 5)), '(5,)'), (dict(z=torch.zeros(0, 4)), 'empty'),
+    (dict(index=torch.tensor([0, -1])), '-1'), (dict(index=torch.tensor([1, 2])), 'row 0 has label 0'),
+    (dict(index=torch.tensor([0])), '(1,)'), (dict(y=torch.tensor([0., 1.])), 'goes into condition'),
+    (dict(y=torch.tensor([0, 1], dtype=torch.uint8)), 'y must be (2,) int64, got (2,) torch.uint8'),
+    (dict(y=torch.tensor([[0], [1]])), '(2, 1)'), (dict(y=[0, 1]), 'y must be a tensor'), (dict(z=None), 'NoneType'),
+    (dict(z=torch.zeros(4)), 'lacks its axis'), (dict(index=torch.tensor([0., 1.])), 'index must be integers'),
+    (dict(index=torch.tensor([True, False])), 'index must be integers'),
+    (dict(y=None, text=torch.zeros(2, 3)), 'without labels')])
 @pytest.mark.parametrize('name', ['InClass', 'WholeClass', 'NearestNeighbors', 'Cells'])
 def test_bad_batches(name, change, said):
     pool = pool_of()
     ft.test_fail(lambda: SAMPLERS[name](pool, 2)(pool[[0, 1]]._replace(**change)), exc=ValueError, contains=said)
 
-@pytest.mark.parametrize('batch, said', [(None, 'batch must be a Batch, got NoneType'), (torch.zeros(2, 4), 'got Tensor'), (Batch(torch.zeros(2, 4), torch.rand(2)), 'y must be (2,) int64'), (Batch(None), 'NoneType'),
-    (Batch(torch.zeros(2, 4), torch.zeros(2, 1)), 'y must be'), (Batch(torch.zeros(2, 4), text=torch.rand(2, 3)), 'InBatch goes by labels')])
+@pytest.mark.parametrize('batch, said', [(None, 'batch must be a Batch, got NoneType'),
+                                         (torch.zeros(2, 4), 'got Tensor'),
+                                         (Batch(torch.zeros(2, 4), torch.rand(2)), 'y must be (2,) int64'),
+                                         (Batch(None), 'NoneType'),
+    (Batch(torch.zeros(2, 4), torch.zeros(2, 1)), 'y must be'),
+    (Batch(torch.zeros(2, 4), text=torch.rand(2, 3)), 'InBatch goes by labels')])
 def test_bad_batches_of_no_pool(batch, said):
     ft.test_fail(lambda: InBatch()(batch), exc=ValueError, contains=said)
     if batch is None: ft.test_fail(lambda: InClass(pool_of(), 2)(batch), exc=ValueError, contains=said)
 
 @pytest.mark.parametrize('name', SAMPLERS)
 def test_a_condition_without_labels(name):
-    "Two-moons posterior: theta given x. What goes by labels refuses, when it is built or called; what draws the same image or knows texts does not"
+    """Two-moons posterior: theta given x. What goes by labels refuses, when it is built or called;
+    what draws the same image or knows texts does not"""
     g = torch.Generator().manual_seed(0)
     theta, x = torch.randn(40, 2, generator=g), torch.randn(40, 2, generator=g)
     moments = (theta, theta.abs()) if 'Moments' in name or 'MomentDraws' == name else ()
-    pool, plain = (TensorPool(theta, None, *moments, text=text, views=2 if name == 'RandomCrops' else 1) for text in (x, None))
+    pool, plain = (TensorPool(theta, None, *moments, text=text, views=2 if name == 'RandomCrops' else 1)
+                   for text in (x, None))
     loss = lambda sampler, batch: PAFMLoss(sampler)(lambda z, t, c: z, batch, torch.Generator().manual_seed(0))
     if name in ('MomentDraws', 'RandomCrops', 'TextLikelihood'):
         loss(SAMPLERS[name](pool, 2), draw(pool, torch.arange(8), g))
@@ -553,7 +608,8 @@ def test_a_condition_without_labels(name):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         for make in (lambda b: SAMPLERS[name](plain, 2)(b), lambda b: loss(SAMPLERS[name](plain, 2), b)):
-            ft.test_fail(lambda: make(draw(plain, torch.arange(8), g)._replace(text=x[:8])), exc=ValueError, contains='without labels')
+            ft.test_fail(lambda: make(draw(plain, torch.arange(8), g)._replace(text=x[:8])), exc=ValueError,
+                         contains='without labels')
         told = TensorPool(theta, torch.arange(40) % 3, *moments, text=x)           # labels say which conditions fit
         loss(SAMPLERS[name](told, 2), draw(told, torch.arange(8), g))
 
@@ -562,9 +618,11 @@ def test_a_class_without_rows():
     pool = TensorPool(z, torch.tensor([0, 0, 2, 2]))
     ft.test_fail(lambda: WholeClass(pool)(Batch(z[:1], torch.tensor([1]), torch.tensor([0]))), contains='label 1')
 
-@pytest.mark.parametrize('make', [lambda p: InClass(p, 4), lambda p: ExactMoments(p), lambda p: MomentDraws(p, 4), lambda p: NearestNeighbors(p, 4), lambda p: Cells(p, 4)])
+@pytest.mark.parametrize('make', [lambda p: InClass(p, 4), lambda p: ExactMoments(p), lambda p: MomentDraws(p, 4),
+                                  lambda p: NearestNeighbors(p, 4), lambda p: Cells(p, 4)])
 def test_rows_as_stored_are_no_draws(make):
-    "Where a row is a draw from moments, the stored row beside draws is told; where the spread is too small to be seen, it is a draw"
+    """Where a row is a draw from moments, the stored row beside draws is told;
+    where the spread is too small to be seen, it is a draw"""
     pool, stored = pool_of(), torch.arange(6)
     for spread in (.1, 1e-12):
         p = TensorPool(pool.z, pool.y, pool.z, torch.full_like(pool.z, spread))
@@ -572,23 +630,28 @@ def test_rows_as_stored_are_no_draws(make):
         if spread < 1e-6: make(p)(p[stored], torch.Generator().manual_seed(1))
         else: ft.test_fail(lambda: make(p)(p[stored]), exc=ValueError, contains='take draw(pool, index)')
 
-@pytest.mark.parametrize('make', [lambda p: InClass(p, 4), lambda p: WholeClass(p), lambda p: SmoothedClass(p, 3), lambda p: NearestNeighbors(p, 4), lambda p: Cells(p, 4)])
+@pytest.mark.parametrize('make', [lambda p: InClass(p, 4), lambda p: WholeClass(p), lambda p: SmoothedClass(p, 3),
+                                  lambda p: NearestNeighbors(p, 4), lambda p: Cells(p, 4)])
 def test_augmented_rows_among_plain_ones_are_told(make):
     pool = pool_of()
     batch = pool[torch.arange(6)]
-    ft.test_fail(lambda: PAFMLoss(make(pool))(lambda z, t, y: z, batch._replace(z=batch.z + 1)), exc=ValueError, contains='augmented')
+    ft.test_fail(lambda: PAFMLoss(make(pool))(lambda z, t, y: z, batch._replace(z=batch.z + 1)),
+                 exc=ValueError, contains='augmented')
 
 # %% ../../nbs/tests/test_candidates.ipynb #4c6e1f02
-FOUR, LABELS = torch.randn(4, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64), torch.tensor([0, 0, 0, 1])
+FOUR = torch.randn(4, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+LABELS = torch.tensor([0, 0, 0, 1])
 
 def expected_of(mechanism, label, time=.6):
-    "Mean target of the first row at one noisy point, over its source and all that `mechanism(source)` yields, and the field"
+    """Mean target of the first row at one noisy point, over its source and all that `mechanism(source)` yields,
+    and the field"""
     z_t, t = torch.tensor([.2, -.3], dtype=torch.float64), torch.tensor([time], dtype=torch.float64)
     prior = torch.zeros(4, dtype=torch.float64).masked_fill((LABELS != label) & (label >= 0), -torch.inf)
     posterior = (prior - (z_t - (1 - t)*FOUR).square().sum(1)/(2*t**2)).softmax(0)
     mean = torch.zeros(2, dtype=torch.float64)
     for i in posterior.nonzero()[:, 0].tolist():
-        found = [pafm_target(z, (z_t - (1 - t)*z)/t, t.expand(len(z)), sampler(Batch(z, y))).velocity[0] for sampler, z, y in mechanism(i)]
+        found = [pafm_target(z, (z_t - (1 - t)*z)/t, t.expand(len(z)), sampler(Batch(z, y))).velocity[0]
+                 for sampler, z, y in mechanism(i)]
         mean = mean + posterior[i]*torch.stack(found).mean(0)
     return mean, exact_velocity(z_t[None], t, FOUR, log_prior=prior)[0]
 
@@ -617,9 +680,11 @@ def test_rows_seen_before_are_unbiased_by_enumeration(label):
         for rows in map(torch.tensor, product(range(4), repeat=3)):
             yield seen(rows, LABELS[rows].masked_fill(torch.arange(3) == 2, -1)), FOUR[i][None], torch.tensor([label])
     def epochs(i):
-        for rows in map(torch.tensor, permutations(range(4), 2)): yield seen(rows, LABELS[rows]), FOUR[i][None], torch.tensor([label])
+        for rows in map(torch.tensor, permutations(range(4), 2)):
+            yield seen(rows, LABELS[rows]), FOUR[i][None], torch.tensor([label])
     def one_epoch(i):
-        for rows in map(torch.tensor, permutations([j for j in range(4) if j != i], 2)): yield seen(rows, LABELS[rows]), FOUR[i][None], torch.tensor([label])
+        for rows in map(torch.tensor, permutations([j for j in range(4) if j != i], 2)):
+            yield seen(rows, LABELS[rows]), FOUR[i][None], torch.tensor([label])
     for mechanism in (independent, one_epoch):
         mean, field = expected_of(mechanism, label)
         assert_close(mean, field, rtol=1e-12, atol=1e-12)
@@ -631,9 +696,11 @@ def test_rows_seen_before_are_unbiased_by_enumeration(label):
 def test_known_likelihoods_are_unbiased_by_enumeration(k, dropped, monkeypatch):
     "At each condition of three, over its sources and all sets; a constant of the condition changes nothing"
     g = torch.Generator().manual_seed(0)
-    z, table, t = torch.randn(5, 2, generator=g, dtype=torch.float64), torch.rand(5, 3, generator=g, dtype=torch.float64), torch.tensor([.5], dtype=torch.float64)
+    z, table = torch.randn(5, 2, generator=g, dtype=torch.float64), torch.rand(5, 3, generator=g, dtype=torch.float64)
+    t = torch.tensor([.5], dtype=torch.float64)
     log_p, shift = (table/table.sum(1, keepdim=True)).log(), torch.randn(3, generator=g, dtype=torch.float64)
-    pool, z_t = TensorPool(z, torch.tensor([2, 0, 1, 0, 2])), torch.tensor([.1, .3], dtype=torch.float64)      # inside in another order
+    # inside in another order
+    pool, z_t = TensorPool(z, torch.tensor([2, 0, 1, 0, 2])), torch.tensor([.1, .3], dtype=torch.float64)
     sampler = Likelihood(pool, k, lambda y, rows: log_p[rows, y[:, None]] + shift[y][:, None])
     sets = list(combinations(range(4), k - 1))
     sets = torch.tensor(sets, dtype=torch.int64).view(len(sets), k - 1)
@@ -645,16 +712,19 @@ def test_known_likelihoods_are_unbiased_by_enumeration(k, dropped, monkeypatch):
             n = len(sets)
             index, y = torch.full((n,), i), torch.full((n,), -1) if dropped else None
             batch = Batch(z[index], y, index, condition=torch.full((n,), c))
-            mean = mean + posterior[i]*pafm_target(batch.z, (z_t - .5*batch.z)/.5, t.expand(n), sampler(batch)).velocity.mean(0)
+            mean = mean + posterior[i]*pafm_target(batch.z, (z_t - .5*batch.z)/.5, t.expand(n),
+                                                   sampler(batch)).velocity.mean(0)
         assert_close(mean, exact_velocity(z_t[None], t, z, log_prior=prior)[0], rtol=1e-12, atol=1e-12)
 
 # %% ../../nbs/tests/test_candidates.ipynb #4c6e1f03
-@pytest.mark.parametrize('make', [lambda pool: InBatch(1), lambda pool: Recent(1), lambda pool: Likelihood(pool, 1, lambda c, rows: rows*1.)])
+@pytest.mark.parametrize('make', [lambda pool: InBatch(1), lambda pool: Recent(1),
+                                  lambda pool: Likelihood(pool, 1, lambda c, rows: rows*1.)])
 def test_one_candidate_is_flow_matching(make):
     pool = TensorPool(pool_of().z, condition=torch.arange(30))
     sampler, null = make(pool), dict(label_dropout=.3, null_condition=torch.tensor(-1))
     for step in range(2):
-        a, b = (loss.prepare(pool[torch.arange(step, 30, 3)]._replace(y=torch.zeros(10, dtype=torch.int64)), torch.Generator().manual_seed(step))
+        a, b = (loss.prepare(pool[torch.arange(step, 30, 3)]._replace(y=torch.zeros(10, dtype=torch.int64)),
+                             torch.Generator().manual_seed(step))
                 for loss in (FMLoss(**null), PAFMLoss(sampler, **null)))
         assert torch.equal(a.target, b.target) and torch.equal(a.condition, b.condition)
 
@@ -674,13 +744,16 @@ def test_groups_are_of_one_label_and_equal(k):
         assert max(sizes) <= k and max(sizes) - min(sizes) <= 1
     if k == 64:
         eps, t = torch.randn(40, 3, generator=g), torch.rand(40, generator=g)
-        assert_close(pafm_target(z, eps, t, found).velocity, pafm_target(z, eps, t, InBatch()(Batch(z, y))).velocity, rtol=1e-4, atol=1e-5)
-    assert torch.equal(InBatch(k)(Batch(z, y), torch.Generator().manual_seed(0)).rows, InBatch(k)(Batch(z, y), torch.Generator().manual_seed(0)).rows)
+        assert_close(pafm_target(z, eps, t, found).velocity, pafm_target(z, eps, t, InBatch()(Batch(z, y))).velocity,
+                     rtol=1e-4, atol=1e-5)
+    assert torch.equal(InBatch(k)(Batch(z, y), torch.Generator().manual_seed(0)).rows,
+                       InBatch(k)(Batch(z, y), torch.Generator().manual_seed(0)).rows)
 
 def test_a_queue_goes_on_where_it_stopped():
     "Its state in a loop that is resumed, labelled or not; a queue of another length keeps the newest"
     g = torch.Generator().manual_seed(0)
-    steps = [Batch(torch.randn(3, 2, generator=g), torch.randint(2, (3,), generator=g) if i < 4 else None) for i in range(8)]
+    steps = [Batch(torch.randn(3, 2, generator=g), torch.randint(2, (3,), generator=g) if i < 4 else None)
+             for i in range(8)]
     for part in (steps[:4], steps[4:]):
         whole, first, second = Recent(6), Recent(6), Recent(6)
         wanted = [whole(b) for b in part]
@@ -689,7 +762,8 @@ def test_a_queue_goes_on_where_it_stopped():
         found = [first(b) for b in part[:2]]
         second.load_state_dict({k: x.clone() for k, x in first.state_dict().items()})
         found += [second(b) for b in part[2:]]
-        for a, b in zip(wanted, found): assert torch.equal(a.z, b.z) and torch.equal(a.log_prior, b.log_prior) and torch.equal(a.source, b.source)
+        for a, b in zip(wanted, found):
+            assert torch.equal(a.z, b.z) and torch.equal(a.log_prior, b.log_prior) and torch.equal(a.source, b.source)
         assert len(wanted[-1].z) == 8 and torch.equal(wanted[-1].z[3:6], part[-2].z)
         short = Recent(3); short.load_state_dict(second.state_dict())
         assert torch.equal(short.z, part[-1].z[:2])
@@ -710,7 +784,8 @@ def run_rank(rank, folder, z, y, eps, t):
 def test_rows_of_all_processes_are_one_batch(tmp_path, labelled):
     "Two gloo processes with half a batch each have the targets of one process with the whole"
     g = torch.Generator().manual_seed(0)
-    z, eps, t, y = torch.randn(16, 3, generator=g), torch.randn(16, 3, generator=g), torch.rand(16, generator=g), torch.randint(-1, 3, (16,), generator=g) if labelled else None
+    z, eps, t = torch.randn(16, 3, generator=g), torch.randn(16, 3, generator=g), torch.rand(16, generator=g)
+    y = torch.randint(-1, 3, (16,), generator=g) if labelled else None
     fork = multiprocessing.get_context('fork')
     ranks = [fork.Process(target=run_rank, args=(rank, tmp_path, z, y, eps, t)) for rank in range(2)]
     for p in ranks: p.start()
@@ -721,10 +796,15 @@ def test_rows_of_all_processes_are_one_batch(tmp_path, labelled):
     assert torch.equal(InBatch(gathered=True)(Batch(z, y)).z, z)       # without processes: the batch
 
 @pytest.mark.parametrize('make, said', [
-    (lambda p: Likelihood(p, 31, lambda c, r: r*1.), 'more than the pool'), (lambda p: Likelihood(p, 2, 3.), 'log_p must be a function'), (lambda p: Likelihood(p, 0, len), 'k must be'),
-    (lambda p: Likelihood(p, 2, lambda c, r: c*1.)(p[[1, 2]]), 'a number for each candidate, got (2,)'), (lambda p: Likelihood(p, 2, lambda c, r: r)(p[[1, 2]]), 'floating point'),
-    (lambda p: Likelihood(p, 2, lambda c, r: r/0.)(p[[1, 2]]), 'returned inf'), (lambda p: Likelihood(p, 2, lambda c, r: r*0. - torch.inf)(p[[1, 2]]), 'own source'),
-    (lambda p: Likelihood(p, 2, lambda c, r: r*1.)(p[[1, 2]]._replace(condition=None)), 'needs the conditions'), (lambda p: InBatch(0), 'k must be'), (lambda p: Recent(0), 'k must be'),
-    (lambda p: InBatch(2)(p[[1, 2]]), 'condition without labels'), (lambda p: Recent(2)(p[[1, 2]]), 'condition without labels'), (lambda p: InBatch(2)(Batch(p.z), 3), 'generator')])
+    (lambda p: Likelihood(p, 31, lambda c, r: r*1.), 'more than the pool'),
+    (lambda p: Likelihood(p, 2, 3.), 'log_p must be a function'), (lambda p: Likelihood(p, 0, len), 'k must be'),
+    (lambda p: Likelihood(p, 2, lambda c, r: c*1.)(p[[1, 2]]), 'a number for each candidate, got (2,)'),
+    (lambda p: Likelihood(p, 2, lambda c, r: r)(p[[1, 2]]), 'floating point'),
+    (lambda p: Likelihood(p, 2, lambda c, r: r/0.)(p[[1, 2]]), 'returned inf'),
+    (lambda p: Likelihood(p, 2, lambda c, r: r*0. - torch.inf)(p[[1, 2]]), 'own source'),
+    (lambda p: Likelihood(p, 2, lambda c, r: r*1.)(p[[1, 2]]._replace(condition=None)), 'needs the conditions'),
+    (lambda p: InBatch(0), 'k must be'), (lambda p: Recent(0), 'k must be'),
+    (lambda p: InBatch(2)(p[[1, 2]]), 'condition without labels'),
+    (lambda p: Recent(2)(p[[1, 2]]), 'condition without labels'), (lambda p: InBatch(2)(Batch(p.z), 3), 'generator')])
 def test_what_new_samplers_refuse(make, said):
     ft.test_fail(lambda: make(TensorPool(pool_of().z, condition=torch.arange(30))), exc=ValueError, contains=said)

@@ -27,7 +27,8 @@ from .. import bank_build, captions
 from ..bank import LatentBank
 from ..candidates import TextLikelihood
 from ..generation import Captions
-from ..captions import load_image_encoder, load_text_encoder, open_shards, prepare_cc12m, read_captions, shard_samples, tiny_clip, write_shapes
+from ..captions import load_image_encoder, load_text_encoder, open_shards, prepare_cc12m, read_captions
+from ..captions import shard_samples, tiny_clip, write_shapes
 from ..images import center_crop, read_image
 from ..vae import encode, load_vae, tiny_vae
 from ..objective import PAFMLoss
@@ -43,15 +44,18 @@ def made(tmp_path_factory):
     return root
 
 HOW = dict(size=64, batch_size=4, progress=False)
-def bank_of(made, out, text='tokens', **changes): return prepare_cc12m(changes.pop('shards', made/'shards'), made/'vae', made/'clip', out, text, **(HOW | changes))
+def bank_of(made, out, text='tokens', **changes):
+    return prepare_cc12m(changes.pop('shards', made/'shards'), made/'vae', made/'clip', out, text, **(HOW | changes))
 def files(folder): return {p.name: p.read_bytes() for p in Path(folder).iterdir() if p.suffix in ('.npy', '.jsonl')}
 
 @pytest.fixture(scope='module')
-def banks(made, tmp_path_factory): return {text: bank_of(made, tmp_path_factory.mktemp('banks')/text, text) for text in captions.TEXT}
+def banks(made, tmp_path_factory):
+    return {text: bank_of(made, tmp_path_factory.mktemp('banks')/text, text) for text in captions.TEXT}
 
 # %% ../../nbs/tests/test_captions.ipynb #13e1c7ee
 def test_rows_are_what_the_networks_say(made, banks):
-    samples = [s for path in open_shards(made/'shards') for s in shard_samples(path, lambda *what: pytest.fail(str(what)))]
+    samples = [s for path in open_shards(made/'shards')
+               for s in shard_samples(path, lambda *what: pytest.fail(str(what)))]
     text, vae = load_text_encoder(made/'clip'), load_vae(made/'vae')
     crops = torch.stack([center_crop(read_image(s.image), 64) for s in samples])
     tokens = text.tokens([s.caption for s in samples])
@@ -60,11 +64,14 @@ def test_rows_are_what_the_networks_say(made, banks):
     for kind, bank in banks.items():
         assert len(bank) == 30 and not bank.labelled and bank.views == 1 and bank.provenance['text']['kind'] == kind
         for x, y in zip((bank.mean, bank.std), encode(vae, crops)): close(x[bank.place], y)
-        close(bank.embedding[bank.place], pooled); close(bank.image_embedding[bank.place], load_image_encoder(made/'clip').pooled(crops))
+        close(bank.embedding[bank.place], pooled)
+        close(bank.image_embedding[bank.place], load_image_encoder(made/'clip').pooled(crops))
         ft.test_eq(read_captions(bank, [0, 17, 29]), [samples[i].caption for i in (0, 17, 29)])
         bank.verify()
-    close(banks['states'][torch.arange(30)].text, states); close(banks['states'].null_text, text.states(text.tokens(['']))[0])
-    assert torch.equal(banks['tokens'][torch.arange(30)].text, tokens) and torch.equal(banks['tokens'].null_text, text.tokens([''])[0])
+    close(banks['states'][torch.arange(30)].text, states)
+    close(banks['states'].null_text, text.states(text.tokens(['']))[0])
+    assert (torch.equal(banks['tokens'][torch.arange(30)].text, tokens)
+            and torch.equal(banks['tokens'].null_text, text.tokens([''])[0]))
 
 def test_losses_and_samplers_take_it(banks):
     for bank in banks.values():
@@ -73,7 +80,8 @@ def test_losses_and_samplers_take_it(banks):
         assert (sampler(batch, g).log_prior[:, 0] == 0).all() and sampler.images is bank.image_embedding
         prepared = PAFMLoss(sampler, label_dropout=.5, null_text=bank.null_text).prepare(batch, g)
         given = prepared.condition
-        assert all(torch.equal(x, bank.null_text.to(x.dtype)) or torch.equal(x, t) for x, t in zip(given, batch.text)) and prepared.target.isfinite().all()
+        assert (all(torch.equal(x, bank.null_text.to(x.dtype)) or torch.equal(x, t) for x, t in zip(given, batch.text))
+                and prepared.target.isfinite().all())
 
 # %% ../../nbs/tests/test_captions.ipynb #b6d0e3a2
 def test_directions_do_not_depend_on_padding_or_company(made):
@@ -86,7 +94,8 @@ def test_directions_do_not_depend_on_padding_or_company(made):
         assert tokens[i, n - 1] == text.eos
         alone = text.tower(input_ids=tokens[i:i + 1, :n].long()).last_hidden_state
         assert_close(states[i, :n], alone[0], rtol=1e-4, atol=1e-5)
-        assert_close(pooled[i], torch.nn.functional.normalize(text.projection(alone[0, -1]), dim=0), rtol=1e-4, atol=1e-5)
+        assert_close(pooled[i], torch.nn.functional.normalize(text.projection(alone[0, -1]), dim=0), rtol=1e-4,
+                     atol=1e-5)
 
 def test_what_is_no_clip_is_refused(made, tmp_path):
     ft.test_fail(lambda: load_text_encoder(tmp_path/'nowhere'), contains='there is no folder')
@@ -114,8 +123,11 @@ def jpg(side=64):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)).save(data, 'JPEG')
     return data.getvalue()
 
-WRONG = dict(broken=([('broken.jpg', jpg()[:300]), ('broken.txt', b'a circle')], 'no image that can be read'), nothing=([('nothing.jpg', b''), ('nothing.txt', b'a circle')], 'empty'),
-             silent=([('silent.jpg', jpg()), ('silent.txt', b' \n')], 'caption is empty'), latin=([('latin.jpg', jpg()), ('latin.txt', 'caf\xe9'.encode('latin1'))], 'not UTF-8'), long=([('long.jpg', jpg()), ('long.txt', b'a '*20_000)], 'more than 16,384'),
+WRONG = dict(broken=([('broken.jpg', jpg()[:300]), ('broken.txt', b'a circle')], 'no image that can be read'),
+             nothing=([('nothing.jpg', b''), ('nothing.txt', b'a circle')], 'empty'),
+             silent=([('silent.jpg', jpg()), ('silent.txt', b' \n')], 'caption is empty'),
+             latin=([('latin.jpg', jpg()), ('latin.txt', 'caf\xe9'.encode('latin1'))], 'not UTF-8'),
+             long=([('long.jpg', jpg()), ('long.txt', b'a '*20_000)], 'more than 16,384'),
              mute=([('mute.jpg', jpg())], 'no caption'), blind=([('blind.txt', b'a circle')], 'no image'))
 
 def samples_of(path):
@@ -187,20 +199,27 @@ def test_wrong_samples_are_listed_and_left_out(made, tmp_path):
     good = [('good.jpg', jpg()), ('good.txt', b'a red circle'), ('good.json', b'not even json')]
     again = [('good.jpg', jpg(32)), ('good.txt', b'another')]
     outside = [('../outside.jpg', jpg()), ('../outside.txt', b'a circle')]
-    write_tar(tmp_path/'0.tar', [e for entries, _ in WRONG.values() for e in entries] + outside + good + again + [('more.webp', b'x'), ('notes.md', b'x'), ('evil.pyd', b'x'), ('evil.pkl', b'x')])
-    write_tar(tmp_path/'1.tar', [(f'{i}.{end}', data) for i in range(5) for end, data in (('jpg', jpg()), ('txt', b'a blue square'))])
+    write_tar(tmp_path/'0.tar', [e for entries, _ in WRONG.values() for e in entries] + outside + good + again
+              + [('more.webp', b'x'), ('notes.md', b'x'), ('evil.pyd', b'x'), ('evil.pkl', b'x')])
+    write_tar(tmp_path/'1.tar',
+              [(f'{i}.{end}', data) for i in range(5) for end, data in (('jpg', jpg()), ('txt', b'a blue square'))])
     whole = (tmp_path/'1.tar').read_bytes()
     (tmp_path/'1.tar').write_bytes(whole[:len(whole)//2])
     bank = bank_of(made, tmp_path/'bank', shards=tmp_path)
     said = json.loads((bank.folder/'skipped.json').read_text())
-    for key, (_, reason) in WRONG.items(): assert any(s['key'] == key and reason in s['reason'] for s in said), (key, said)
-    assert any('leads out' in s['reason'] for s in said) and any('twice' in s['reason'] for s in said) and any('cut or damaged' in s['reason'] for s in said)
-    assert 2 <= len(bank) <= 4 and read_captions(bank, range(len(bank))) == ['a red circle'] + ['a blue square']*(len(bank) - 1)
+    for key, (_, reason) in WRONG.items():
+        assert any(s['key'] == key and reason in s['reason'] for s in said), (key, said)
+    assert (any('leads out' in s['reason'] for s in said) and any('twice' in s['reason'] for s in said)
+            and any('cut or damaged' in s['reason'] for s in said))
+    assert 2 <= len(bank) <= 4 and read_captions(bank,
+                                                 range(len(bank))) == ['a red circle'] + ['a blue square']*(
+                                                     len(bank) - 1)
     assert not list(tmp_path.parent.glob('outside*'))
 
 def test_nothing_that_can_be_used(made, tmp_path):
     write_tar(tmp_path/'0.tar', WRONG['mute'][0])
-    ft.test_fail(lambda: bank_of(made, tmp_path/'bank', shards=tmp_path), contains='no sample of 1 shards could be used')
+    ft.test_fail(lambda: bank_of(made, tmp_path/'bank', shards=tmp_path),
+                 contains='no sample of 1 shards could be used')
     assert not (tmp_path/'bank/meta.json').exists()
 
 # %% ../../nbs/tests/test_captions.ipynb #41a78891
@@ -218,19 +237,26 @@ def test_stopped_between_shards_and_while_joined(made, banks, tmp_path, monkeypa
             m.setattr(where, name, killed)
             with pytest.raises(Killed): bank_of(made, tmp_path/'bank')
     bank = bank_of(made, tmp_path/'bank')
-    assert sorted(encoded) == ['00000.tar', '00001.tar', '00002.tar'] and files(bank.folder) == files(banks['tokens'].folder)
+    assert (sorted(encoded) == ['00000.tar', '00001.tar', '00002.tar']
+            and files(bank.folder) == files(banks['tokens'].folder))
     ft.test_eq({p.name for p in bank.folder.iterdir() if p.name.startswith('.')}, set())
 
-PROGRAM = 'import sys; from pafm_nb.captions import prepare_cc12m; prepare_cc12m(*sys.argv[1:], "tokens", size=64, batch_size=4, progress=False)'
+PROGRAM = (
+    'import sys; from pafm_nb.captions import prepare_cc12m; prepare_cc12m(*sys.argv[1:], "tokens", size=64, '
+    'batch_size=4, progress=False)')
 
 def launch(made, out):
     (out.parent/'program.py').write_text(PROGRAM)
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', out.parent/'program.py', made/'shards', made/'vae', made/'clip', out]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=os.environ | dict(OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true'))
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2',
+               out.parent/'program.py', made/'shards', made/'vae', made/'clip', out]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+                            env=os.environ | dict(OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true'))
 
 def test_killed_as_two_processes_and_finished_by_two(made, banks, tmp_path):
     process, began = launch(made, tmp_path/'bank'), time.monotonic()
-    while not list(tmp_path.glob('bank/.pieces/00000[0-9]')) and process.poll() is None and time.monotonic() < began + 120: time.sleep(.02)
+    while (not list(tmp_path.glob('bank/.pieces/00000[0-9]')) and process.poll() is None
+           and time.monotonic() < began + 120):
+        time.sleep(.02)
     os.killpg(process.pid, 9)
     process.wait()
     assert launch(made, tmp_path/'bank').wait(120) == 0
@@ -241,8 +267,12 @@ def test_shards_are_all_there_and_once(made, tmp_path):
     shards = made/'shards'
     ft.test_eq([p.name for p in open_shards(f'{shards}/{{00000..00002}}.tar')], ['00000.tar', '00001.tar', '00002.tar'])
     os.symlink(shards/'00000.tar', tmp_path/'link.tar')
-    for given, said in ((f'{shards}/{{00000..00009}}.tar', '7 of 10 shards are not there'), ([shards, shards/'00001.tar'], '00001.tar is given twice'), ([shards, tmp_path/'link.tar'], 'twice, as'), (tmp_path/'none', 'not there'), (made/'vae', 'no .tar file')):
-        with pytest.raises((ValueError, FileNotFoundError), match=said.replace('.', '[.]')): bank_of(made, tmp_path/'bank', shards=given)
+    for given, said in ((f'{shards}/{{00000..00009}}.tar', '7 of 10 shards are not there'),
+                        ([shards, shards/'00001.tar'], '00001.tar is given twice'),
+                        ([shards, tmp_path/'link.tar'], 'twice, as'), (tmp_path/'none', 'not there'),
+                        (made/'vae', 'no .tar file')):
+        with pytest.raises((ValueError, FileNotFoundError), match=said.replace('.', '[.]')):
+            bank_of(made, tmp_path/'bank', shards=given)
     assert not (tmp_path/'bank').exists()
 
 def test_shards_that_are_no_data(made, tmp_path, monkeypatch):
@@ -264,13 +294,17 @@ def test_a_folder_of_something_else_is_refused_before_work(made, tmp_path, monke
 def test_other_settings_are_refused(made, banks, tmp_path):
     out = shutil.copytree(banks['tokens'].folder, tmp_path/'bank')
     assert files(bank_of(made, out).folder) == files(out)
-    for changes, said in ((dict(text='states'), "kind='tokens'"), (dict(size=32), 'size=64'), (dict(limit=3), 'limit=None'), (dict(shards=made/'shards/00000.tar'), 'shards=')):
+    for changes, said in ((dict(text='states'), "kind='tokens'"), (dict(size=32), 'size=64'),
+                          (dict(limit=3), 'limit=None'), (dict(shards=made/'shards/00000.tar'), 'shards=')):
         ft.test_fail(lambda: bank_of(made, out, **changes), contains=said)
-    for changes, said in ((dict(text='words'), "'states' or 'tokens'"), (dict(size=60), 'multiple of 8'), (dict(limit=0), 'limit must'), (dict(batch_size=0), 'batch_size must'), (dict(precision='fp8'), 'fp8')):
+    for changes, said in ((dict(text='words'), "'states' or 'tokens'"), (dict(size=60), 'multiple of 8'),
+                          (dict(limit=0), 'limit must'), (dict(batch_size=0), 'batch_size must'),
+                          (dict(precision='fp8'), 'fp8')):
         ft.test_fail(lambda: bank_of(made, tmp_path/'new', **changes), contains=said)
     assert not (tmp_path/'new').exists()
 
 def test_a_trial_takes_the_first(made, banks, tmp_path):
     bank = bank_of(made, tmp_path/'bank', limit=13)
     assert len(bank) == 13
-    assert_close(bank.by_class.float(), banks['tokens'].by_class[:13].float(), rtol=2e-3, atol=1e-4)     # passes of other sizes may round otherwise
+    # passes of other sizes may round otherwise
+    assert_close(bank.by_class.float(), banks['tokens'].by_class[:13].float(), rtol=2e-3, atol=1e-4)

@@ -18,13 +18,16 @@ import json, os, pickle, resource, shutil, signal, subprocess, sys, threading, w
 from pathlib import Path
 import fastcore.test as ft
 import pytest, torch
-from ..checkpoints import (FILES, JsonLines, checkpoints_in, deferred_signals, last_name, newest_checkpoint, newest_state, pack_optimizer, read_checkpoint, read_log,
+from ..checkpoints import (FILES, JsonLines, checkpoints_in, deferred_signals, last_name, newest_checkpoint,
+                                 newest_state, pack_optimizer, read_checkpoint, read_log,
                                  read_state, save_checkpoint, unpack_optimizer)
 from ..files import sealed
 
 def save(folder, step, keep=3, size=50, **state):
     "A checkpoint whose tensors say their step and file"
-    return save_checkpoint(folder, step, {f: dict(w=torch.full((size,), 10.*step + i), odd=torch.arange(6).view(2, 3).T) for i, f in enumerate(FILES)}, state, keep)
+    return save_checkpoint(folder, step,
+                           {f: dict(w=torch.full((size,), 10.*step + i), odd=torch.arange(6).view(2, 3).T)
+                            for i, f in enumerate(FILES)}, state, keep)
 
 def names(folder): return sorted(p.name for p in folder.iterdir())
 
@@ -33,12 +36,14 @@ def test_what_is_saved_comes_back(tmp_path):
     path = save(tmp_path, 7, note='x', list=[1, 2])
     tensors, state = read_checkpoint(path)
     ft.test_eq((path.name, state['step'], state['note'], state['list']), ('step_00000007', 7, 'x', [1, 2]))
-    for i, f in enumerate(FILES): assert (tensors[f]['w'] == 70 + i).all() and torch.equal(tensors[f]['odd'], torch.arange(6).view(2, 3).T)
+    for i, f in enumerate(FILES):
+        assert (tensors[f]['w'] == 70 + i).all() and torch.equal(tensors[f]['odd'], torch.arange(6).view(2, 3).T)
     ft.test_eq(read_state(path), state)
 
 def test_the_newest_are_kept(tmp_path):
     for step in (1, 2, 30, 4): save(tmp_path, step, keep=9)
-    ft.test_eq(([p.name for p in checkpoints_in(tmp_path)], last_name(tmp_path)), ([f'step_{s:08d}' for s in (1, 2, 4, 30)], 'step_00000030'))
+    ft.test_eq(([p.name for p in checkpoints_in(tmp_path)], last_name(tmp_path)),
+               ([f'step_{s:08d}' for s in (1, 2, 4, 30)], 'step_00000030'))
     save(tmp_path, 31, keep=2)
     ft.test_eq(names(tmp_path), ['step_00000030', 'step_00000031'])
     ft.test_eq(newest_checkpoint(tmp_path)[2]['step'], 31)
@@ -63,13 +68,15 @@ def test_only_what_we_wrote_is_ours(tmp_path):
     for step in (2, 3): save(folder, step, keep=1)
     ft.test_eq([p.name for p in checkpoints_in(folder)], ['step_00000003'])
     ft.test_eq(names(folder), sorted([*FOREIGN, 'step_00000003', 'step_00000098', '.part_notes']))
-    ft.test_eq((last_name(folder), newest_checkpoint(folder)[2]['step'], newest_state(tmp_path)['step']), ('step_00000003', 3, 3))
+    ft.test_eq((last_name(folder), newest_checkpoint(folder)[2]['step'], newest_state(tmp_path)['step']),
+               ('step_00000003', 3, 3))
 
 def test_a_copy_under_another_step(tmp_path):
     "A checkpoint renamed to another step is damaged, and does not cost the ones that are written after it"
     shutil.copytree(save(tmp_path, 1), tmp_path/'step_00000099')
     for step in (2, 3): save(tmp_path, step, keep=1)
-    with pytest.warns(UserWarning, match='step_00000099 is damaged .its state.json is of step 1'): ft.test_eq(newest_checkpoint(tmp_path)[2]['step'], 3)
+    with pytest.warns(UserWarning, match='step_00000099 is damaged .its state.json is of step 1'):
+        ft.test_eq(newest_checkpoint(tmp_path)[2]['step'], 3)
     ft.test_eq(names(tmp_path), ['step_00000003', 'step_00000099'])
 
 def test_a_damaged_newer_one_is_passed(tmp_path):
@@ -92,7 +99,8 @@ def test_a_checkpoint_may_be_a_link(tmp_path):
 @pytest.mark.parametrize('keep', [0, -1, True, 1.5, None])
 def test_at_least_one_is_kept(tmp_path, keep):
     "A number to keep that would lose all is refused before anything is written"
-    ft.test_fail(lambda: save(tmp_path/'new', 1, keep=keep), exc=ValueError, contains=f'keep must be an integer of at least 1, got {keep!r}')
+    ft.test_fail(lambda: save(tmp_path/'new', 1, keep=keep), exc=ValueError,
+                 contains=f'keep must be an integer of at least 1, got {keep!r}')
     assert not (tmp_path/'new').exists()
 
 def test_steps_count_as_numbers(tmp_path):
@@ -105,21 +113,26 @@ def test_what_cannot_be_removed_is_named(tmp_path, monkeypatch):
     save(tmp_path, 1)
     def fails(*args): raise PermissionError(13, 'Permission denied')
     monkeypatch.setattr('pafm_nb.checkpoints.discard', fails)
-    with pytest.warns(UserWarning, match='step_00000001 cannot be removed .Permission denied'): save(tmp_path, 2, keep=1)
+    with pytest.warns(UserWarning, match='step_00000001 cannot be removed .Permission denied'):
+        save(tmp_path, 2, keep=1)
     ft.test_eq(newest_checkpoint(tmp_path)[2]['step'], 2)
 
 # %% ../../nbs/tests/test_checkpoints.ipynb #fcf1667f
 def test_files_reach_the_disk_before_the_name(tmp_path, monkeypatch):
     events, fsync, rename = [], os.fsync, Path.rename
-    monkeypatch.setattr(os, 'fsync', lambda fd: events.append(os.path.basename(os.readlink(f'/proc/self/fd/{fd}'))) or fsync(fd))
+    monkeypatch.setattr(os, 'fsync', lambda fd: events.append(os.path.basename(os.readlink(f'/proc/self/fd/{fd}')))
+                        or fsync(fd))
     monkeypatch.setattr(Path, 'rename', lambda self, to: events.append('renamed') or rename(self, to))
     save(tmp_path, 1)
     ft.test_eq(sorted(events[:4]), ['ema.safetensors', 'model.safetensors', 'optimizer.safetensors', 'state.json'])
     ft.test_eq(events[4:], ['renamed'])
 
 # %% ../../nbs/tests/test_checkpoints.ipynb #7dcde878
-HARM = dict(cut=lambda p: p.write_bytes(p.read_bytes()[:-9]), flipped=lambda p: p.write_bytes(p.read_bytes()[:-1] + bytes([p.read_bytes()[-1] ^ 1])), empty=lambda p: p.write_bytes(b''),
-            missing=lambda p: p.unlink(), foreign=lambda p: p.write_bytes(b'[1, 2]'), longer=lambda p: p.write_bytes(p.read_bytes() + b'0'))
+HARM = dict(cut=lambda p: p.write_bytes(p.read_bytes()[:-9]),
+            flipped=lambda p: p.write_bytes(p.read_bytes()[:-1] + bytes([p.read_bytes()[-1] ^ 1])),
+            empty=lambda p: p.write_bytes(b''),
+            missing=lambda p: p.unlink(), foreign=lambda p: p.write_bytes(b'[1, 2]'),
+            longer=lambda p: p.write_bytes(p.read_bytes() + b'0'))
 
 @pytest.mark.parametrize('file', ['model.safetensors', 'ema.safetensors', 'optimizer.safetensors', 'state.json'])
 @pytest.mark.parametrize('harm', HARM)
@@ -128,27 +141,32 @@ def test_damage_falls_back(tmp_path, file, harm):
     HARM[harm](tmp_path/'checkpoints/step_00000002'/file)
     with pytest.warns(UserWarning) as said: path, tensors, state = newest_checkpoint(tmp_path/'checkpoints')
     assert len(said) == 1 and 'step_00000002 is damaged' in str(said[0].message)
-    ft.test_eq((path.name, state['step'], tensors['model']['w'][0].item()), ('step_00000001', 1, 10. + FILES.index('model')))
+    ft.test_eq((path.name, state['step'], tensors['model']['w'][0].item()),
+               ('step_00000001', 1, 10. + FILES.index('model')))
     ft.test_eq(newest_state(tmp_path)['step'], 1 if file == 'state.json' else 2)
 
 def test_files_of_another_checkpoint(tmp_path):
     for step in (1, 2): save(tmp_path, step)
     shutil.copy(tmp_path/'step_00000001/model.safetensors', tmp_path/'step_00000002/model.safetensors')
-    with pytest.raises(ValueError, match='step_00000002 is damaged .model.safetensors'): read_checkpoint(tmp_path/'step_00000002')
+    with pytest.raises(ValueError, match='step_00000002 is damaged .model.safetensors'):
+        read_checkpoint(tmp_path/'step_00000002')
 
 def test_an_edited_state(tmp_path):
     path = save(tmp_path, 12)/'state.json'
     path.write_text(path.read_text().replace('"step": 12', '"step": 11'))
-    with pytest.raises(ValueError, match='step_00000012 is damaged .state.json: it does not match its checksum'): read_checkpoint(path.parent)
+    with pytest.raises(ValueError, match='step_00000012 is damaged .state.json: it does not match its checksum'):
+        read_checkpoint(path.parent)
 
 def test_nothing_whole(tmp_path):
     for step in (1, 2): HARM['cut'](save(tmp_path/'checkpoints', step)/'state.json')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         ft.test_fail(lambda: newest_checkpoint(tmp_path/'checkpoints'), contains='none of the 2')
-    for folder in (tmp_path, tmp_path/'nothing'): ft.test_fail(lambda: newest_state(folder), exc=FileNotFoundError, contains='holds no checkpoint')
+    for folder in (tmp_path, tmp_path/'nothing'):
+        ft.test_fail(lambda: newest_state(folder), exc=FileNotFoundError, contains='holds no checkpoint')
 
-def test_a_seal_does_not_depend_on_the_order(): ft.test_eq(sealed(dict(a=1, b=2))['checksum'], sealed(dict(b=2, a=1))['checksum'])
+def test_a_seal_does_not_depend_on_the_order():
+    ft.test_eq(sealed(dict(a=1, b=2))['checksum'], sealed(dict(b=2, a=1))['checksum'])
 
 # %% ../../nbs/tests/test_checkpoints.ipynb #378b0242
 @pytest.mark.parametrize('text', ['', '{"step": 1', '[1, 2]', '7', 'null', '['*100_000, '{"step": 1}', '\xff'])
@@ -156,7 +174,8 @@ def test_a_state_of_another_kind(tmp_path, text):
     "A state that is cut, nested without end or no dictionary is one error with its name"
     path = save(tmp_path/'checkpoints', 1)
     (path/'state.json').write_text(text, encoding='latin-1')
-    for read in (read_state, read_checkpoint): ft.test_fail(lambda: read(path), exc=ValueError, contains='step_00000001 is damaged (state.json: ')
+    for read in (read_state, read_checkpoint):
+        ft.test_fail(lambda: read(path), exc=ValueError, contains='step_00000001 is damaged (state.json: ')
     ft.test_fail(lambda: newest_state(tmp_path), exc=FileNotFoundError, contains='holds no checkpoint')
 
 # %% ../../nbs/tests/test_checkpoints.ipynb #74ae4485
@@ -194,7 +213,8 @@ def test_a_disk_that_fails(tmp_path, monkeypatch, file):
     ft.test_eq(names(tmp_path), ['step_00000001'])
 
 # %% ../../nbs/tests/test_checkpoints.ipynb #960711a3
-@pytest.mark.parametrize('make', [lambda p: torch.optim.AdamW(p, lr=.1), lambda p: torch.optim.SGD(p, lr=.1, momentum=.9)])
+@pytest.mark.parametrize('make',
+                         [lambda p: torch.optim.AdamW(p, lr=.1), lambda p: torch.optim.SGD(p, lr=.1, momentum=.9)])
 def test_optimizer_goes_on(make):
     def model(): return [torch.nn.Parameter(torch.linspace(1, 2, 3)), torch.nn.Parameter(torch.ones(2, 2))]
     def go(parameters, optimizer, n):

@@ -17,39 +17,61 @@ from .. import commands
 from ..config import NAMES, RECIPES, TrainConfig, check_data, recipe, saved_config
 
 # %% ../../nbs/tests/test_config.ipynb #93f87f04
-@pytest.mark.parametrize('change, said', [(dict(model='SiT-B/3'), 'SiT-B/2'), (dict(objective='ddpm'), 'fm, pafm'), (dict(candidates='knn'), 'InClass'),
-                                          (dict(path='curved'), 'cosine'), (dict(time='gamma'), 'logit_normal'), (dict(time_shift=0), 'time_shift'), (dict(k=0), 'k must'), (dict(micro_batches=3), 'micro_batches=3'), (dict(crop=0), 'crop'),
-                                          (dict(lr=float('nan')), 'lr must'), (dict(steps=True), 'steps must'), (dict(batch_size=2.5), '2.5'), (dict(lr=0), 'lr must'), (dict(label_dropout=2), '2'), (dict(label_dropout=-.1), '-0.1'), (dict(ema_decay=1.1), 'ema_decay'), (dict(weight_decay=-1), 'weight_decay'), (dict(weight_decay=float('inf')), 'weight_decay'),
-                                          (dict(grad_clip=0), 'grad_clip'), (dict(temperature=float('inf')), 'temperature'), (dict(temperature=-1), 'temperature'), (dict(sample_guidance=float('nan')), 'sample_guidance'), (dict(precision='int8'), 'bf16'),
-                                          (dict(sample_every=-1), 'sample_every'), (dict(seed=-1), 'seed'), (dict(keep=0), 'keep'), (dict(log_every=0), 'log_every'), (dict(save_every=0), 'save_every'), (dict(batch_size=0), 'batch_size'),
-    (dict(batch_size=10**12), 'at most 1,048,576, got 1,000,000,000,000'), (dict(k=10**9), 'at most 65,536'), (dict(seed=2**64), 'seed must be at most'), (dict(lr='fast'), "lr must be a number, got 'fast'"),
-    (dict(ema_decay=None), 'ema_decay must be a number'), (dict(label_dropout=True), 'label_dropout must be'), (dict(ema_decay=float('nan')), 'ema_decay'), (dict(label_dropout=float('nan')), 'label_dropout'),
+@pytest.mark.parametrize('change, said', [(dict(model='SiT-B/3'), 'SiT-B/2'), (dict(objective='ddpm'), 'fm, pafm'),
+                                          (dict(candidates='knn'), 'InClass'),
+                                          (dict(path='curved'), 'cosine'), (dict(time='gamma'), 'logit_normal'),
+                                          (dict(time_shift=0), 'time_shift'), (dict(k=0), 'k must'),
+                                          (dict(micro_batches=3), 'micro_batches=3'), (dict(crop=0), 'crop'),
+                                          (dict(lr=float('nan')), 'lr must'), (dict(steps=True), 'steps must'),
+                                          (dict(batch_size=2.5), '2.5'), (dict(lr=0), 'lr must'),
+                                          (dict(label_dropout=2), '2'), (dict(label_dropout=-.1), '-0.1'),
+                                          (dict(ema_decay=1.1), 'ema_decay'), (dict(weight_decay=-1), 'weight_decay'),
+                                          (dict(weight_decay=float('inf')), 'weight_decay'),
+                                          (dict(grad_clip=0), 'grad_clip'),
+                                          (dict(temperature=float('inf')), 'temperature'),
+                                          (dict(temperature=-1), 'temperature'),
+                                          (dict(sample_guidance=float('nan')), 'sample_guidance'),
+                                          (dict(precision='int8'), 'bf16'),
+                                          (dict(sample_every=-1), 'sample_every'), (dict(seed=-1), 'seed'),
+                                          (dict(keep=0), 'keep'), (dict(log_every=0), 'log_every'),
+                                          (dict(save_every=0), 'save_every'), (dict(batch_size=0), 'batch_size'),
+    (dict(batch_size=10**12), 'at most 1,048,576, got 1,000,000,000,000'), (dict(k=10**9), 'at most 65,536'),
+    (dict(seed=2**64), 'seed must be at most'), (dict(lr='fast'), "lr must be a number, got 'fast'"),
+    (dict(ema_decay=None), 'ema_decay must be a number'), (dict(label_dropout=True), 'label_dropout must be'),
+    (dict(ema_decay=float('nan')), 'ema_decay'), (dict(label_dropout=float('nan')), 'label_dropout'),
     (dict(time_shift=float('inf')), 'time_shift'), (dict(grad_clip=float('nan')), 'grad_clip')])
 def test_bad_config(change, said): ft.test_fail(lambda: TrainConfig('x', **change), contains=said)
 
 def test_what_makes_sense_is_taken():
-    TrainConfig('x', label_dropout=0, ema_decay=1, weight_decay=0, sample_guidance=-1, k=1, steps=1, micro_batches=128, sample_every=0, seed=0)
+    TrainConfig('x', label_dropout=0, ema_decay=1, weight_decay=0, sample_guidance=-1, k=1, steps=1,
+                micro_batches=128, sample_every=0, seed=0)
     TrainConfig('x', batch_size=2**20, k=2**16, seed=2**63 - 1)
 
 def test_saved_and_back():
     config = TrainConfig('here', steps=7, model_args=dict(depth=1), crop=6)
     assert 'out' not in config.saved()
-    ft.test_eq(saved_config('there', dict(config=json.loads(json.dumps(config.saved())))), TrainConfig('there', steps=7, model_args=dict(depth=1), crop=6))
+    ft.test_eq(saved_config('there', dict(config=json.loads(json.dumps(config.saved())))),
+               TrainConfig('there', steps=7, model_args=dict(depth=1), crop=6))
 
 def test_data_is_a_name_or_a_folder(tmp_path):
     for data in (*NAMES['data'], str(tmp_path)): check_data(TrainConfig('x', data=data))
-    for data in ('', 'cifar', str(tmp_path/'nothing')): ft.test_fail(lambda: check_data(TrainConfig('x', data=data)), contains='folder of a bank')
+    for data in ('', 'cifar', str(tmp_path/'nothing')):
+        ft.test_fail(lambda: check_data(TrainConfig('x', data=data)), contains='folder of a bank')
 
 # %% ../../nbs/tests/test_config.ipynb #5ad01c77
 def test_names_of_before_are_read():
     "A checkpoint's config with a sampler's former name"
     config = TrainConfig('run', candidates='Broadened')
-    assert config.candidates == 'SmoothedClass' and saved_config('run', dict(config=config.saved() | dict(candidates='Broadened'))) == config
+    assert config.candidates == 'SmoothedClass' and saved_config('run',
+                                                                 dict(config=config.saved()
+                                                                      | dict(candidates='Broadened'))) == config
 
 # %% ../../nbs/tests/test_config.ipynb #a8dbbe2d
 def test_recipes():
     b2 = recipe('imagenet-sit-b2', 'x', data='bank')
-    ft.test_eq((b2.model, b2.batch_size, b2.lr, b2.weight_decay, b2.grad_clip, b2.ema_decay, b2.label_dropout, b2.precision, b2.steps, b2.time, b2.path), ('SiT-B/2', 256, 1e-4, 0., 1., .9999, .1, 'bf16', 400_000, 'uniform', 'linear'))
+    ft.test_eq((b2.model, b2.batch_size, b2.lr, b2.weight_decay, b2.grad_clip, b2.ema_decay, b2.label_dropout,
+                b2.precision, b2.steps, b2.time, b2.path), ('SiT-B/2', 256, 1e-4, 0., 1., .9999, .1, 'bf16',
+                                                            400_000, 'uniform', 'linear'))
     ft.test_eq(recipe('digits', 'x', lr=.5).lr, .5)
     ft.test_eq(recipe('cc12m-mmdit', 'x', data='bank').candidates, 'TextLikelihood')
     for name, settings in RECIPES.items():
@@ -64,15 +86,24 @@ try: getattr(pafm_nb.commands, sys.argv[0])()
 finally: print('loaded', [m for m in {HEAVY} if m in sys.modules])"""
 
 @pytest.mark.parametrize('line, said', [
-    ('pafm_train --help', 'usage: pafm_train'), ('pafm_demo --help', 'usage: pafm_demo'), ('pafm_prepare --help', 'usage: pafm_prepare'), ('pafm_bench --help', 'usage: pafm_bench'),
-    ('pafm_train', 'give --recipe'), ('pafm_train --recipe mnist', 'invalid choice'), ('pafm_train --recipe digits', '--out'), ('pafm_train --recipe digits --out x --steps 0', 'steps must'),
-    ('pafm_train --recipe digits --out x --model SiT-Q/2', 'SiT-B/2'), ('pafm_train --recipe digits --out x --lr nan', 'lr must'), ('pafm_train --recipe digits --out x --data nowhere', "'nowhere'"),
-    ('pafm_train --recipe imagenet-sit-b2 --out x', 'needs data'), ('pafm_train --resume nowhere', 'nowhere holds no checkpoint'),
-    ('pafm_prepare cells', '--bank'), ('pafm_prepare cells --bank nowhere', 'nowhere'), ('pafm_prepare knn', 'invalid choice'), ('pafm_bench speed', 'invalid choice'), ('pafm_bench bank --out no/where.json', 'no'),
-    ('pafm_bench all', '--out'), ('pafm_bench all --out program.py', 'give a folder'), ('pafm_bench all --out no/where', 'make it first'), ('pafm_bench peers --out .', 'give a file')])
+    ('pafm_train --help', 'usage: pafm_train'), ('pafm_demo --help', 'usage: pafm_demo'),
+    ('pafm_prepare --help', 'usage: pafm_prepare'), ('pafm_bench --help', 'usage: pafm_bench'),
+    ('pafm_train', 'give --recipe'), ('pafm_train --recipe mnist', 'invalid choice'),
+    ('pafm_train --recipe digits', '--out'), ('pafm_train --recipe digits --out x --steps 0', 'steps must'),
+    ('pafm_train --recipe digits --out x --model SiT-Q/2', 'SiT-B/2'),
+    ('pafm_train --recipe digits --out x --lr nan', 'lr must'),
+    ('pafm_train --recipe digits --out x --data nowhere', "'nowhere'"),
+    ('pafm_train --recipe imagenet-sit-b2 --out x', 'needs data'),
+    ('pafm_train --resume nowhere', 'nowhere holds no checkpoint'),
+    ('pafm_prepare cells', '--bank'), ('pafm_prepare cells --bank nowhere', 'nowhere'),
+    ('pafm_prepare knn', 'invalid choice'), ('pafm_bench speed', 'invalid choice'),
+    ('pafm_bench bank --out no/where.json', 'no'),
+    ('pafm_bench all', '--out'), ('pafm_bench all --out program.py', 'give a folder'),
+    ('pafm_bench all --out no/where', 'make it first'), ('pafm_bench peers --out .', 'give a file')])
 def test_mistakes_are_told_before_torch_is_loaded(tmp_path, line, said):
     (tmp_path/'program.py').write_text(PROGRAM)
-    done = subprocess.run([sys.executable, tmp_path/'program.py', *line.split()], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    done = subprocess.run([sys.executable, tmp_path/'program.py', *line.split()], capture_output=True,
+                          text=True, timeout=60, cwd=tmp_path)
     assert said in done.stdout + done.stderr and 'Traceback' not in done.stderr
     ft.test_eq(done.stdout.splitlines()[-1], 'loaded []')
     ft.test_eq(done.returncode, 0 if '--help' in line else 2)
@@ -81,17 +112,29 @@ def test_mistakes_are_told_before_torch_is_loaded(tmp_path, line, said):
 IMAGES = 'pafm_prepare imagenet --images . --vae a/b --out x'
 
 @pytest.mark.parametrize('line, said', [
-    ('pafm_train --recipe digits --out=', 'out must be the folder of the run'), ('pafm_train --resume=', '--resume is empty'),
-    ('pafm_train --recipe digits --out x --data=', "no data is named ''"), ('pafm_train --recipe digits --out x --seed -1', 'seed must be an integer of at least 0, got -1'),
-    ('pafm_train --recipe digits --out x --batch_size 0', 'batch_size must be an integer of at least 1'), ('pafm_train --recipe digits --out x --k 1000000000', 'k must be at most 65,536'),
-    ('pafm_train --recipe digits --out x --batch_size 1000000000000', 'batch_size must be at most 1,048,576, got 1,000,000,000,000'),
-    ('pafm_train --recipe digits --out x --ema_decay nan', 'ema_decay must lie'), ('pafm_train --recipe digits --out x --grad_clip inf', 'grad_clip must be finite'),
-    ('pafm_prepare imagenet --images . --vae a/b --out=', '--out is missing'), ('pafm_prepare repa --folder . --out=', '--out is missing'),
-    ('pafm_prepare cc12m --shards . --vae a/b --clip a/b --out=', '--out is missing'), (f'{IMAGES} --seed -1', '--seed must be at least 0, got -1'),
-    (f'{IMAGES} --batch_size 0', '--batch_size must be at least 1'), (f'{IMAGES} --batch_size 1000000000000', '--batch_size must be at most 1,048,576'),
-    (f'{IMAGES} --size 1000000000', '--size must be at most 16,384'), (f'{IMAGES} --limit -1', '--limit must be at least 1'), (f'{IMAGES} --limit 2000000 --crops 5000', '--crops must be at most 4,096'),
-    ('pafm_prepare cells --bank . --seed -1', '--seed must be at least 0'), ('pafm_prepare cells --bank . --k 0', '--k must be at least 1'),
-    ('pafm_prepare neighbors --bank . --k 1000000000', '--k must be at most 1,048,576'), ('pafm_prepare neighbors --bank=', '--bank is missing')])
+    ('pafm_train --recipe digits --out=', 'out must be the folder of the run'),
+    ('pafm_train --resume=', '--resume is empty'),
+    ('pafm_train --recipe digits --out x --data=', "no data is named ''"),
+    ('pafm_train --recipe digits --out x --seed -1', 'seed must be an integer of at least 0, got -1'),
+    ('pafm_train --recipe digits --out x --batch_size 0', 'batch_size must be an integer of at least 1'),
+    ('pafm_train --recipe digits --out x --k 1000000000', 'k must be at most 65,536'),
+    ('pafm_train --recipe digits --out x --batch_size 1000000000000',
+     'batch_size must be at most 1,048,576, got 1,000,000,000,000'),
+    ('pafm_train --recipe digits --out x --ema_decay nan', 'ema_decay must lie'),
+    ('pafm_train --recipe digits --out x --grad_clip inf', 'grad_clip must be finite'),
+    ('pafm_prepare imagenet --images . --vae a/b --out=', '--out is missing'),
+    ('pafm_prepare repa --folder . --out=', '--out is missing'),
+    ('pafm_prepare cc12m --shards . --vae a/b --clip a/b --out=', '--out is missing'),
+    (f'{IMAGES} --seed -1', '--seed must be at least 0, got -1'),
+    (f'{IMAGES} --batch_size 0', '--batch_size must be at least 1'),
+    (f'{IMAGES} --batch_size 1000000000000', '--batch_size must be at most 1,048,576'),
+    (f'{IMAGES} --size 1000000000', '--size must be at most 16,384'),
+    (f'{IMAGES} --limit -1', '--limit must be at least 1'),
+    (f'{IMAGES} --limit 2000000 --crops 5000', '--crops must be at most 4,096'),
+    ('pafm_prepare cells --bank . --seed -1', '--seed must be at least 0'),
+    ('pafm_prepare cells --bank . --k 0', '--k must be at least 1'),
+    ('pafm_prepare neighbors --bank . --k 1000000000', '--k must be at most 1,048,576'),
+    ('pafm_prepare neighbors --bank=', '--bank is missing')])
 def test_what_no_machine_can_do_is_one_line(monkeypatch, capsys, tmp_path, line, said):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'argv', line.split())
@@ -100,7 +143,8 @@ def test_what_no_machine_can_do_is_one_line(monkeypatch, capsys, tmp_path, line,
     ft.test_eq((stopped.value.code, len(written), list(tmp_path.iterdir())), (2, 1, []))
     assert written[0].startswith('error: ') and said in written[0]
 
-@pytest.mark.parametrize('flags, said', [(dict(out=''), '--out is empty'), (dict(steps=0), 'count from 1, got 0'), (dict(seeds=-1), 'count from 1')])
+@pytest.mark.parametrize('flags, said', [(dict(out=''), '--out is empty'), (dict(steps=0), 'count from 1, got 0'),
+                                         (dict(seeds=-1), 'count from 1')])
 def test_a_demo_of_nothing_is_one_line(capsys, flags, said):
     with pytest.raises(SystemExit): commands.pafm_demo.__wrapped__(**flags)
     assert said in capsys.readouterr().err

@@ -41,18 +41,23 @@ MISTAKES['weights'] = {
 SOLVED['ess'] = lambda w: 1/(w**2).sum(),
 MISTAKES['ess'] = {
     'one over it': lambda w: (w**2).sum(), 'largest weight': lambda w: 1/w.max(), 'above 0': lambda w: (w > 0).sum(),
-    'entropy': lambda w: torch.special.entr(w).sum().exp(), 'in place of a sum': lambda w: 1/(w**2).mean(), 'expected': lambda w: len(w)}
+    'entropy': lambda w: torch.special.entr(w).sum().exp(), 'in place of a sum': lambda w: 1/(w**2).mean(),
+    'expected': lambda w: len(w)}
 
 SOLVED['field'] = lambda z_t, t, pool: solved_weights(z_t, t, pool) @ (z_t - pool)/t,
 MISTAKES['field'] = {
-    'sign is flipped': lambda z_t, t, pool: solved_weights(z_t, t, pool) @ (pool - z_t)/t, 'counted alike': lambda z_t, t, pool: ((z_t - pool)/t).mean(0),
-    'likeliest': lambda z_t, t, pool: (z_t - pool[solved_weights(z_t, t, pool).argmax()])/t, 'mean endpoint': lambda z_t, t, pool: solved_weights(z_t, t, pool) @ pool,
-    'Divide by t': lambda z_t, t, pool: solved_weights(z_t, t, pool) @ (z_t - pool), 'mean noise': lambda z_t, t, pool: (z_t - (1 - t)*(solved_weights(z_t, t, pool) @ pool))/t,
+    'sign is flipped': lambda z_t, t, pool: solved_weights(z_t, t, pool) @ (pool - z_t)/t,
+    'counted alike': lambda z_t, t, pool: ((z_t - pool)/t).mean(0),
+    'likeliest': lambda z_t, t, pool: (z_t - pool[solved_weights(z_t, t, pool).argmax()])/t,
+    'mean endpoint': lambda z_t, t, pool: solved_weights(z_t, t, pool) @ pool,
+    'Divide by t': lambda z_t, t, pool: solved_weights(z_t, t, pool) @ (z_t - pool),
+    'mean noise': lambda z_t, t, pool: (z_t - (1 - t)*(solved_weights(z_t, t, pool) @ pool))/t,
     'expected': lambda z_t, t, pool: solved_weights(z_t, t, pool) @ (z_t - pool)/(1 - t)}
 
 THREES = digits().of_class(3).flatten(1)
 SOLVED['half_time'] = half_time(THREES),
-MISTAKES['half_time'] = {'not averaged': half_time(THREES, 'mean'), 'many directions': .501, 'late. Average': .7, 'early. Average': .41, 'expected a number': torch.tensor(.45)}
+MISTAKES['half_time'] = {'not averaged': half_time(THREES, 'mean'), 'many directions': .501, 'late. Average': .7,
+                         'early. Average': .41, 'expected a number': torch.tensor(.45)}
 
 # %% ../../nbs/tests/test_course.ipynb #c7a99ec0
 def variances(p, v, cell):
@@ -74,29 +79,36 @@ def not_normalised(p, v, cell):
     fm, inside, left = variances(p, v, cell)
     return fm, sum(p[c] @ (v[c] - p[c] @ v[c]).square().sum(1) for c in (cell == c for c in cell.unique())), left
 SOLVED['total_variance'] = variances,
-MISTAKES['total_variance'] = {'sum over dimensions': dims, 'posterior p': alike, 'like any other': cells_alike, 'counts with its own': means_alike, 'normalised again': not_normalised,
+MISTAKES['total_variance'] = {'sum over dimensions': dims, 'posterior p': alike, 'like any other': cells_alike,
+                              'counts with its own': means_alike, 'normalised again': not_normalised,
                               'the part inside': lambda p, v, cell: [variances(p, v, cell)[i] for i in (0, 2, 1)]}
 
 def at_random(i, y, k, generator, replacement=False):
     others = (y == y[i]).nonzero()[:, 0]
     others = others[others != i]
-    rows = torch.randint(len(others), (k - 1,), generator=generator) if replacement else torch.randperm(len(others), generator=generator)[:k - 1]
+    rows = (torch.randint(len(others), (k - 1,), generator=generator) if replacement
+            else torch.randperm(len(others), generator=generator)[:k - 1])
     return torch.cat([torch.tensor([i]), others[rows]])
 SOLVED['candidates'] = at_random,
 MISTAKES['candidates'] = {
-    'source is missing': lambda i, y, k, g: at_random(i, y, k + 1, g)[1:], 'stands there twice': lambda i, y, k, g: at_random(i, y, k, g, True),
+    'source is missing': lambda i, y, k, g: at_random(i, y, k + 1, g)[1:],
+    'stands there twice': lambda i, y, k, g: at_random(i, y, k, g, True),
     'source first': lambda i, y, k, g: at_random(i, y, k, g).flip(0),
-    'another class': lambda i, y, k, g: at_random(i, torch.zeros_like(y), k, g), 'think of neighbours': lambda i, y, k, g: (y == y[i]).nonzero()[:, 0].roll(-2)[:k],
+    'another class': lambda i, y, k, g: at_random(i, torch.zeros_like(y), k, g),
+    'think of neighbours': lambda i, y, k, g: (y == y[i]).nonzero()[:, 0].roll(-2)[:k],
     'expected 4': lambda i, y, k, g: at_random(i, y, k + 1, g)}
 
 def moments(targets, truth, correction=1, share=None):
     variance = targets.var(0, correction=correction).sum(1)
-    return (targets.mean(0) - truth).square().sum(1) - (1/len(targets) if share is None else share)*targets.var(0).sum(1), variance
+    return (targets.mean(0) - truth).square().sum(1) - (1/len(targets) if share is None
+                                                        else share)*targets.var(0).sum(1), variance
 SOLVED['bias_variance'] = moments,
 MISTAKES['bias_variance'] = {
-    'divide by M - 1': lambda u, v: moments(u, v, correction=0), 'sum them': lambda u, v: [x/u.shape[2] for x in moments(u, v)],
+    'divide by M - 1': lambda u, v: moments(u, v, correction=0),
+    'sum them': lambda u, v: [x/u.shape[2] for x in moments(u, v)],
     'variance of the mean of': lambda u, v: (moments(u, v)[0], moments(u, v)[1]/len(u)),
-    'holds the bias': lambda u, v: (moments(u, v)[0], (u - v).square().sum(2).mean(0)), 'look biased': lambda u, v: moments(u, v, share=0),
+    'holds the bias': lambda u, v: (moments(u, v)[0], (u - v).square().sum(2).mean(0)),
+    'look biased': lambda u, v: moments(u, v, share=0),
     'not the variance': lambda u, v: moments(u, v, share=1),
     'then square': lambda u, v: ((u - v).square().sum(2).mean(0), moments(u, v)[1])}
 
@@ -104,16 +116,26 @@ TRAIN = digits()
 def design(make, guess, k=32): return make, guess, TRAIN, k, .7
 SOLVED['design'] = design(InClass(TRAIN, 32), .095)
 MISTAKES['design'] = {
-    '1/K forgets': design(InClass(TRAIN, 32), 1/32), 'a finite ESS': design(InClass(TRAIN, 32), .128), 'not unbiased': design(NearestNeighbors(TRAIN, 32), .09),
+    '1/K forgets': design(InClass(TRAIN, 32), 1/32), 'a finite ESS': design(InClass(TRAIN, 32), .128),
+    'not unbiased': design(NearestNeighbors(TRAIN, 32), .09),
     'the budget is 32': design(WholeClass(TRAIN), 0.),
-    'near ones only': design(Cells(TRAIN, 32), .09), 'is unbiased and leaves': design(InBatch(), .09), 'a sampler and a number': design(None, None)}
+    'near ones only': design(Cells(TRAIN, 32), .09), 'is unbiased and leaves': design(InBatch(), .09),
+    'a sampler and a number': design(None, None)}
 
 # %% ../../nbs/tests/test_course.ipynb #c05ddd66
-def solved_step(model, loss, batch, optimizer, generator): optimizer.zero_grad(); loss(model, batch, generator).loss.backward(); optimizer.step()
+def solved_step(model, loss, batch, optimizer, generator):
+    optimizer.zero_grad()
+    loss(model, batch, generator).loss.backward()
+    optimizer.step()
 def piled_up(model, loss, batch, optimizer, generator): loss(model, batch, generator).loss.backward(); optimizer.step()
-def no_step(model, loss, batch, optimizer, generator): optimizer.zero_grad(); loss(model, batch, generator).loss.backward()
-def step_first(model, loss, batch, optimizer, generator): optimizer.step(); no_step(model, loss, batch, optimizer, generator)
-def own_noise(model, loss, batch, optimizer, generator): solved_step(model, loss, batch, optimizer, torch.Generator().manual_seed(7))
+def no_step(model, loss, batch, optimizer, generator):
+    optimizer.zero_grad()
+    loss(model, batch, generator).loss.backward()
+def step_first(model, loss, batch, optimizer, generator):
+    optimizer.step()
+    no_step(model, loss, batch, optimizer, generator)
+def own_noise(model, loss, batch, optimizer, generator):
+    solved_step(model, loss, batch, optimizer, torch.Generator().manual_seed(7))
 SOLVED['step'] = solved_step,
 MISTAKES['step'] = {'pile up': piled_up, 'have not moved': no_step, 'backward first': step_first, 'expected': own_noise}
 
@@ -123,7 +145,8 @@ def fair(a, b, real, cut=lambda x, n: x[torch.randperm(len(x), generator=torch.G
 SOLVED['fair'] = fair,
 MISTAKES['fair'] = {
     'b has 1500 rows.*All 1500': lambda a, b, real: (frechet(a, real), frechet(b, real)),
-    'a has 1500 rows.*All 1500': lambda a, b, real: (frechet(a, real), fair(a, b, real)[1]), 'sorted by class': lambda a, b, real: fair(a, b, real, lambda x, n: x[:n]),
+    'a has 1500 rows.*All 1500': lambda a, b, real: (frechet(a, real), fair(a, b, real)[1]),
+    'sorted by class': lambda a, b, real: fair(a, b, real, lambda x, n: x[:n]),
     'expected': lambda a, b, real: [x**.5 for x in fair(a, b, real)]}
 
 def geometric(ours, theirs): return np.exp(np.log(ours/theirs).mean())
@@ -135,17 +158,20 @@ def by_hand(ours, theirs, ddof=1, n=None, quantile=None, apart=False, average=ge
 SOLVED['ratio'] = by_hand,
 MISTAKES['ratio'] = {
     'best seed': lambda a, b: by_hand(a, b, average=lambda a, b: a.min()/b.min()),
-    'ratio of means': lambda a, b: by_hand(a, b, average=lambda a, b: a.mean()/b.mean()), 'average to 1': lambda a, b: by_hand(a, b, average=lambda a, b: (a/b).mean()),
+    'ratio of means': lambda a, b: by_hand(a, b, average=lambda a, b: a.mean()/b.mean()),
+    'average to 1': lambda a, b: by_hand(a, b, average=lambda a, b: (a/b).mean()),
     'still a logarithm': lambda a, b: [np.log(x) for x in by_hand(a, b)], 'n - 1': lambda a, b: by_hand(a, b, ddof=0),
     'standard error': lambda a, b: by_hand(a, b, n=1), "Student's t": lambda a, b: by_hand(a, b, quantile=1.96),
-    'not paired': lambda a, b: by_hand(a, b, apart=True), 'the interval over': lambda a, b: (by_hand(a, b)[0], a.min(), a.max())}
+    'not paired': lambda a, b: by_hand(a, b, apart=True),
+    'the interval over': lambda a, b: (by_hand(a, b)[0], a.min(), a.max())}
 
 # %% ../../nbs/tests/test_course.ipynb #36ab1036
 def fake(arm, seed):
     base, paired = 1 + .2*np.random.default_rng(seed).random(), {'whole': .6 + .25*seed, 'near16': .7 + .01*seed}
     errors = [base*(1 + .1*(seed % 2)*(arm in paired))]*8
     return dict(result=dict(averaged=dict(fd_digits_held_out=base*paired.get(arm, 1), pool=errors, held_out=errors)))
-FAKE = {f'{arm}/{seed}': fake(arm, seed) for arm in ('fm', 'whole', 'near16', 'fm R=1', 'whole R=1') for seed in range(3)}
+FAKE = {f'{arm}/{seed}': fake(arm, seed) for arm in ('fm', 'whole', 'near16', 'fm R=1', 'whole R=1')
+        for seed in range(3)}
 HOLDS = dict.fromkeys(CLAIMS, False) | dict(b=True)
 MEANS = {letter: evidence(FAKE, letter) for letter in CLAIMS}
 SOLVED['reading'] = HOLDS, FAKE
@@ -177,11 +203,15 @@ def test_every_check_is_tested():
 
 # %% ../../nbs/tests/test_course.ipynb #0b04b524
 def test_attempt(capsys):
-    attempt(check_of('ess'), SOLVED['ess'][0]); attempt(check_of('ess'), lambda w: 4*w.sum()); attempt(check_of('ess'), lambda w: w.no_such_method())
+    attempt(check_of('ess'), SOLVED['ess'][0])
+    attempt(check_of('ess'), lambda w: 4*w.sum())
+    attempt(check_of('ess'), lambda w: w.no_such_method())
     right, wrong, broken = capsys.readouterr().out.splitlines()
-    assert right == 'right' and wrong.startswith('not yet: the ESS') and broken.startswith('not yet: your code raised AttributeError')
+    assert (right == 'right' and wrong.startswith('not yet: the ESS')
+            and broken.startswith('not yet: your code raised AttributeError'))
 
-@pytest.mark.parametrize('got, said', [(None, 'nothing came back'), (..., 'nothing came back'), ('four', 'got a str'), ([4., 4.], 'shape'), (float('nan'), 'expected 4'), (4.1, 'expected 4')])
+@pytest.mark.parametrize('got, said', [(None, 'nothing came back'), (..., 'nothing came back'), ('four', 'got a str'),
+                                       ([4., 4.], 'shape'), (float('nan'), 'expected 4'), (4.1, 'expected 4')])
 def test_compare_refuses(got, said):
     with pytest.raises(AssertionError, match=said): agree('two and two', got, 4.)
 
@@ -194,5 +224,6 @@ def test_exercises_are_complete():
         cells = [''.join(c['source']) for c in json.loads(file.read_text())['cells'] if c['cell_type'] == 'code']
         for source in cells:
             tried += re.findall(r'^attempt\((check_\w+)', source, re.M)
-            if source.startswith('#| code-fold: true'): solved += re.findall(r'^(check_\w+)\(.*\)$', source.splitlines()[-1])
+            if source.startswith('#| code-fold: true'):
+                solved += re.findall(r'^(check_\w+)\(.*\)$', source.splitlines()[-1])
     assert tried == solved and set(tried) == {f'check_{name}' for name in SOLVED} and len(tried) == len(set(tried))

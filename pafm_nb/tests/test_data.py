@@ -18,7 +18,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from ..data import (HELD_OUT_PAIRS, SCENE_WORDS, SCENES, WORDS, captioned_scenes, captioned_shapes, decode_captions, digits, draw_scenes, encode_captions,
+from ..data import (HELD_OUT_PAIRS, SCENE_WORDS, SCENES, WORDS, captioned_scenes, captioned_shapes,
+                          decode_captions, digits, draw_scenes, encode_captions,
                           encode_scene_captions, random_scenes, scene_captions, scene_views)
 from ..images import to_uint8
 from ..mmdit import MMDIT_MODELS
@@ -68,7 +69,8 @@ def test_shapes_are_fixed():
 
 def test_shapes_fit_the_model():
     batch, pool = rows_of(3)
-    assert (batch.z.shape, batch.text.shape, pool.null_text.shape) == ((3, 3, 16, 16), (3, 8, 32), (8, 32)) and batch.z.dtype == batch.text.dtype == torch.float32
+    assert ((batch.z.shape, batch.text.shape, pool.null_text.shape) == ((3, 3, 16, 16), (3, 8, 32), (8, 32))
+            and batch.z.dtype == batch.text.dtype == torch.float32)
     assert MMDIT_MODELS['MMDiT-captions']()(batch.z, torch.rand(3), batch.text).shape == batch.z.shape
     assert not pool.null_text.any() and batch.z.min() >= -1 and batch.z.max() <= 1
 
@@ -97,7 +99,11 @@ def test_pictures_show_their_scene():
     away = (image - corners[..., None, None]).abs().sum(1)
     mass = away.sum((1, 2))
     for kind in range(len(SCENES['shape'])):
-        covered = lambda which: (away > .25*away.amax((1, 2), keepdim=True)).sum((1, 2))[(shape == kind) & (size == which)].double().mean()
+        covered = lambda which: (away > .25*away.amax((1, 2),
+                                                      keepdim=True)).sum((1,
+                                                                          2))[(shape
+                                                                               == kind) & (size
+                                                                                           == which)].double().mean()
         assert covered(1) > 1.8*covered(0)
     grid = torch.arange(16).double() - 7.5
     down, right = (away.sum(2) @ grid)/mass, (away.sum(1) @ grid)/mass
@@ -106,8 +112,10 @@ def test_pictures_show_their_scene():
             there = where[place == which]
             assert ((there.abs() < 2) if sign == 0 else (sign*there > .5)).double().mean() > .99
     brightness = corners.mean(1)
-    assert brightness[background == 0].max() < brightness[background == 1].min() and brightness[background == 1].max() < brightness[background == 2].min()
-    means = torch.stack([image[(color == c) & (size == 1) & (shape == 0) & (place == 0)][:, :, 7:9, 7:9].mean((0, 2, 3)) for c in range(6)])
+    assert (brightness[background == 0].max() < brightness[background == 1].min()
+            and brightness[background == 1].max() < brightness[background == 2].min())
+    means = torch.stack([image[(color == c) & (size == 1) & (shape == 0) & (place == 0)][:, :, 7:9, 7:9].mean((0, 2, 3))
+                         for c in range(6)])
     assert torch.pdist(means).min() > .2
     same = torch.cdist(image.flatten(1), image.flatten(1))
     scene = (batch.y[:, None] == batch.y) & ~torch.eye(4000, dtype=torch.bool)
@@ -122,8 +130,10 @@ def test_states():
     assert len(set(WORDS)) == len(WORDS) <= 32
 
 @pytest.mark.parametrize('make, said', [
-    (lambda: encode_captions(['a red dog']), "unknown word 'dog' in the caption 'a red dog': the vocabulary is a, on, small"),
-    (lambda: encode_captions(['a a a a a a a a a']), 'has 9 words: use at most 8'), (lambda: encode_captions('a red ring'), 'put it into a list'),
+    (lambda: encode_captions(['a red dog']),
+     "unknown word 'dog' in the caption 'a red dog': the vocabulary is a, on, small"),
+    (lambda: encode_captions(['a a a a a a a a a']), 'has 9 words: use at most 8'),
+    (lambda: encode_captions('a red ring'), 'put it into a list'),
     (lambda: captioned_shapes(0), 'got 0'), (lambda: captioned_shapes(2.), 'got 2.0')])
 def test_captions_are_refused(make, said): ft.test_fail(make, exc=ValueError, contains=said)
 
@@ -141,7 +151,8 @@ def test_scenes_are_fixed():
 def test_pairs_of_a_split(split, n):
     scenes = random_scenes(3000, 5, split)
     filled, number = scenes.color >= 0, (scenes.color >= 0).sum(1)
-    names = [f"{SCENES['color'][c]} {SCENES['shape'][s]}" for c, s in zip(scenes.color[filled].tolist(), scenes.shape[filled].tolist())]
+    names = [f"{SCENES['color'][c]} {SCENES['shape'][s]}"
+             for c, s in zip(scenes.color[filled].tolist(), scenes.shape[filled].tolist())]
     assert len(set(names)) == n and torch.equal(filled, scenes.shape >= 0)
     assert split == 'all' or {name in HELD_OUT_PAIRS for name in names} == {split == 'held_out'}
     assert set(number.tolist()) == {1, 2, 3} and not filled[number > 1, 0].any() and not scenes.size[number > 1].any()
@@ -156,26 +167,32 @@ def test_scene_captions_are_true():
         told = {}
         for phrase in caption.split(' and '):
             words = phrase.split()
-            color = next(w for w in words if w in SCENES['color']); shape = next(s for s in SCENES['shape'] if any(w in (s, s + 's', s + 'es') for w in words))
+            color = next(w for w in words if w in SCENES['color'])
+            shape = next(s for s in SCENES['shape'] if any(w in (s, s + 's', s + 'es') for w in words))
             place = next((p for p in SCENES['place'] if phrase.endswith(p)), words[0])
             told[place] = (SCENES['color'].index(color), SCENES['shape'].index(shape))
             if words[1] in SCENES['size']: assert SCENES['size'][scenes.size[i]] == words[1]
-        shown = {SCENES['place'][p]: (scenes.color[i, p].item(), scenes.shape[i, p].item()) for p in range(5) if scenes.color[i, p] >= 0}
+        shown = {SCENES['place'][p]: (scenes.color[i, p].item(), scenes.shape[i, p].item())
+                 for p in range(5) if scenes.color[i, p] >= 0}
         number = {'two': 2, 'three': 3}.get(caption.split()[0])
         if number: assert len(shown) == number and set(shown.values()) == set(told.values())
         else: assert told == shown
     bare = scene_captions(scenes, torch.zeros(500, 2, dtype=torch.bool))
-    assert not any(word in caption.split() for caption in bare for word in ('small', 'large', 'top', 'bottom', 'centered'))
+    assert not any(word in caption.split() for caption in bare
+                   for word in ('small', 'large', 'top', 'bottom', 'centered'))
 
 # %% ../../nbs/tests/test_data.ipynb #897d0d95
 def test_views_and_states_of_scenes():
     scenes = random_scenes(40, 7)
     pictures = draw_scenes(scenes, 1)
     views = scene_views(pictures)
-    assert views.shape == (40, 4, 3, 16, 16) and torch.equal(views[:, 3], pictures[:, :, 1:, 1:]) and torch.equal(views[:, 1, ..., :-1], views[:, 0, ..., 1:])
+    assert (views.shape == (40, 4, 3, 16, 16) and torch.equal(views[:, 3], pictures[:, :, 1:, 1:])
+            and torch.equal(views[:, 1, ..., :-1], views[:, 0, ..., 1:]))
     pool = captioned_scenes(300, 4)
     text, y = pool[torch.arange(1200)].text, pool.y.view(300, 4)
-    assert (y == y[:, :1]).all() and all(torch.equal(text[pool.y == c], text[pool.y == c][:1].expand_as(text[pool.y == c])) for c in range(pool.num_classes))
+    assert ((y == y[:, :1]).all()
+            and all(torch.equal(text[pool.y == c], text[pool.y == c][:1].expand_as(text[pool.y == c]))
+                    for c in range(pool.num_classes)))
     one, two = encode_scene_captions(['a red ring', 'a blue ring and a red ring'])
     assert one.sum() == 3 and two.sum() == 7 and (two.any(0).nonzero() >= 32).sum() == 3 and len(SCENE_WORDS) <= 32
     ft.test_fail(lambda: encode_scene_captions(['a red ring ' + 'and a red ring '*3]), contains='use at most 11')

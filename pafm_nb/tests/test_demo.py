@@ -15,7 +15,8 @@ import fastcore.test as ft
 import pytest, torch
 from ..checkpoints import read_log
 from ..config import recipe
-from ..experiments.demo import compare_moons, demo as run_demo, digits_verdict, moons, moons_velocity, moons_verdict, stray
+from ..experiments.demo import compare_moons, demo as run_demo, digits_verdict, moons, moons_velocity
+from ..experiments.demo import moons_verdict, stray
 from ..posterior import exact_velocity
 from ..experiments.comparison import OBJECTIVES, compare
 
@@ -80,17 +81,22 @@ def test_moons_are_done_once(tmp_path):
     assert (tmp_path/'moons.png').stat().st_mtime_ns > written
 
 def test_stray():
-    assert stray(torch.tensor([[0., 0.], [-1., 1.5], [-1., 1.5 + .29], [-1., 1.5 + .31]])).tolist() == [True, False, False, True]
+    assert (stray(torch.tensor([[0., 0.], [-1., 1.5], [-1., 1.5 + .29], [-1., 1.5 + .31]])).tolist()
+            == [True, False, False, True])
 
 def test_demo_leaves_pictures_numbers_and_a_verdict(tmp_path):
     moons, digits = run_demo(tmp_path, moons_steps=20, **{k: v for k, v in SMALL.items() if k != 'marks'})
-    for name in ('moons.png', 'samples.png', 'curve.png', 'moons.json', 'metrics.json'): assert (tmp_path/name).stat().st_size > 0
-    assert '20 steps' in moons_verdict(moons) and '60 steps' in digits_verdict(digits) and 'one seed' in digits_verdict(digits)
+    for name in ('moons.png', 'samples.png', 'curve.png', 'moons.json', 'metrics.json'):
+        assert (tmp_path/name).stat().st_size > 0
+    assert ('20 steps' in moons_verdict(moons) and '60 steps' in digits_verdict(digits)
+            and 'one seed' in digits_verdict(digits))
 
 # %% ../../nbs/tests/test_demo.ipynb #55a677ae
-def demo(*args): return subprocess.run([Path(sys.executable).with_name('pafm_demo'), *args], capture_output=True, text=True)
+def demo(*args):
+    return subprocess.run([Path(sys.executable).with_name('pafm_demo'), *args], capture_output=True, text=True)
 
-@pytest.mark.parametrize('args, said', [(('--steps', '0'), '--steps'), (('--seeds', '-1'), '--seeds'), (('--out', '/dev/null/demo'), 'cannot be written')])
+@pytest.mark.parametrize('args, said', [(('--steps', '0'), '--steps'), (('--seeds', '-1'), '--seeds'),
+                                        (('--out', '/dev/null/demo'), 'cannot be written')])
 def test_demo_refuses(args, said):
     done = demo(*args)
     assert done.returncode == 2 and said in done.stderr and 'Traceback' not in done.stderr

@@ -24,9 +24,11 @@ import numpy as np, pytest, torch
 from torch.testing import assert_close
 from ..bank import LatentBank
 from ..candidate_sets import SharedCandidates
-from ..candidates import SAMPLERS, Candidates, ExactMoments, InBatch, InClass, NearestNeighbors, RandomCrops, WholeClass
+from ..candidates import SAMPLERS, Candidates, ExactMoments, InBatch, InClass, NearestNeighbors, RandomCrops
+from ..candidates import WholeClass
 from ..pools import Batch, TensorPool
-from ..diagnostics import (bias_variance, endpoints, ess_curve, gradient_variance, meetings, revisit, row_gradients,
+from ..diagnostics import (bias_variance, endpoints, ess_curve, gradient_variance,
+                                 meetings, revisit, row_gradients,
                                  smallest_prime)
 from ..objective import FMLoss, PAFMLoss, pafm_target
 from ..paths import PATHS
@@ -160,7 +162,8 @@ def nodes(z, t, path, n=16):
     return (path.alpha(t)*z[:, None] + path.sigma(t)*torch.cartesian_prod(x, x)).flatten(0, 1), p/p.sum()
 
 def table_of_class(z, t, path, sets_of, temperature):
-    "Means over z_t of what `bias_variance` reports, for one class: `sets_of(i)` lists the equally likely sets of source i"
+    """Means over z_t of what `bias_variance` reports, for one class:
+    `sets_of(i)` lists the equally likely sets of source i"""
     z_t, chance = nodes(z, t, path)
     eps = (z_t[:, None] - path.alpha(t)*z)/path.sigma(t)
     v = path.d_alpha(t)*z + path.d_sigma(t)*eps
@@ -185,7 +188,8 @@ def exact_table(pool, t, path, sets_of, temperature=1.):
     t, out = torch.tensor(t, dtype=torch.float64), {}
     for c in range(pool.num_classes):
         z = pool.of_class(c)
-        for k, x in table_of_class(z, t, path, sets_of(z), temperature).items(): out[k] = out.get(k, 0) + x.item()*len(z)/len(pool)
+        for k, x in table_of_class(z, t, path, sets_of(z), temperature).items():
+            out[k] = out.get(k, 0) + x.item()*len(z)/len(pool)
     shares = {k: out[k]/out['fm_variance'] for k in ('bias2', 'variance', 'one_over_ess', 'equidistant')}
     return out | shares | dict(fm_variance=out['fm_variance']/pool.by_class.shape[1])
 
@@ -196,11 +200,13 @@ def small_pool(seed=20):
     g = torch.Generator().manual_seed(seed)
     return TensorPool(torch.randn(9, 2, generator=g, dtype=torch.float64), torch.arange(9) % 2), g
 
-@pytest.mark.parametrize('path, t, temperature', [('linear', .5, 1.), ('linear', .9, 1.), ('cosine', .5, 1.), ('vp', .6, 1.), ('linear', .5, 3.)])
+@pytest.mark.parametrize('path, t, temperature', [('linear', .5, 1.), ('linear', .9, 1.), ('cosine', .5, 1.),
+                                                  ('vp', .6, 1.), ('linear', .5, 3.)])
 def test_bias_variance_against_enumeration(path, t, temperature):
     pool, g = small_pool()
     truth = exact_table(pool, t, PATHS[path](), any_three, temperature)
-    row, = bias_variance(InClass(pool, 3), pool, t, points=6000, path=PATHS[path](), temperature=temperature, generator=g)
+    row, = bias_variance(InClass(pool, 3), pool, t, points=6000, path=PATHS[path](),
+                         temperature=temperature, generator=g)
     for k, x in truth.items(): assert abs(row[k] - x) < 4*row[f'{k}_se'], (k, row[k], x)
     assert (truth['bias2'] < 1e-20) == (temperature == 1)
     assert temperature == 1 or truth['bias2'] > 8*row['bias2_se']
@@ -217,7 +223,8 @@ def test_bias_of_neighbors_against_enumeration(draws):
 # %% ../../nbs/tests/test_diagnostics.ipynb #88d00004
 def test_standard_errors_of_bias_variance():
     pool, _ = small_pool()
-    runs = [bias_variance(InClass(pool, 3), pool, .5, points=200, batch_size=16, generator=seeded(s))[0] for s in range(40)]
+    runs = [bias_variance(InClass(pool, 3), pool, .5, points=200, batch_size=16, generator=seeded(s))[0]
+            for s in range(40)]
     for k in ('fm_variance', 'bias2', 'variance', 'one_over_ess', 'equidistant', 'ess'):
         spread, said = np.std([r[k] for r in runs], ddof=1), np.mean([r[f'{k}_se'] for r in runs])
         assert .65 < said/spread < 1.5, (k, said, spread)
@@ -270,7 +277,8 @@ def direct_curve(z, candidates, allowed, source, t, eps, path, temperature):
     "ESS and source weight of each row, from |z_t - alpha z_j|^2 / 2 sigma^2"
     t = torch.tensor(t, dtype=torch.float64)
     off = path.alpha(t)*z.double() + path.sigma(t)*eps.double()
-    log_p = -(off[:, None] - path.alpha(t)*candidates.double()).flatten(2).square().sum(2)/(2*path.sigma(t)**2*temperature)
+    log_p = (-(off[:, None] - path.alpha(t)*candidates.double()).flatten(2).square().sum(2)
+             /(2*path.sigma(t)**2*temperature))
     w = log_p.masked_fill(~allowed, -torch.inf).softmax(1)
     return dict(ess=1/w.square().sum(1), source_weight=w.gather(1, source[:, None])[:, 0])
 
@@ -291,10 +299,13 @@ def drawn(pool, rows, seed):
 def test_ess_curve_directly(name, temperature):
     pool, path = TensorPool(setting(13)[0].z.float(), torch.arange(40) % 2), PATHS[name]()
     batch, eps = drawn(pool, 60, 1)
-    for row, t in zip(ess_curve(pool, [.3, .6, .9], rows=60, path=path, temperature=temperature, generator=seeded(1)), [.3, .6, .9], strict=True):
-        check_row(row, t, direct_curve(batch.z, pool.z, batch.y[:, None] == pool.y, batch.index, t, eps, path, temperature))
+    for row, t in zip(ess_curve(pool, [.3, .6, .9], rows=60, path=path, temperature=temperature, generator=seeded(1)),
+                      [.3, .6, .9], strict=True):
+        check_row(row, t, direct_curve(batch.z, pool.z, batch.y[:, None] == pool.y, batch.index,
+                                       t, eps, path, temperature))
     row, = ess_curve(pool, .6, InBatch(), rows=60, path=path, temperature=temperature, generator=seeded(1))
-    check_row(row, .6, direct_curve(batch.z, batch.z, batch.y[:, None] == batch.y, torch.arange(60), .6, eps, path, temperature))
+    check_row(row, .6, direct_curve(batch.z, batch.z, batch.y[:, None] == batch.y, torch.arange(60),
+                                    .6, eps, path, temperature))
 
 def test_ess_curve_of_moments():
     pool, g = setting(14, classes=1)
@@ -302,10 +313,12 @@ def test_ess_curve_of_moments():
     row, = ess_curve(soft, .5, rows=4000, generator=g)
     i = torch.randint(40, (4000,), generator=g)
     z = pool.z[i] + .4*torch.randn(4000, 2, generator=g, dtype=torch.float64)
-    w, _ = moment_posterior(.5*z + .5*torch.randn(4000, 2, generator=g, dtype=torch.float64), torch.full((4000,), .5), soft.mean, soft.std)
+    w, _ = moment_posterior(.5*z + .5*torch.randn(4000, 2, generator=g, dtype=torch.float64),
+                            torch.full((4000,), .5), soft.mean, soft.std)
     ess = effective_sample_size(w)
     assert abs(row['ess'] - ess.mean()) < 5*ess.std()*(2/4000)**.5
-    assert_close(row['ess_low'], ess.quantile(.1).item(), rtol=.1, atol=0); assert_close(row['ess_high'], ess.quantile(.9).item(), rtol=.1, atol=0)
+    assert_close(row['ess_low'], ess.quantile(.1).item(), rtol=.1, atol=0)
+    assert_close(row['ess_high'], ess.quantile(.9).item(), rtol=.1, atol=0)
 
 def test_ess_curve_of_crops():
     pool, g = setting(15, shape=(1, 3, 3))
@@ -368,14 +381,18 @@ def test_gradient_variance_is_that_of_autograd(attention):
     pool, _ = setting(10, shape=(6,))
     losses = {'FM': RecordedFM(), 'PAFM': RecordedPAFM(InClass(pool, 5)), 'whole': RecordedPAFM(WholeClass(pool))}
     model, bins = Net(attention=attention).double(), 3
-    table = gradient_variance(model, losses, pool[torch.arange(32)], bins=bins, batches=5, batch_size=8, chunk=3, generator=seeded())
+    table = gradient_variance(model, losses, pool[torch.arange(32)], bins=bins, batches=5, batch_size=8,
+                              chunk=3, generator=seeded())
     t = torch.cat([t for _, t, *_ in losses['FM'].seen])
     grads = {name: row_by_row(model, loss.seen) for name, loss in losses.items()}
     which = [(t >= i/bins) & (t < (i + 1)/bins) for i in range(bins)] + [t >= 0]
-    assert [(r['loss'], r['low'], r['high']) for r in table] == [(n, lo, hi) for lo, hi in ((0, 1/3), (1/3, 2/3), (2/3, 1), (0, 1)) for n in losses]
+    assert [(r['loss'], r['low'], r['high']) for r in table] == [(n, lo, hi)
+                                                                 for lo, hi in ((0, 1/3), (1/3, 2/3), (2/3, 1), (0, 1))
+                                                                 for n in losses]
     for r, (here, name) in zip(table, ((here, name) for here in which for name in losses)):
         assert r['n'] == here.sum()
-        for k, x in expected_row(grads[name][here], grads['FM'][here]).items(): assert_close(r[k], x.item(), rtol=1e-8, atol=1e-12)
+        for k, x in expected_row(grads[name][here], grads['FM'][here]).items():
+            assert_close(r[k], x.item(), rtol=1e-8, atol=1e-12)
     batch = {name: x.view(5, 8, -1).mean(1) for name, x in grads.items()}
     for r in table[-3:]:
         for k, x in expected_row(batch[r['loss']], batch['FM']).items():
@@ -384,7 +401,8 @@ def test_gradient_variance_is_that_of_autograd(attention):
 
 def test_row_gradients():
     model, g = Net().double(), seeded(3)
-    z_t, u, t = torch.randn(4, 6, generator=g, dtype=torch.float64), torch.randn(4, 2, 6, generator=g, dtype=torch.float64), torch.rand(4, generator=g, dtype=torch.float64)
+    z_t, u = torch.randn(4, 6, generator=g, dtype=torch.float64), torch.randn(4, 2, 6, generator=g, dtype=torch.float64)
+    t = torch.rand(4, generator=g, dtype=torch.float64)
     y = torch.tensor([0, 1, 2, 0])
     grads = row_gradients(model, dict(model.named_parameters()), z_t, t, y, u)
     for l in range(2):
@@ -429,7 +447,8 @@ def test_what_samplers_and_models_see():
     pool, _ = gradients()
     for drop in (0., 1.):
         loss = PAFMLoss(Seeing(), label_dropout=drop, null_label=2)
-        gradient_variance(Watched(), {'PAFM': loss}, pool[torch.arange(40)], bins=1, batches=3, batch_size=8, generator=seeded())
+        gradient_variance(Watched(), {'PAFM': loss}, pool[torch.arange(40)], bins=1, batches=3,
+                          batch_size=8, generator=seeded())
     assert len(set(Seeing.drawn[:3])) == 3 and Watched.modes == {False}
     assert all((y >= 0).all() for y in Seeing.labels[:3]) and all((y == -1).all() for y in Seeing.labels[3:])
 
@@ -438,7 +457,8 @@ def test_bank_and_memory_agree(tmp_path):
     pool, _ = setting(11)
     z, tables = pool.z.float(), []
     bank = LatentBank.create(tmp_path/'bank', [(z, pool.y)], dtype=torch.float32)
-    for p in (TensorPool(z, pool.y), bank): tables.append(bias_variance(InClass(p, 4), p, .5, points=50, generator=seeded()))
+    for p in (TensorPool(z, pool.y), bank):
+        tables.append(bias_variance(InClass(p, 4), p, .5, points=50, generator=seeded()))
     assert tables[0] == tables[1]
 
 # %% ../../nbs/tests/test_diagnostics.ipynb #f0104987

@@ -33,7 +33,8 @@ def test_an_error_of_the_first_process_is_everybodys(monkeypatch, rank):
     monkeypatch.setattr(dist, 'get_world_size', lambda group: 2)
     def gather(said, value, group): said[:] = ["'no disk'", None]
     monkeypatch.setattr(dist, 'all_gather_object', gather)
-    with pytest.raises(KeyError if rank == 0 else ValueError, match='no disk' if rank == 0 else "process 0: 'no disk'"): on_main(work, 'group')
+    with pytest.raises(KeyError if rank == 0 else ValueError, match='no disk' if rank == 0 else "process 0: 'no disk'"):
+        on_main(work, 'group')
     ft.test_eq(done, [0] if rank == 0 else [])
 
 def test_launches_that_are_refused(monkeypatch):
@@ -48,10 +49,12 @@ def test_launches_that_are_refused(monkeypatch):
 
 # %% ../../nbs/tests/test_distributed.ipynb #8fdadfff
 def test_one_launch_in_a_folder(tmp_path):
-    "All that prepare and sample write to one folder is refused at once while another launch does, before anything is looked at"
+    """All that prepare and sample write to one folder is refused at once while another launch does,
+    before anything is looked at"""
     from pafm_nb.captions import prepare_cc12m
     from pafm_nb.encoding import prepare_imagenet, prepare_repa
     from pafm_nb.generation import generate
     with one_writer(tmp_path, '.launch'):
-        for work in (lambda: prepare_imagenet('x', 'y', tmp_path), lambda: prepare_repa('x', out=tmp_path), lambda: prepare_cc12m('x', 'y', 'z', tmp_path), lambda: generate('x', out=tmp_path)):
+        for work in (lambda: prepare_imagenet('x', 'y', tmp_path), lambda: prepare_repa('x', out=tmp_path),
+                     lambda: prepare_cc12m('x', 'y', 'z', tmp_path), lambda: generate('x', out=tmp_path)):
             ft.test_fail(work, exc=ValueError, contains=f'{tmp_path} is being written by process {os.getpid()} on')

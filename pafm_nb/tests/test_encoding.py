@@ -38,8 +38,11 @@ def made(tmp_path_factory):
     root, rng = tmp_path_factory.mktemp('made'), np.random.default_rng(0)
     with zipfile.ZipFile(root/'images.zip', 'w') as z:
         for i in range(120):
-            with z.open(f'class{i % 4}/{i:03d}.png', 'w') as f: Image.fromarray(rng.integers(0, 256, (20 + i % 9, 24, 3), np.uint8)).save(f, 'PNG')
-        for name, data in {'class0/broken.png': b'x', 'class2/empty.png': b'', 'class3/cut.png': z.read('class0/000.png')[:200], 'class1/notes.txt': b'x'}.items(): z.writestr(name, data)
+            with z.open(f'class{i % 4}/{i:03d}.png', 'w') as f:
+                Image.fromarray(rng.integers(0, 256, (20 + i % 9, 24, 3), np.uint8)).save(f, 'PNG')
+        for name, data in {'class0/broken.png': b'x', 'class2/empty.png': b'',
+                           'class3/cut.png': z.read('class0/000.png')[:200], 'class1/notes.txt': b'x'}.items():
+            z.writestr(name, data)
     return tiny_vae(root/'vae', factor=4), root/'images.zip'
 
 @pytest.fixture
@@ -61,7 +64,8 @@ def test_blocks_go_on_within_a_piece(start, tmp_path):
     "A bank that holds some rows of a piece gets the others of it, once and in order"
     parts = WorkFolder(tmp_path/'pieces', {}, 3)
     for i in range(3): parts.write(i, dict(x=np.arange(10) + 10*i))
-    rows = [x for block in piece_blocks(parts, [10]*3, tmp_path/'bank', lambda block: block['x'], start, chunk=4) for x in block.tolist()]
+    rows = [x for block in piece_blocks(parts, [10]*3, tmp_path/'bank', lambda block: block['x'], start, chunk=4)
+            for x in block.tolist()]
     assert rows == list(range(start, 30))
 
 # %% ../../nbs/tests/test_encoding.ipynb #e0fabf68
@@ -74,18 +78,22 @@ def test_rows_are_moments_of_crops(made, whole):
     batch = whole[torch.arange(len(whole))]
     rows = whole.place
     assert len(whole) == 4*120 and whole.views == 4
-    assert_close(whole.mean[rows][::4].float(), mean, atol=2e-3, rtol=2e-3); assert_close(whole.std[rows][::4].float(), std, atol=2e-3, rtol=2e-3)
+    assert_close(whole.mean[rows][::4].float(), mean, atol=2e-3, rtol=2e-3)
+    assert_close(whole.std[rows][::4].float(), std, atol=2e-3, rtol=2e-3)
     assert_close(whole.mean[rows][1::4].float(), mirrored, atol=2e-3, rtol=2e-3)
-    random = torch.stack([views(read_image(images.read(i)[0]), 16, 2, True, np.random.default_rng([0, i]))[2] for i in readable])
+    random = torch.stack([views(read_image(images.read(i)[0]), 16, 2, True, np.random.default_rng([0, i]))[2]
+                          for i in readable])
     assert_close(whole.mean[rows][2::4].float(), encode(vae, random)[0], atol=2e-3, rtol=2e-3)
     assert torch.equal(batch.y[::4], torch.tensor(images.labels[readable])) and whole.meta['counts'] == [120]*4
     RandomCrops(whole, 4)(draw(whole, torch.arange(len(whole))))
 
 def test_what_the_bank_says_of_itself(made, whole):
     about = whole.provenance['latents']
-    assert about['scale'] == .18215 and about['shift'] == 0 and about['moments'] == 'mean+std' and about['size'] == 16 and len(about['vae_sha256']) == 64
+    assert (about['scale'] == .18215 and about['shift'] == 0 and about['moments'] == 'mean+std' and about['size'] == 16
+            and len(about['vae_sha256']) == 64)
     told = {s['name']: s['reason'] for s in json.loads((whole.folder/'skipped.json').read_text())}
-    assert told.keys() == {'class0/broken.png', 'class2/empty.png', 'class3/cut.png', 'class1/notes.txt'} and all(told.values())
+    assert told.keys() == {'class0/broken.png', 'class2/empty.png', 'class3/cut.png',
+                           'class1/notes.txt'} and all(told.values())
     assert json.loads((whole.folder/'classes.json').read_text()) == [f'class{i}' for i in range(4)]
     assert summary(whole)['rows'] == 480 and summary(whole)['skipped'] == 4 and not (whole.folder/'.pieces').exists()
     whole.verify()
@@ -133,11 +141,16 @@ def test_other_settings_are_refused(made, tmp_path, small, monkeypatch):
     with zipfile.ZipFile(tmp_path/'more.zip', 'a') as z: z.writestr('class0/new.png', b'x')
     other = tiny_vae(tmp_path/'vae', factor=4, seed=1)
     for finished in (False, True):
-        for changed, said in ((dict(size=32), 'size=16, not 32'), (dict(crops=3), 'crops=2, not 3'), (dict(flip=False), 'flip=True, not False'), (dict(seed=1), 'seed=0, not 1'), (dict(limit=8), 'limit=None, not 8'), (dict(dtype=torch.float32), "dtype='float16'"), (dict(precision='bf16'), "precision='no'")):
-            with pytest.raises(ValueError, match=said): prepare_imagenet(made[1], made[0], tmp_path/'bank', **HOW | changed)
+        for changed, said in ((dict(size=32), 'size=16, not 32'), (dict(crops=3), 'crops=2, not 3'),
+                              (dict(flip=False), 'flip=True, not False'), (dict(seed=1), 'seed=0, not 1'),
+                              (dict(limit=8), 'limit=None, not 8'), (dict(dtype=torch.float32), "dtype='float16'"),
+                              (dict(precision='bf16'), "precision='no'")):
+            with pytest.raises(ValueError, match=said):
+                prepare_imagenet(made[1], made[0], tmp_path/'bank', **HOW | changed)
         with pytest.raises(ValueError, match='vae_sha256'): prepare_imagenet(made[1], other, tmp_path/'bank', **HOW)
         if not finished:
-            with pytest.raises(ValueError, match='files'): prepare_imagenet(tmp_path/'more.zip', made[0], tmp_path/'bank', **HOW)
+            with pytest.raises(ValueError, match='files'):
+                prepare_imagenet(tmp_path/'more.zip', made[0], tmp_path/'bank', **HOW)
             prepare_imagenet(made[1], made[0], tmp_path/'bank', **HOW)
 
 # %% ../../nbs/tests/test_encoding.ipynb #972cedf7
@@ -153,9 +166,13 @@ pafm_prepare()
 def launch(folder, made, processes=1, slow=0.):
     script = Path(folder)/'run.py'; script.write_text(RUN)
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    start = [sys.executable] if processes == 1 else [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', str(processes), '--master_port', str(port)]
-    flags = ['imagenet', '--images', str(made[1]), '--vae', made[0], '--out', f'{folder}/bank', '--size', '16', '--crops', '2', '--flip', '--batch_size', '8']
-    return subprocess.Popen([*start, str(script), str(slow), *flags], env=os.environ | dict(OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true'), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    start = [sys.executable] if processes == 1 else [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node',
+                                                     str(processes), '--master_port', str(port)]
+    flags = ['imagenet', '--images', str(made[1]), '--vae', made[0], '--out', f'{folder}/bank', '--size', '16',
+             '--crops', '2', '--flip', '--batch_size', '8']
+    return subprocess.Popen([*start, str(script), str(slow), *flags],
+                            env=os.environ | dict(OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true'),
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 def test_killed_as_one_process_and_finished_by_two(made, whole, tmp_path):
     run, pieces = launch(tmp_path, made, slow=.05), tmp_path/'bank/.pieces'
@@ -180,13 +197,19 @@ def image_bytes():
     return f.getvalue()
 
 def test_nothing_that_can_be_read(made, tmp_path):
-    with pytest.raises(ValueError, match='none of the images could be read: a/'): prepare_imagenet(write_zip(tmp_path/'a.zip', {'a/x.png': b'x', 'a/y.png': b'y'}), made[0], tmp_path/'a', **HOW)
-    with pytest.raises(ValueError, match='no image of class b could be read'): prepare_imagenet(write_zip(tmp_path/'b.zip', {'a/x.png': image_bytes(), 'b/y.png': b'y'}), made[0], tmp_path/'b', **HOW)
+    with pytest.raises(ValueError, match='none of the images could be read: a/'):
+        prepare_imagenet(write_zip(tmp_path/'a.zip', {'a/x.png': b'x', 'a/y.png': b'y'}), made[0], tmp_path/'a', **HOW)
+    with pytest.raises(ValueError, match='no image of class b could be read'):
+        prepare_imagenet(write_zip(tmp_path/'b.zip', {'a/x.png': image_bytes(), 'b/y.png': b'y'}),
+                         made[0], tmp_path/'b', **HOW)
 
 def test_wrong_arguments_leave_nothing(made, tmp_path):
-    for changed, said in ((dict(size=18), 'multiple of 4'), (dict(size=0), 'size'), (dict(crops=0), 'crops'), (dict(batch_size=0), 'batch_size'), (dict(limit=0), 'limit'), (dict(dtype=torch.bfloat16), 'float16 or'), (dict(precision='half'), 'precision')):
+    for changed, said in ((dict(size=18), 'multiple of 4'), (dict(size=0), 'size'), (dict(crops=0), 'crops'),
+                          (dict(batch_size=0), 'batch_size'), (dict(limit=0), 'limit'),
+                          (dict(dtype=torch.bfloat16), 'float16 or'), (dict(precision='half'), 'precision')):
         with pytest.raises(ValueError, match=said): prepare_imagenet(made[1], made[0], tmp_path/'bank', **HOW | changed)
-    with pytest.raises(FileNotFoundError, match='there is no'): prepare_imagenet(tmp_path/'none.zip', made[0], tmp_path/'bank', **HOW)
+    with pytest.raises(FileNotFoundError, match='there is no'):
+        prepare_imagenet(tmp_path/'none.zip', made[0], tmp_path/'bank', **HOW)
     assert not (tmp_path/'bank').exists()
 
 def test_a_folder_of_something_else_is_refused_before_work(made, tmp_path, monkeypatch):
@@ -232,7 +255,8 @@ def test_a_fault_of_the_system_is_no_fault_of_images(made, tmp_path, monkeypatch
 
 def test_overflow_is_named(made, tmp_path, monkeypatch):
     monkeypatch.setattr(encoding, 'encode', lambda vae, x: tuple(torch.full((len(x), 4, 4, 4), 1e6) for _ in range(2)))
-    with pytest.raises(ValueError, match='class0/000.png .* precision'): prepare_imagenet(made[1], made[0], tmp_path/'bank', **HOW)
+    with pytest.raises(ValueError, match='class0/000.png .* precision'):
+        prepare_imagenet(made[1], made[0], tmp_path/'bank', **HOW)
 
 def test_trials_hold_every_class(made, tmp_path):
     labels = np.repeat(np.arange(5), (1, 9, 2, 30, 4))
@@ -271,15 +295,19 @@ def test_repa(tmp_path):
     for folder in ('data', 'data/vae-sd'):
         bank = prepare_repa(tmp_path/folder, tmp_path/f'bank_{len(folder)}', dtype=torch.float32, progress=False)
         assert_close(bank.mean, MEAN.flip(0)*.18215); assert_close(bank.std, STD.flip(0)*.18215)
-        assert bank.y.tolist() == list(range(6)) and bank.provenance['latents']['moments'] == 'mean+std' and bank.provenance['latents']['size'] == 32
-    assert prepare_repa(tmp_path/'data', tmp_path/'bank_4', dtype=torch.float32, progress=False).folder == (tmp_path/'bank_4').absolute()
-    with pytest.raises(ValueError, match="dtype='float32'"): prepare_repa(tmp_path/'data', tmp_path/'bank_4', progress=False)
+        assert (bank.y.tolist() == list(range(6)) and bank.provenance['latents']['moments'] == 'mean+std'
+                and bank.provenance['latents']['size'] == 32)
+    assert prepare_repa(tmp_path/'data', tmp_path/'bank_4', dtype=torch.float32,
+                        progress=False).folder == (tmp_path/'bank_4').absolute()
+    with pytest.raises(ValueError, match="dtype='float32'"):
+        prepare_repa(tmp_path/'data', tmp_path/'bank_4', progress=False)
 
 def test_uvit(tmp_path):
     text = uvit(tmp_path/'train', (1, 2, 12, 1, 3, 1))
     bank = prepare_repa(tmp_path/'train', tmp_path/'bank', dtype=torch.float32, progress=False)
     n = torch.tensor([1, 2, 12, 1, 3, 1])
-    assert_close(bank.mean, MEAN.repeat_interleave(n, 0)*.18215); assert_close(bank.std, STD.repeat_interleave(n, 0)*.18215)
+    assert_close(bank.mean, MEAN.repeat_interleave(n, 0)*.18215)
+    assert_close(bank.std, STD.repeat_interleave(n, 0)*.18215)
     assert_close(bank.text, text); assert torch.equal(bank.null_text, torch.ones(7, 16))
     assert bank.provenance['text']['kind'] == 'states' and bank.provenance['text']['length'] == 7
 
@@ -320,22 +348,29 @@ def test_features_are_never_taken_for_others(tmp_path):
     with pytest.raises(ValueError, match='is it logvar'): prepare_repa(unmarked, tmp_path/'x', 'repa', progress=False)
     uvit(tmp_path/'u/train'); np.save(tmp_path/'u/train/0.npy', torch.cat([MEAN[0], STD[0]]).numpy())
     with pytest.raises(ValueError, match='is it std'): prepare_repa(tmp_path/'u/train', tmp_path/'x', progress=False)
-    (tmp_path/'u/empty_context.npy').unlink(); np.save(tmp_path/'u/train/0.npy', torch.cat([MEAN[0], STD[0].log()]).numpy())
-    with pytest.raises(FileNotFoundError, match='empty_context'): prepare_repa(tmp_path/'u/train', tmp_path/'x', progress=False)
+    (tmp_path/'u/empty_context.npy').unlink()
+    np.save(tmp_path/'u/train/0.npy', torch.cat([MEAN[0], STD[0].log()]).numpy())
+    with pytest.raises(FileNotFoundError, match='empty_context'):
+        prepare_repa(tmp_path/'u/train', tmp_path/'x', progress=False)
     (tmp_path/'none').mkdir()
-    for folder, error, said in ((tmp_path/'none', ValueError, 'neither'), (tmp_path/'nowhere', FileNotFoundError, 'no folder')):
+    for folder, error, said in ((tmp_path/'none', ValueError, 'neither'),
+                                (tmp_path/'nowhere', FileNotFoundError, 'no folder')):
         with pytest.raises(error, match=said): find_features(folder)
     with pytest.raises(ValueError, match='layout must be'): find_features(tmp_path/'none', 'vae')
 
 def test_broken_features_are_listed(tmp_path):
     folder = repa_folder(tmp_path/'data')
     names = [f'00000/img-mean-std-{i:08d}.npy' for i in range(4)]
-    (folder/names[0]).write_bytes(b'x'); (folder/names[1]).unlink(); np.save(folder/names[2], np.full((8, 4, 4), np.nan, np.float32)); np.save(folder/names[3], np.array([dict(a=1)]), allow_pickle=True)
+    (folder/names[0]).write_bytes(b'x')
+    (folder/names[1]).unlink()
+    np.save(folder/names[2], np.full((8, 4, 4), np.nan, np.float32))
+    np.save(folder/names[3], np.array([dict(a=1)]), allow_pickle=True)
     with pytest.warns(UserWarning, match='4 of 6 classes have no image'):
         bank = prepare_repa(folder, tmp_path/'bank', progress=False)
     assert len(bank) == 2 and [s['name'] for s in json.loads((bank.folder/'skipped.json').read_text())] == names[::-1]
     (folder/'dataset.json').write_text(json.dumps(dict(labels=[['../../secret.npy', 0]])))
-    with pytest.raises(ValueError, match='outside the folder'): prepare_repa(folder, tmp_path/'x', 'repa', progress=False)
+    with pytest.raises(ValueError, match='outside the folder'):
+        prepare_repa(folder, tmp_path/'x', 'repa', progress=False)
     for bad in ('{', '{"labels": null}', '{"labels": []}', '{"labels": [["a", -1]]}'):
         (folder/'dataset.json').write_text(bad)
         with pytest.raises(ValueError, match='dataset.json'): prepare_repa(folder, tmp_path/'x', 'repa', progress=False)

@@ -40,7 +40,8 @@ from torch_fidelity import FeatureExtractorInceptionV3
 from .. import commands, evaluation
 from ..data import digits
 from ..images import to_uint8
-from ..evaluation import EXTRACTORS, Moments, evaluate, evaluate_files, frechet_distance, load_stats, protocol_line, read_features, results
+from ..evaluation import EXTRACTORS, Moments, evaluate, evaluate_files, frechet_distance, load_stats
+from ..evaluation import protocol_line, read_features, results
 from ..extractors import InceptionFeatures, digits_classifier, inception_weights, train_digits_classifier
 from ..image_sets import image_set, protocol_of
 
@@ -142,7 +143,8 @@ def test_moments_far_from_the_origin():
     assert_close(mu, x.mean(0).numpy() + 1e8, rtol=1e-15, atol=0)
 
 def test_numbers_as_people_write_them():
-    assert results(dict(fd_digits=-1e-9, kd_digits=-.01, kd_digits_std=.1)) == {'FD-digits': 0., 'KD-digits': (-.01, .1)}
+    assert results(dict(fd_digits=-1e-9, kd_digits=-.01, kd_digits_std=.1)) == {'FD-digits': 0.,
+                                                                                'KD-digits': (-.01, .1)}
     for n, name in ((50_000, 'FID-50K'), (1500, 'FID-1500'), (360, 'FID-360')):
         assert protocol_line(dict(fid=2.5, n_samples=n)).startswith(f'{name} 2.5 (')
 
@@ -166,7 +168,8 @@ EYE = np.eye(3)
     (np.zeros(2), np.eye(2), 'one mean has 3 numbers and the other 2')])
 def test_what_is_no_covariance_has_no_distance(mu, sigma, message):
     refused(message, frechet_distance, EYE[0], EYE, mu, sigma)
-    refused(message.replace('3 numbers and the other 2', '2 numbers and the other 3'), frechet_distance, mu, sigma, EYE[0], EYE)
+    refused(message.replace('3 numbers and the other 2', '2 numbers and the other 3'),
+            frechet_distance, mu, sigma, EYE[0], EYE)
 
 def test_batches_change_nothing():
     samples, reference = images('held_out'), images('train')
@@ -200,7 +203,8 @@ def forms(x, folder):
     for i, image in enumerate(last): Image.fromarray(image[..., 0]).save(folder/f'png/png/{i:06d}.png')
     Image.new('RGB', (99, 99)).save(folder/'png/grid.png')
     for name in ('npz', 'npy', 'png'): (folder/name/'protocol.json').write_text('{"n": %d}' % len(x))
-    return dict(array=x.numpy(), last=last, mapped=np.load(folder/'npy/samples.npy', mmap_mode='r'), npz=folder/'npz', packed=folder/'packed.npz', npy=str(folder/'npy'), png=folder/'png', files=folder/'png/png')
+    return dict(array=x.numpy(), last=last, mapped=np.load(folder/'npy/samples.npy', mmap_mode='r'), npz=folder/'npz',
+                packed=folder/'packed.npz', npy=str(folder/'npy'), png=folder/'png', files=folder/'png/png')
 
 def test_every_form_of_images_gives_the_same_numbers(tmp_path):
     samples, reference = images('held_out'), images('train')
@@ -272,7 +276,8 @@ def test_a_protocol_is_of_its_own_images(tmp_path):
         (tmp_path/'protocol.json').write_text(text)
         refused(message, evaluate_files, tmp_path/'samples.npz', tmp_path/'other.npz', extractor='digits')
     (tmp_path/'protocol.json').write_text('{"n": 359, "form": "npz"}')
-    refused('holds 360 images, and protocol.json says 359', evaluate_files, tmp_path/'samples.npz', tmp_path/'other.npz', extractor='digits')
+    refused('holds 360 images, and protocol.json says 359', evaluate_files, tmp_path/'samples.npz',
+            tmp_path/'other.npz', extractor='digits')
 
 # %% ../../nbs/tests/test_evaluation.ipynb #b8959495
 def test_statistics_file_equals_its_images(tmp_path):
@@ -284,7 +289,8 @@ def test_statistics_file_equals_its_images(tmp_path):
     assert result['reference'] == 'stats.npz' and len(result['statistics_sha256']) == 16
     refused('need real images', evaluate, samples, tmp_path/'stats.npz', 'prc', 'digits')
     np.savez(tmp_path/'adm.npz', mu=f.mean(0), sigma=np.cov(f.T), arr_0=reference[:500].permute(0, 2, 3, 1).numpy())
-    mixed, apart = evaluate(samples, tmp_path/'adm.npz', ('fid', 'prc'), 'digits'), evaluate(samples, reference[:500], 'prc', 'digits')
+    mixed = evaluate(samples, tmp_path/'adm.npz', ('fid', 'prc'), 'digits')
+    apart = evaluate(samples, reference[:500], 'prc', 'digits')
     assert mixed['fd_digits'] == result['fd_digits'] and mixed['n_reference'] == 500
     assert (mixed['precision'], mixed['recall']) == (apart['precision'], apart['recall'])
 
@@ -319,21 +325,29 @@ def test_bad_statistics_are_refused(tmp_path):
 def test_places_are_looked_at_before_images(tmp_path, monkeypatch):
     np.savez(tmp_path/'samples.npz', images('held_out').permute(0, 2, 3, 1).numpy())
     np.savez(tmp_path/'real.npz', images('train').permute(0, 2, 3, 1).numpy())
-    (tmp_path/'mine.json').write_text('{"a": 1}'); (tmp_path/'folder').mkdir(); (tmp_path/'stats.json.npz').write_text('mine')
+    (tmp_path/'mine.json').write_text('{"a": 1}')
+    (tmp_path/'folder').mkdir()
+    (tmp_path/'stats.json.npz').write_text('mine')
     before = {file: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
-    def ask(**kwargs): return evaluate_files(tmp_path/'samples.npz', tmp_path/'real.npz', extractor='digits', metrics='fid', **kwargs)
+    def ask(**kwargs):
+        return evaluate_files(tmp_path/'samples.npz', tmp_path/'real.npz', extractor='digits', metrics='fid', **kwargs)
     with monkeypatch.context() as m:
         m.setattr(evaluation, 'read_features', lambda *args: 1/0)
-        for name, says in (('folder', 'is a folder: give a file'), ('samples.npz', 'holds something else'), ('mine.json', 'mine.json holds something else'), ('mine.json/x', 'cannot be written')):
+        for name, says in (('folder', 'is a folder: give a file'), ('samples.npz', 'holds something else'),
+                           ('mine.json', 'mine.json holds something else'), ('mine.json/x', 'cannot be written')):
             refused(says, ask, out=tmp_path/name)
-        for name, says in (('folder', 'does not end in .npz'), ('samples.npz', 'holds something else than statistics'), ('real.npz', 'holds something else'), ('stats.json.npz', 'holds something else'),
+        for name, says in (('folder', 'does not end in .npz'), ('samples.npz', 'holds something else than statistics'),
+                           ('real.npz', 'holds something else'), ('stats.json.npz', 'holds something else'),
                            ('mine.json/x.npz', 'cannot be written'), ('new.json', 'does not end in .npz')):
             refused(says, ask, stats=tmp_path/name)
-        for kwargs, says in ((dict(batch_size=0), 'batch_size is 0'), (dict(batch_size=10**12), 'batch_size is 1000000000000'), (dict(batch_size=2.5), 'batch_size is 2.5'), (dict(size=-1), 'size is -1'),
+        for kwargs, says in ((dict(batch_size=0), 'batch_size is 0'),
+                             (dict(batch_size=10**12), 'batch_size is 1000000000000'),
+                             (dict(batch_size=2.5), 'batch_size is 2.5'), (dict(size=-1), 'size is -1'),
                              (dict(size=16), r'size=16 cuts folders of images, and real.npz is \(8, 8\)'),
                              (dict(device='gpu'), 'device gpu cannot be used'),
                              (dict(metrics='fed'), 'unknown metrics')):
-            refused(says, evaluate_files, tmp_path/'samples.npz', tmp_path/'real.npz', **dict(extractor='digits', metrics='fid') | kwargs)
+            refused(says, evaluate_files, tmp_path/'samples.npz', tmp_path/'real.npz',
+                    **dict(extractor='digits', metrics='fid') | kwargs)
     assert {file: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
     first = ask(out=tmp_path/'found.json', stats=tmp_path/'stats.npz')[0]
     assert ask(out=tmp_path/'found.json', stats=tmp_path/'stats.npz')[0] == first == ask(size=8)[0]
@@ -359,7 +373,8 @@ def test_bad_samples_are_refused(change, message): refused(message, fd, change(i
     (dict(metrics='kid', extractor='digits'), 'reference has 99 images: kid with pafm-digits needs at least 100'),
     (dict(metrics='sfid', extractor='digits'), 'digits cannot give sfid: use one or more of fid, isc, kid, prc'),
     (dict(extractor='inception'), 'samples has 360 images: fid with inception-v3-compat needs at least 2049')])
-def test_bad_requests_are_refused(kwargs, message): refused(message, evaluate, images('held_out'), images('train')[:99], **kwargs)
+def test_bad_requests_are_refused(kwargs, message):
+    refused(message, evaluate, images('held_out'), images('train')[:99], **kwargs)
 
 def test_sizes_must_agree(tmp_path):
     small, large = torch.zeros(100, 3, 8, 8, dtype=torch.uint8), torch.zeros(100, 3, 16, 16, dtype=torch.uint8)
@@ -381,7 +396,8 @@ def test_features_that_are_not_finite_are_refused(tmp_path):
     broken = digits_classifier().state_dict()
     broken['body.0.bias'] = torch.full_like(broken['body.0.bias'], float('nan'))
     save_file(broken, tmp_path/'broken.safetensors')
-    refused('gave features of .* that are not finite', evaluate, images('held_out'), images('train'), 'prc', 'digits', weights=tmp_path/'broken.safetensors')
+    refused('gave features of .* that are not finite', evaluate, images('held_out'), images('train'), 'prc', 'digits',
+            weights=tmp_path/'broken.safetensors')
 
 # %% ../../nbs/tests/test_evaluation.ipynb #8b2d6d2f
 def test_nothing_is_cached_and_weights_are_named(tmp_path):
@@ -411,7 +427,8 @@ def inception(tmp_path_factory):
     "A weight file for torch-fidelity's Inception"
     file = tmp_path_factory.mktemp('inception')/'random.pth'
     torch.save({}, file)
-    net, generator = Untrained('untrained', ['2048'], feature_extractor_weights_path=file), torch.Generator().manual_seed(0)
+    net = Untrained('untrained', ['2048'], feature_extractor_weights_path=file)
+    generator = torch.Generator().manual_seed(0)
     for p in net.parameters():
         if p.ndim > 1: torch.nn.init.kaiming_normal_(p, generator=generator)
     torch.save(net.state_dict(), file)
@@ -420,15 +437,19 @@ def inception(tmp_path_factory):
 def blots(n, side, seed=0):
     "Images that differ in colour and grain"
     generator = torch.Generator().manual_seed(seed)
-    return (torch.rand(n, 3, 1, 1, generator=generator)*torch.rand(n, 3, side, side, generator=generator)*255).to(torch.uint8)
+    return (torch.rand(n, 3, 1, 1, generator=generator)*torch.rand(n, 3, side, side, generator=generator)*255).to(
+        torch.uint8)
 
 def test_inception_layers_are_those_of_torch_fidelity(inception):
     x, spec = blots(16, 40), EXTRACTORS['inception']
-    plain, branch = FeatureExtractorInceptionV3('plain', ['2048', 'logits_unbiased'], feature_extractor_weights_path=inception), []
+    plain = FeatureExtractorInceptionV3('plain', ['2048', 'logits_unbiased'], feature_extractor_weights_path=inception)
+    branch = []
     plain.Mixed_6d.register_forward_hook(lambda module, inputs, output: branch.append(output))
-    with torch.no_grad(): expected = dict(zip(spec.layers, plain(x))) | dict(spatial=branch[0][:, :7].permute(0, 2, 3, 1).flatten(1))
+    with torch.no_grad():
+        expected = dict(zip(spec.layers, plain(x))) | dict(spatial=branch[0][:, :7].permute(0, 2, 3, 1).flatten(1))
     net = InceptionFeatures(spec.name, list(spec.layers.values()), feature_extractor_weights_path=inception)
-    halves = [read_features(net, image_set(part), tuple(spec.layers), {'features', 'spatial'}, set(spec.layers), torch.device('cpu'), 5) for part in x.split(8)]
+    halves = [read_features(net, image_set(part), tuple(spec.layers), {'features', 'spatial'}, set(spec.layers),
+                            torch.device('cpu'), 5) for part in x.split(8)]
     for layer, f in expected.items():
         assert f.std(0).max() > 1e-3 and f.shape[1] == dict(features=2048, logits=1008, spatial=2023)[layer]
         assert_close(torch.cat([half.kept[layer] for half in halves]), f, rtol=1e-3, atol=1e-5*f.abs().max().item())
@@ -436,14 +457,17 @@ def test_inception_layers_are_those_of_torch_fidelity(inception):
     centred = [f - f.mean(0) for f in (a, b)]
     root = np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum()/7
     distance = np.square(a.mean(0) - b.mean(0)).sum() + sum(np.square(f).sum()/7 for f in centred) - 2*root
-    assert_close(frechet_distance(*halves[0].moments['features'], *halves[1].moments['features']), distance, rtol=1e-6, atol=0)
+    assert_close(frechet_distance(*halves[0].moments['features'], *halves[1].moments['features']),
+                 distance, rtol=1e-6, atol=0)
 
 def test_inception_from_file_to_metrics(inception, tmp_path, monkeypatch):
     monkeypatch.setattr(FeatureExtractorInceptionV3, 'INPUT_IMAGE_SIZE', 139)
     np.savez(tmp_path/'real.npz', blots(100, 16, 1).permute(0, 2, 3, 1).numpy())
     np.savez(tmp_path/'samples.npz', blots(100, 16, 2).permute(0, 2, 3, 1).numpy())
-    refused('has 100 images: sfid with inception-v3-compat needs at least 2024', evaluate_files, tmp_path/'samples.npz', tmp_path/'real.npz', metrics='sfid', weights=inception)
-    found, file = evaluate_files(tmp_path/'samples.npz', tmp_path/'real.npz', metrics=('isc', 'kid', 'prc'), weights=inception, stats=tmp_path/'stats.npz')
+    refused('has 100 images: sfid with inception-v3-compat needs at least 2024', evaluate_files, tmp_path/'samples.npz',
+            tmp_path/'real.npz', metrics='sfid', weights=inception)
+    found, file = evaluate_files(tmp_path/'samples.npz', tmp_path/'real.npz', metrics=('isc', 'kid', 'prc'),
+                                 weights=inception, stats=tmp_path/'stats.npz')
     assert file.name == 'samples_inception.json' and json.loads(file.read_text())['line'].startswith('IS-100 ')
     assert 1 <= found['inception_score'] and np.isfinite(found['kid']) and min(found['precision'], found['recall']) > .5
     moments, about = load_stats(tmp_path/'stats.npz', ('features', 'spatial'))
@@ -461,8 +485,13 @@ def test_dinov2_reads_the_class_token(tmp_path):
     x = blots(200, 256)
     found = evaluate(x[:100], x[100:], ('fid', 'kid', 'prc'), 'dinov2', weights=tmp_path/'dino')
     mean, std = torch.tensor([.485, .456, .406])[:, None, None], torch.tensor([.229, .224, .225])[:, None, None]
-    resized = torch.stack([torch.from_numpy(np.array(Image.fromarray(i.permute(1, 2, 0).numpy()).resize((224, 224), Image.BICUBIC))).permute(2, 0, 1) for i in x])
-    with torch.no_grad(): a, b = torch.cat([net(pixel_values=(part/255 - mean)/std).last_hidden_state[:, 0] for part in resized.split(50)]).double().numpy().reshape(2, 100, 32)
+    resized = torch.stack(
+        [torch.from_numpy(
+            np.array(Image.fromarray(i.permute(1, 2, 0).numpy()).resize((224, 224), Image.BICUBIC))).permute(2, 0, 1)
+         for i in x])
+    with torch.no_grad():
+        a, b = torch.cat([net(pixel_values=(part/255 - mean)/std).last_hidden_state[:, 0]
+                          for part in resized.split(50)]).double().numpy().reshape(2, 100, 32)
     assert_close(found['fd_dinov2'], frechet_distance(a.mean(0), np.cov(a.T), b.mean(0), np.cov(b.T)), rtol=.02, atol=0)
     assert not any('fid' in key.split('_') for key in found)
     refused('missing is no DINOv2', evaluate, x[:100], x[100:], 'fid', 'dinov2', weights=tmp_path/'missing')
@@ -476,7 +505,8 @@ def test_killed_and_run_again(tmp_path):
     np.save(tmp_path/'samples.npy', images('held_out').repeat(40, 1, 1, 1).numpy())
     stats, result = tmp_path/'stats.npz', tmp_path/'samples_digits.json'
     (tmp_path/'program.py').write_text('from pafm_nb.commands import pafm_evaluate\npafm_evaluate()')
-    ask = [sys.executable, tmp_path/'program.py', '--samples', tmp_path/'samples.npy', '--reference', tmp_path/'real.npy',
+    ask = [sys.executable, tmp_path/'program.py', '--samples', tmp_path/'samples.npy',
+           '--reference', tmp_path/'real.npy',
            '--extractor', 'digits', '--metrics', 'fid', '--batch_size', '16', '--save_stats', stats]
     first = subprocess.Popen(ask, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not stats.exists():
@@ -486,20 +516,27 @@ def test_killed_and_run_again(tmp_path):
     first.wait()
     assert not result.exists() and load_stats(stats)[1]['n'] == 1437
     assert subprocess.run(ask, capture_output=True).returncode == 0
-    found, _ = evaluate_files(tmp_path/'samples.npy', stats, tmp_path/'again.json', 'digits', metrics='fid', batch_size=16)
+    found, _ = evaluate_files(tmp_path/'samples.npy', stats, tmp_path/'again.json', 'digits',
+                              metrics='fid', batch_size=16)
     assert json.loads(result.read_text())['fd_digits'] == found['fd_digits']
-    assert sorted(file.name for file in tmp_path.iterdir()) == ['again.json', 'program.py', 'real.npy', 'samples.npy', 'samples_digits.json', 'stats.npz']
+    assert sorted(file.name for file in tmp_path.iterdir()) == ['again.json', 'program.py', 'real.npy', 'samples.npy',
+                                                                'samples_digits.json', 'stats.npz']
 
 # %% ../../nbs/tests/test_evaluation.ipynb #dcf4ec4f
 @pytest.mark.parametrize('line, said', [
-    ('--help', 'usage: pafm_evaluate'), ('', '--samples'), ('--samples . --reference nowhere.npz', 'there is nothing at nowhere.npz'),
+    ('--help', 'usage: pafm_evaluate'), ('', '--samples'),
+    ('--samples . --reference nowhere.npz', 'there is nothing at nowhere.npz'),
     ('--samples . --reference . --extractor vgg', 'invalid choice'),
     ('--samples . --reference . --out no/where.json', 'no/where.json'),
     ('--samples . --reference . --metrics fid,fed', "['fed']"),
     ('--samples . --reference . --out .', 'is a folder')])
 def test_mistakes_are_told_before_torch_is_loaded(tmp_path, line, said):
-    (tmp_path/'pafm_evaluate.py').write_text("import sys\nfrom pafm_nb.commands import pafm_evaluate\ntry: pafm_evaluate()\nfinally: print('torch' in sys.modules)")
-    done = subprocess.run([sys.executable, tmp_path/'pafm_evaluate.py', *line.split()], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    (tmp_path
+     /'pafm_evaluate.py').write_text(
+         "import sys\nfrom pafm_nb.commands import pafm_evaluate\ntry: pafm_evaluate()\nfinally: print('torch' in "
+         "sys.modules)")
+    done = subprocess.run([sys.executable, tmp_path/'pafm_evaluate.py', *line.split()], capture_output=True,
+                          text=True, timeout=60, cwd=tmp_path)
     assert said in done.stdout + done.stderr and 'Traceback' not in done.stderr
     assert done.stdout.splitlines()[-1] == 'False' and done.returncode == (0 if line == '--help' else 2)
 

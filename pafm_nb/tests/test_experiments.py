@@ -22,7 +22,9 @@ def imported(tree, package, inside=''):
         elif isinstance(node, ast.ImportFrom):
             start = '.'.join(filter(None, [package if node.level else '', node.module]))
             yield from ((inside, f'{start}.{alias.name}') for alias in node.names)
-        else: yield from imported(node, package, node.name if isinstance(node, ast.FunctionDef) and not inside else inside)
+        else:
+            yield from imported(node, package, node.name if isinstance(node, ast.FunctionDef)
+                                and not inside else inside)
 
 def imports_of(path): return set(imported(ast.parse(path.read_text()), 'pafm_nb'))
 
@@ -34,13 +36,18 @@ def test_the_library_imports_no_experiment(path):
     assert found <= ({'pafm_demo', 'pafm_bench'} if path.stem == 'commands' else set())
 
 def test_the_walk_sees_imports():
-    source = 'from .experiments import demo\ndef f():\n    import pafm_nb.experiments.bench as bench\n    if True: from pafm_nb.files import walk'
-    assert set(imported(ast.parse(source), 'pafm_nb')) == {('', 'pafm_nb.experiments.demo'), ('f', 'pafm_nb.experiments.bench'), ('f', 'pafm_nb.files.walk')}
+    source = (
+        'from .experiments import demo\ndef f():\n    import pafm_nb.experiments.bench as bench\n    if True: from '
+        'pafm_nb.files import walk')
+    assert set(imported(ast.parse(source), 'pafm_nb')) == {('', 'pafm_nb.experiments.demo'),
+                                                           ('f', 'pafm_nb.experiments.bench'),
+                                                           ('f', 'pafm_nb.files.walk')}
 
 # %% ../../nbs/tests/test_experiments.ipynb #db1111e1
 @pytest.mark.parametrize('path', LIBRARY, ids=lambda path: path.stem)
 def test_heavy_packages_wait(path):
     "Extractors are torch-fidelity's, so their module is the one that asks for it"
-    waiting = {'faiss', 'torchvision', 'scipy', 'sklearn', 'matplotlib', 'joblib', 'diffusers', 'transformers', 'webdataset', 'torch_fidelity'}
+    waiting = {'faiss', 'torchvision', 'scipy', 'sklearn', 'matplotlib', 'joblib', 'diffusers', 'transformers',
+               'webdataset', 'torch_fidelity'}
     if path.stem == 'extractors': waiting -= {'torch_fidelity'}
     assert not waiting & {name.partition('.')[0] for inside, name in imports_of(path) if not inside}

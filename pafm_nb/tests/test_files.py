@@ -38,8 +38,10 @@ def test_the_type_in_a_file_of_ours(tmp_path):
     "What a file should hold is said, for what is missing in it as well"
     write_json(tmp_path/'x.json', dict(a=1))
     ft.test_eq(read_json(tmp_path/'x.json', '', lambda x: x['a']), dict(a=1))
-    ft.test_fail(lambda: read_json(tmp_path/'x.json', 'mend it', lambda x: x['b']), exc=ValueError, contains="x.json is damaged (it has no 'b'): mend it")
-    ft.test_fail(lambda: read_json(tmp_path/'x.json', 'mend it', kind=list), exc=ValueError, contains='it holds a dict and should hold a list')
+    ft.test_fail(lambda: read_json(tmp_path/'x.json', 'mend it', lambda x: x['b']), exc=ValueError,
+                 contains="x.json is damaged (it has no 'b'): mend it")
+    ft.test_fail(lambda: read_json(tmp_path/'x.json', 'mend it', kind=list), exc=ValueError,
+                 contains='it holds a dict and should hold a list')
     ft.test_fail(lambda: read_json(tmp_path, 'mend it'), exc=ValueError, contains='Is a directory')
     ft.test_fail(lambda: read_json(tmp_path/'y.json', ''), exc=FileNotFoundError)
 
@@ -47,7 +49,8 @@ def test_a_sealed_file_that_was_changed(tmp_path):
     "One number of it edited, or its checksum taken away: it is refused"
     write_json(tmp_path/'x.json', sealed(dict(step=7)))
     ft.test_eq(read_sealed(tmp_path/'x.json', ''), dict(step=7))
-    for changed, said in ((sealed(dict(step=7)) | dict(step=8), 'does not match its checksum'), (dict(step=7), 'it has no checksum')):
+    for changed, said in ((sealed(dict(step=7)) | dict(step=8), 'does not match its checksum'),
+                          (dict(step=7), 'it has no checksum')):
         write_json(tmp_path/'x.json', changed)
         ft.test_fail(lambda: read_sealed(tmp_path/'x.json', 'begin again'), exc=ValueError, contains=said)
 
@@ -58,16 +61,21 @@ def test_a_folder_is_walked_once(tmp_path):
         (tmp_path/'in'/name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path/'in'/name).write_text('')
     (tmp_path/'other').mkdir(); (tmp_path/'other/5.txt').write_text('')
-    for name, to in {'link': '../other', 'a/up': '..', 'self': 'self', 'gone': 'nowhere'}.items(): (tmp_path/'in'/name).symlink_to(to)
-    ft.test_eq(sorted(walk(tmp_path/'in')), [('a', 'folder', False), ('a/1.txt', 'file', False), ('a/b', 'folder', False), ('a/b/2.txt', 'file', False),
-        ('a/up', AROUND, False), ('gone', 'neither a file nor a folder', True), ('link', 'folder', True), ('link/5.txt', 'file', False), ('self', 'a link to itself', True)])
+    for name, to in {'link': '../other', 'a/up': '..', 'self': 'self', 'gone': 'nowhere'}.items():
+        (tmp_path/'in'/name).symlink_to(to)
+    ft.test_eq(sorted(walk(tmp_path/'in')), [('a', 'folder', False), ('a/1.txt', 'file', False),
+                                             ('a/b', 'folder', False), ('a/b/2.txt', 'file', False),
+        ('a/up', AROUND, False), ('gone', 'neither a file nor a folder', True), ('link', 'folder', True),
+        ('link/5.txt', 'file', False), ('self', 'a link to itself', True)])
     ft.test_eq(names_in(tmp_path/'in'), ['a', 'gone', 'link', 'self'])
     ft.test_fail(lambda: list(walk(tmp_path/'nothing')), exc=ValueError, contains='nothing cannot be read')
 
 # %% ../../nbs/tests/test_files.ipynb #51e12193
 def test_left_locks(tmp_path):
     "A lock goes with its process, even a killed one; what its file says is for people"
-    subprocess.run([sys.executable, '-c', f'import os\nfrom pafm_nb.files import one_writer\nwith one_writer({str(tmp_path)!r}): os.kill(os.getpid(), 9)'])
+    subprocess.run([sys.executable, '-c',
+                    f'import os\nfrom pafm_nb.files import one_writer\nwith one_writer({str(tmp_path)!r}): '
+                    'os.kill(os.getpid(), 9)'])
     assert [p.name for p in tmp_path.iterdir()] == ['.lock']
     for text in ((tmp_path/'.lock').read_text(), '7 on another', ''):
         (tmp_path/'.lock').write_text(text)
@@ -80,7 +88,8 @@ def test_what_a_kill_left_is_swept(tmp_path):
            f'with whole_file({str(tmp_path/"a.json")!r}): os.kill(os.getpid(), 9)'
     subprocess.run([sys.executable, '-c', code])
     assert len(list(tmp_path.iterdir())) == 2
-    others = {f'.a.json.{os.getpid()}.part', f'.probe_{os.getpid()}', '.a.part', '.probe_x', 'a.0.part', f'.a.{10**30}.part'}
+    others = {f'.a.json.{os.getpid()}.part', f'.probe_{os.getpid()}', '.a.part', '.probe_x',
+              'a.0.part', f'.a.{10**30}.part'}
     for name in others: (tmp_path/name).write_text('')
     with one_writer(tmp_path): assert {p.name for p in tmp_path.iterdir()} == others | {'.lock'}
 

@@ -118,7 +118,8 @@ def test_labels_are_of_the_classes_given():
     drawn = labels_of(range(300), 0, [1, 7, 30], 'random')
     ft.test_eq(drawn.unique().tolist(), [1, 7, 30])
     assert torch.equal(drawn, torch.tensor([1, 7, 30])[labels_of(range(300), 0, 3, 'random')])
-    for kwargs, says in ((dict(how='x'), "unknown labels 'x': use one of balanced, random"), (dict(classes=0), 'no class to give'),
+    for kwargs, says in ((dict(how='x'), "unknown labels 'x': use one of balanced, random"),
+                         (dict(classes=0), 'no class to give'),
                          (dict(classes=[]), 'no class to give')):
         with pytest.raises(ValueError, match=says): labels_of(**dict(seeds=range(5), first=0, classes=3) | kwargs)
 
@@ -130,7 +131,9 @@ def test_only_classes_with_rows_are_drawn(tmp_path, monkeypatch, labels):
     LatentBank.create(tmp_path/'bank', [(z, None if labels is None else torch.tensor(labels).repeat(24//len(labels)))])
     given = []
     for module in (generation, training):
-        monkeypatch.setattr(module, 'sample_many', lambda model, seeds, y, *args, **kwargs: (given.append(y), sample_many(model, seeds, y, *args, **kwargs))[1])
+        monkeypatch.setattr(module, 'sample_many',
+                            lambda model, seeds, y, *args, **kwargs: (given.append(y),
+                                                                      sample_many(model, seeds, y, *args, **kwargs))[1])
     sizes = SMALL | dict(num_classes=31)
     trained(tmp_path/'run', data=str(tmp_path/'bank'), candidates='InClass', k=2, model_args=sizes, sample_every=4)
     ft.test_eq(open_run(tmp_path/'run').classes, labels or [])
@@ -154,13 +157,20 @@ def test_random_labels_reach_the_model(run, whole, tmp_path):
 
 def test_what_is_asked_of_the_model(run, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(generation, 'sample_many', lambda model, seeds, y, shape, batch_size, **kwargs: (asked.append((batch_size, kwargs)), sample_many(model, seeds, y, shape, batch_size, **kwargs))[1])
-    out = generate(run, tmp_path/'images', form='npy', n=4, progress=False, method='dopri5', guidance_scale=1.5, guidance_interval=(.1, .6), guidance_channels=1, rtol=1e-2, dtype=torch.float64)
+    monkeypatch.setattr(generation, 'sample_many',
+                        lambda model, seeds, y, shape, batch_size, **kwargs: (asked.append((batch_size, kwargs)),
+                                                                              sample_many(model, seeds, y, shape,
+                                                                                          batch_size, **kwargs))[1])
+    out = generate(run, tmp_path/'images', form='npy', n=4, progress=False, method='dopri5', guidance_scale=1.5,
+                   guidance_interval=(.1, .6), guidance_channels=1, rtol=1e-2, dtype=torch.float64)
     batch_size, kwargs = asked[0]
     ft.test_eq(batch_size, 64)
-    for name, value in dict(method='dopri5', guidance_scale=1.5, guidance_interval=(.1, .6), guidance_channels=1, rtol=1e-2, atol=1e-6, dtype=torch.float64, null_label=10).items(): ft.test_eq(kwargs[name], value)
+    for name, value in dict(method='dopri5', guidance_scale=1.5, guidance_interval=(.1, .6), guidance_channels=1,
+                            rtol=1e-2, atol=1e-6, dtype=torch.float64, null_label=10).items():
+        ft.test_eq(kwargs[name], value)
     p = protocol(out)
-    ft.test_eq((p['sampler'], p['rtol'], p['guidance']['interval'], p['guidance']['channels'], p['state'], p['batch_size']), ('dopri5', .01, [.1, .6], 1, 'float64', 64))
+    ft.test_eq((p['sampler'], p['rtol'], p['guidance']['interval'], p['guidance']['channels'], p['state'],
+                p['batch_size']), ('dopri5', .01, [.1, .6], 1, 'float64', 64))
     assert 'steps' not in p and p['nfe'] > 6
 
 
@@ -168,7 +178,8 @@ def test_the_path_of_the_run_is_that_of_its_samples(tmp_path):
     trained(tmp_path/'run', model_args=SMALL, path='vp')
     ask = dict(method='euler_maruyama', steps=4)
     out = generate(tmp_path/'run', tmp_path/'images', n=4, form='npy', progress=False, **ask)
-    z, linear = (sample_many(open_run(tmp_path/'run').model, range(4), torch.arange(4), (1, 8, 8), progress=False, path=path, **ask) for path in (VPPath(), LinearPath()))
+    z, linear = (sample_many(open_run(tmp_path/'run').model, range(4), torch.arange(4), (1, 8, 8), progress=False,
+                             path=path, **ask) for path in (VPPath(), LinearPath()))
     off = [abs(images(out)[..., 0].astype(int) - to_uint8(x)[:, 0].numpy()) for x in (z, linear)]
     assert off[0].max() <= 1 and off[1].mean() > 1 and protocol(out)['path'] == 'vp'
 
@@ -193,15 +204,19 @@ def test_forms_agree(run, whole, tmp_path):
 
 def test_protocol(run, whole, tmp_path):
     p = protocol(whole)
-    ft.test_eq({k: p[k] for k in ('n', 'seeds', 'labels', 'sampler', 'steps', 'nfe', 'rows_per_image', 'step', 'ema_decay', 'batch_size', 'precision', 'state', 'form', 'path', 'model')},
-               dict(n=45, seeds=[0, 44], labels='balanced', sampler='heun', steps=3, nfe=5, rows_per_image=10, step=5, ema_decay=.99, batch_size=[4], precision='no', state='float32', form='npy', path='linear', model='SiT-digits'))
+    ft.test_eq({k: p[k] for k in ('n', 'seeds', 'labels', 'sampler', 'steps', 'nfe', 'rows_per_image', 'step',
+                                  'ema_decay', 'batch_size', 'precision', 'state', 'form', 'path', 'model')},
+               dict(n=45, seeds=[0, 44], labels='balanced', sampler='heun', steps=3, nfe=5, rows_per_image=10, step=5,
+                    ema_decay=.99, batch_size=[4], precision='no', state='float32', form='npy',
+                    path='linear', model='SiT-digits'))
     ft.test_eq(p['guidance'] | dict(convention=''), dict(scale=2., interval=[0., 1.], channels='all', convention=''))
     ft.test_eq((p['ema_crc32'], p['torch']), (open_run(run).checksum, torch.__version__))
     adaptive = ASK | dict(n=4, method='dopri5', rtol=.1, form='npy')
     generate(run, tmp_path/'adaptive', **adaptive)
     with pytest.raises(ValueError, match='batch_size=4, not 2'):
         generate(run, tmp_path/'adaptive', **adaptive | dict(batch_size=2))
-    ft.test_eq(protocol(generate(run, tmp_path/'large', **ASK | dict(n=10, batch_size=512, form='npy')))['batch_size'], [10])
+    ft.test_eq(protocol(generate(run, tmp_path/'large', **ASK | dict(n=10, batch_size=512, form='npy')))['batch_size'],
+               [10])
 
 # %% ../../nbs/tests/test_generation.ipynb #fe5260c1
 PROGRAM = '''
@@ -229,7 +244,8 @@ def test_kill_and_two_processes(run, whole, tmp_path):
     parts = WorkFolder(out/'pieces', plan, plan.pop('pieces'))
     drawn, note = parts.read(1)
     parts.remove(1); parts.write(1, dict(images=np.full_like(drawn['images'], 7)), note)
-    two = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', *args, '0'], env=env, capture_output=True, text=True, timeout=240)
+    two = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', *args,
+                          '0'], env=env, capture_output=True, text=True, timeout=240)
     assert (out/'protocol.json').exists(), two.stderr[-3000:]
     wanted = images(whole).copy()
     wanted[10:20] = 7
@@ -256,14 +272,19 @@ def test_kills_at_the_end(run, whole, tmp_path, monkeypatch, when, form):
         if (form, when) != ('png', 'image_grid'):
             with pytest.raises(Killed): generate(run, tmp_path/'images', **ask)
     out = generate(run, tmp_path/'images', **ask)
-    got = images(out) if form == 'npy' else np.stack([np.array(Image.open(f))[..., None] for f in sorted((out/'png').iterdir())])
+    got = images(out) if form == 'npy' else np.stack([np.array(Image.open(f))[..., None]
+                                                      for f in sorted((out/'png').iterdir())])
     assert (got == images(whole)[:10]).all()
-    ft.test_eq({p.name for p in out.iterdir()}, {'protocol.json'} | ({'samples.npy', 'grid.png'} if form == 'npy' else {'png', 'grid.png'}))
+    ft.test_eq({p.name for p in out.iterdir()},
+               {'protocol.json'} | ({'samples.npy', 'grid.png'} if form == 'npy' else {'png', 'grid.png'}))
 
 
 def test_other_settings_are_refused(run, whole, tmp_path):
-    for change, says in ((dict(steps=4), 'steps=3, not 4'), (dict(n=46), 'n=45, not 46'), (dict(seed=1), 'seeds='), (dict(labels='random'), "labels='balanced', not 'random'"), (dict(precision='bf16'), 'precision'),
-                         (dict(guidance_scale=3.), 'guidance='), (dict(guidance_interval=(0., .7)), 'guidance='), (dict(dtype=torch.float64), 'state='), (dict(method='euler'), "sampler='heun', not 'euler'")):
+    for change, says in ((dict(steps=4), 'steps=3, not 4'), (dict(n=46), 'n=45, not 46'), (dict(seed=1), 'seeds='),
+                         (dict(labels='random'), "labels='balanced', not 'random'"),
+                         (dict(precision='bf16'), 'precision'),
+                         (dict(guidance_scale=3.), 'guidance='), (dict(guidance_interval=(0., .7)), 'guidance='),
+                         (dict(dtype=torch.float64), 'state='), (dict(method='euler'), "sampler='heun', not 'euler'")):
         with pytest.raises(ValueError, match=says): generate(run, whole, form='npy', **ASK | change)
     with pytest.raises(ValueError, match='as npy, not png'): generate(run, whole, form='png', **ASK)
     shutil.copytree(run, tmp_path/'run')
@@ -279,7 +300,8 @@ def latent_run(tmp_path_factory):
     name = tiny_vae(folder/'vae', factor=4)
     z, y = torch.randn(40, 4, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
     LatentBank.create(folder/'bank', [(z, y)], provenance=dict(latents=vae_provenance(load_vae(name), name)))
-    trained(folder/'run', data=str(folder/'bank'), candidates='InClass', k=4, model_args=SMALL | dict(input_size=4, in_channels=4, num_classes=2))
+    trained(folder/'run', data=str(folder/'bank'), candidates='InClass', k=4,
+            model_args=SMALL | dict(input_size=4, in_channels=4, num_classes=2))
     return folder
 
 
@@ -288,12 +310,14 @@ def test_latents(latent_run, tmp_path):
     ask = ASK | dict(n=9, form='npy')
     out = generate(latent_run/'run', tmp_path/'images', **ask)
     run = open_run(latent_run/'run')
-    z = sample_many(run.model, range(9), torch.arange(9) % 2, (4, 4, 4), 4, progress=False, method='heun', steps=3, guidance_scale=2.)
+    z = sample_many(run.model, range(9), torch.arange(9) % 2, (4, 4, 4), 4, progress=False, method='heun',
+                    steps=3, guidance_scale=2.)
     want = decode(load_vae(latent_run/'vae'), z, run.provenance['latents']).permute(0, 2, 3, 1).numpy()
     ft.test_eq(images(out).shape, (9, 16, 16, 3))
     assert abs(images(out).astype(int) - want).max() <= 1
     p = protocol(out)['decoder']
-    ft.test_eq((p['vae'], p['vae_sha256'], p['scale']), (str(latent_run/'vae'), run.provenance['latents']['vae_sha256'], run.provenance['latents']['scale']))
+    ft.test_eq((p['vae'], p['vae_sha256'], p['scale']),
+               (str(latent_run/'vae'), run.provenance['latents']['vae_sha256'], run.provenance['latents']['scale']))
     other = tiny_vae(tmp_path/'other', factor=4, seed=1)
     decoded = generate(latent_run/'run', tmp_path/'decoded', vae=other, **ask)
     assert (images(decoded) != images(out)).mean() > .5 and protocol(decoded)['decoder']['vae'] == other
@@ -306,7 +330,8 @@ def test_another_vae_in_its_place(latent_run, tmp_path):
     try:
         with pytest.raises(FileNotFoundError, match='vae'): generate(latent_run/'run', tmp_path/'images', **ASK)
         tiny_vae(latent_run/'vae', factor=4, seed=2)
-        with pytest.raises(ValueError, match='checksum .* name one with --vae'): generate(latent_run/'run', tmp_path/'images', **ASK)
+        with pytest.raises(ValueError, match='checksum .* name one with --vae'):
+            generate(latent_run/'run', tmp_path/'images', **ASK)
         assert not (tmp_path/'images').exists()
     finally:
         shutil.rmtree(latent_run/'vae', ignore_errors=True)
@@ -316,14 +341,17 @@ def test_another_vae_in_its_place(latent_run, tmp_path):
 def test_published_features_name_a_vae_without_a_checksum(latent_run):
     run = open_run(latent_run/'run')
     known = run.provenance['latents']
-    decoder = generation.Decoder(run._replace(provenance=dict(latents=known | dict(vae_sha256=None, scale=.5, shift=.25))))
-    ft.test_eq([decoder.protocol[k] for k in ('vae', 'vae_sha256', 'scale', 'shift')], [known['vae'], known['vae_sha256'], .5, .25])
+    decoder = generation.Decoder(
+        run._replace(provenance=dict(latents=known | dict(vae_sha256=None, scale=.5, shift=.25))))
+    ft.test_eq([decoder.protocol[k] for k in ('vae', 'vae_sha256', 'scale', 'shift')],
+               [known['vae'], known['vae_sha256'], .5, .25])
 
 
 @pytest.fixture(scope='module')
 def captions_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp('captions')/'run'
-    trained(folder, data='captions', model='MMDiT-captions', candidates='InBatch', model_args=dict(depth=1, hidden_size=32, num_heads=2))
+    trained(folder, data='captions', model='MMDiT-captions', candidates='InBatch',
+            model_args=dict(depth=1, hidden_size=32, num_heads=2))
     return folder
 
 
@@ -334,16 +362,19 @@ def test_captions(captions_run, tmp_path):
     out = generate(captions_run, tmp_path/'images', captions=tmp_path/'captions.txt', **ask)
     model, text = open_run(captions_run).model, encode_captions([lines[i % 3] for i in range(5)])
     assert torch.equal(Captions(open_run(captions_run), tmp_path/'captions.txt').of(range(5)), text.float())
-    z = sample_many(model, range(5), text, (3, 16, 16), progress=False, method='heun', steps=3, guidance_scale=2., null_label=encode_captions([''])[0])
+    z = sample_many(model, range(5), text, (3, 16, 16), progress=False, method='heun', steps=3, guidance_scale=2.,
+                    null_label=encode_captions([''])[0])
     assert abs(images(out).astype(int) - to_uint8(z).permute(0, 2, 3, 1).numpy()).max() <= 1
     ft.test_eq(protocol(out)['labels'], 'captions')
     own = generate(captions_run, tmp_path/'own', **ask)
     assert (images(own) != images(out)).any()
-    for text in (b'\xef\xbb\xbfa red circle\r\n\r\na small blue square on white\r\n  a ring', 'a red circle\na small blue square on white\na ring\n\n'.encode()):
+    for text in (b'\xef\xbb\xbfa red circle\r\n\r\na small blue square on white\r\n  a ring',
+                 'a red circle\na small blue square on white\na ring\n\n'.encode()):
         (tmp_path/'captions.txt').write_bytes(text)
         ft.test_eq(Captions(open_run(captions_run), tmp_path/'captions.txt').sha256, protocol(out)['captions_sha256'])
     (tmp_path/'captions.txt').write_text('a green ring')
-    with pytest.raises(ValueError, match='captions_sha256='): generate(captions_run, out, captions=tmp_path/'captions.txt', **ask)
+    with pytest.raises(ValueError, match='captions_sha256='):
+        generate(captions_run, out, captions=tmp_path/'captions.txt', **ask)
 
 # %% ../../nbs/tests/test_generation.ipynb #94042eb3
 @pytest.mark.parametrize('kwargs, says', [
@@ -352,9 +383,13 @@ def test_captions(captions_run, tmp_path):
     (dict(n=10**12), 'n is 1000000000000'), (dict(steps=10**9), 'steps is 1000000000'),
     (dict(seed=1.5), 'seed is 1.5'), (dict(guidance_scale=float('nan')), 'guidance_scale must be a finite number'),
     (dict(guidance_interval=(float('nan'), 1.)), 'low <= high'), (dict(out_of='x'), 'out_of'),
-    (dict(per_piece=0), 'per_piece is 0'), (dict(seed=-1), 'seeds -1 to'), (dict(seed=2**32 - 1), 'seeds 4294967295 to'),
-    (dict(labels='uniform'), "'uniform': use one of balanced, random"), (dict(form='jpg'), 'npy, npz, png'), (dict(precision='fp16'), "'fp16': use"), (dict(method='rk4'), 'rk4'), (dict(steps=0), 'steps is 0'),
-    (dict(guidance_interval=(.7, .2)), 'low <= high'), (dict(guidance_channels=0), 'guidance_channels is 0'), (dict(guidance_channels=2), 'guidance_channels is 2'), (dict(temperature=2), 'temperature'), (dict(captions='x.txt'), 'takes no captions')])
+    (dict(per_piece=0), 'per_piece is 0'), (dict(seed=-1), 'seeds -1 to'),
+    (dict(seed=2**32 - 1), 'seeds 4294967295 to'),
+    (dict(labels='uniform'), "'uniform': use one of balanced, random"), (dict(form='jpg'), 'npy, npz, png'),
+    (dict(precision='fp16'), "'fp16': use"), (dict(method='rk4'), 'rk4'), (dict(steps=0), 'steps is 0'),
+    (dict(guidance_interval=(.7, .2)), 'low <= high'), (dict(guidance_channels=0), 'guidance_channels is 0'),
+    (dict(guidance_channels=2), 'guidance_channels is 2'), (dict(temperature=2), 'temperature'),
+    (dict(captions='x.txt'), 'takes no captions')])
 def test_bad_arguments(run, tmp_path, kwargs, says):
     with pytest.raises((ValueError, FileNotFoundError), match=says): generate(run, tmp_path/'images', **ASK | kwargs)
     assert not (tmp_path/'images').exists()
@@ -364,7 +399,8 @@ def test_vae_that_is_not_there(run, tmp_path):
     pytest.importorskip('diffusers')
     from pafm_nb.vae import tiny_vae
     test_bad_arguments(run, tmp_path, dict(vae='/nowhere/vae'), 'nowhere')
-    test_bad_arguments(run, tmp_path, dict(vae=tiny_vae(tmp_path/'vae', factor=2)), 'decodes latents of 4 channels, and .* makes 1: give')
+    test_bad_arguments(run, tmp_path, dict(vae=tiny_vae(tmp_path/'vae', factor=2)),
+                       'decodes latents of 4 channels, and .* makes 1: give')
 
 
 def test_bad_folders(run, captions_run, tmp_path):
@@ -373,21 +409,25 @@ def test_bad_folders(run, captions_run, tmp_path):
     (tmp_path/'file').write_text('')
     with pytest.raises(ValueError, match='cannot be written'): generate(run, tmp_path/'file', **ASK)
     (tmp_path/'empty.txt').write_text('\n\n')
-    with pytest.raises(ValueError, match='holds no caption'): generate(captions_run, tmp_path/'images', captions=tmp_path/'empty.txt', **ASK)
-    with pytest.raises(ValueError, match='cannot be read'): generate(captions_run, tmp_path/'images', captions=tmp_path/'none.txt', **ASK)
+    with pytest.raises(ValueError, match='holds no caption'):
+        generate(captions_run, tmp_path/'images', captions=tmp_path/'empty.txt', **ASK)
+    with pytest.raises(ValueError, match='cannot be read'):
+        generate(captions_run, tmp_path/'images', captions=tmp_path/'none.txt', **ASK)
     assert not (tmp_path/'images').exists()
 
 
 def test_latents_without_a_vae(run):
     model = open_run(run).model
     model.in_channels = 4
-    with pytest.raises(ValueError, match='does not say of which VAE'): generation.Decoder(open_run(run)._replace(model=model))
+    with pytest.raises(ValueError, match='does not say of which VAE'):
+        generation.Decoder(open_run(run)._replace(model=model))
 
 
 def test_images_that_are_not_finite_are_named(run, tmp_path):
     shutil.copytree(run, tmp_path/'run')
     again(tmp_path/'run', lambda name, p: p[7].fill_(torch.nan) if 'embedding_table' in name else None)
-    with pytest.raises(ValueError, match=r'seeds \[7\] \(of 1\): samples are not finite'): generate(tmp_path/'run', tmp_path/'images', **ASK | dict(batch_size=10))
+    with pytest.raises(ValueError, match=r'seeds \[7\] \(of 1\): samples are not finite'):
+        generate(tmp_path/'run', tmp_path/'images', **ASK | dict(batch_size=10))
     assert not (tmp_path/'images/protocol.json').exists()
 
 
@@ -397,7 +437,8 @@ def test_a_damaged_piece(run, tmp_path, monkeypatch):
     monkeypatch.undo()
     file = tmp_path/'images/pieces/000000/images.npy'
     file.write_bytes(file.read_bytes()[:-5])
-    with pytest.raises(ValueError, match='000000 is damaged .* remove it'): generate(run, tmp_path/'images', **ASK | dict(n=10))
+    with pytest.raises(ValueError, match='000000 is damaged .* remove it'):
+        generate(run, tmp_path/'images', **ASK | dict(n=10))
     shutil.rmtree(file.parent)
     generate(run, tmp_path/'images', **ASK | dict(n=10))
 
@@ -445,7 +486,8 @@ def test_flags_of_the_command(run, tmp_path, monkeypatch, capsys, flags, says):
     with pytest.raises(SystemExit) as stop:
         pafm_sample.__wrapped__(**{k: v.format(run=run) if isinstance(v, str) else v for k, v in flags.items()})
     said = capsys.readouterr().err
-    assert stop.value.code == 2 and said.startswith('error: ') and says in said and said.count('\n') == 1 and not list(tmp_path.iterdir())
+    assert (stop.value.code == 2 and said.startswith('error: ') and says in said and said.count('\n') == 1
+            and not list(tmp_path.iterdir()))
 
 
 def test_the_launch_that_is_advised():
@@ -458,9 +500,12 @@ def test_the_launch_that_is_advised():
 
 
 @pytest.mark.parametrize('error, says', [
-    (OSError(errno.ENOSPC, 'No space left on device', 'out/samples.npz'), 'out/samples.npz: No space left on device (make room there); again'),
-    (PermissionError(errno.EACCES, 'Permission denied', 'out/x'), 'out/x: Permission denied (give another place, or ask for the right to it); again'),
-    (FileNotFoundError(errno.ENOENT, 'No such file or directory', 'bank/x'), 'bank/x: No such file or directory; again'),
+    (OSError(errno.ENOSPC, 'No space left on device', 'out/samples.npz'),
+     'out/samples.npz: No space left on device (make room there); again'),
+    (PermissionError(errno.EACCES, 'Permission denied', 'out/x'),
+     'out/x: Permission denied (give another place, or ask for the right to it); again'),
+    (FileNotFoundError(errno.ENOENT, 'No such file or directory', 'bank/x'),
+     'bank/x: No such file or directory; again'),
     (OSError('x is on no hub'), 'x is on no hub'), (FileNotFoundError('there is no x'), 'there is no x'),
     (ValueError('n is 0'), 'n is 0')])
 def test_what_the_system_refuses_is_one_line(capsys, error, says):
@@ -487,7 +532,8 @@ def test_a_full_disk_is_told_by_the_name_of_the_file(run, tmp_path, monkeypatch,
             pafm_sample.__wrapped__(str(run), str(tmp_path/'images'), n=5, method='euler', steps=2)
         ft.test_eq((stop.value.code, [p.name for p in (tmp_path/'images/pieces').iterdir()]), (2, ['plan.json']))
         said = capsys.readouterr().err.strip().splitlines()[-1]
-        assert said.startswith('error: ') and said.endswith('images.npy: 100 requested and 7 written; run the same command again to go on')
+        assert (said.startswith('error: ')
+                and said.endswith('images.npy: 100 requested and 7 written; run the same command again to go on'))
     monkeypatch.setattr(os, 'fsync', lambda f: (_ for _ in ()).throw(OSError(errno.ENOSPC, 'No space left on device')))
     with pytest.raises(OSError, match='note.json'): write_json(tmp_path/'note.json', {})
 

@@ -32,17 +32,20 @@ import numpy as np, pytest, torch
 from PIL import Image
 from torch.testing import assert_close
 from torchvision.datasets import ImageFolder
-from ..images import Images, center_crop, image_grid, image_head, open_images, random_crop, read_image, to_uint8, views
+from ..images import Images, center_crop, image_grid, image_head, open_images, random_crop, read_image, to_uint8
+from ..images import views
 from ..vae import decode, encode, load_vae, tiny_vae, vae_provenance, vae_factor
 
 # %% ../../nbs/tests/test_images.ipynb #0a0f854e
-def picture(seed, size=(24, 20)): return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), np.uint8))
+def picture(seed, size=(24, 20)):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), np.uint8))
 
 def saved(image, kind='JPEG', **kwargs):
     image.save(f := io.BytesIO(), kind, **kwargs)
     return f.getvalue()
 
-FILES = {f'{c}/{name}.JPEG': saved(picture(10*i + j)) for i, c in enumerate(('n10', 'n9', 'a b', 'a')) for j, name in enumerate(('x_10', 'x_9', 'y'))}
+FILES = {f'{c}/{name}.JPEG': saved(picture(10*i + j)) for i, c in enumerate(('n10', 'n9', 'a b', 'a'))
+         for j, name in enumerate(('x_10', 'x_9', 'y'))}
 
 def write_folder(path, files):
     for name, data in files.items():
@@ -54,13 +57,17 @@ def write_tar(path, files, kind=tarfile.GNU_FORMAT, **odd):
         for name, data in files.items():
             member = tarfile.TarInfo(name); member.size = len(data); tar.addfile(member, io.BytesIO(data))
         for name, type in odd.items():
-            member = tarfile.TarInfo(f'a/{name}.jpg'); member.type, member.linkname = type, '/etc/passwd'; tar.addfile(member)
+            member = tarfile.TarInfo(f'a/{name}.jpg')
+            member.type, member.linkname = type, '/etc/passwd'
+            tar.addfile(member)
     return path
 
 def write_nested(path, files):
     inner = {}
     for c in sorted({name.split('/')[0] for name in files}, reverse=True):
-        inner[f'{c}.tar'] = write_tar(path.with_suffix('.inner'), {name.split('/')[1]: data for name, data in files.items() if name.startswith(c + '/')}).read_bytes()
+        inner[f'{c}.tar'] = write_tar(path.with_suffix('.inner'),
+                                      {name.split('/')[1]: data for name, data in files.items()
+                                       if name.startswith(c + '/')}).read_bytes()
     return write_tar(path, inner)
 
 def write_zip(path, files, method=zipfile.ZIP_DEFLATED, below=''):
@@ -78,8 +85,10 @@ def content(images): return [images.read(i) for i in range(len(images))]
 # %% ../../nbs/tests/test_images.ipynb #be82431a
 def test_every_packing_is_the_same_set(tmp_path):
     folder = write_folder(tmp_path/'folder', FILES)
-    packed = [folder, write_nested(tmp_path/'nested.tar', FILES), write_zip(tmp_path/'z.zip', FILES), write_zip(tmp_path/'stored.zip', FILES, zipfile.ZIP_STORED, 'some/train/')]
-    packed += [write_tar(tmp_path/f'{kind}.tar', FILES, kind) for kind in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)]
+    packed = [folder, write_nested(tmp_path/'nested.tar', FILES), write_zip(tmp_path/'z.zip', FILES),
+              write_zip(tmp_path/'stored.zip', FILES, zipfile.ZIP_STORED, 'some/train/')]
+    packed += [write_tar(tmp_path/f'{kind}.tar', FILES, kind)
+               for kind in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)]
     packed.append(write_tar(tmp_path/'dot.tar', {f'./train/{name}': data for name, data in FILES.items()}))
     peer = ImageFolder(folder)
     expected = [(Path(file).read_bytes(), label, str(Path(file).relative_to(folder))) for file, label in peer.samples]
@@ -99,11 +108,13 @@ def test_the_index_can_be_kept_and_sent(tmp_path):
 def test_threads_read_at_once(tmp_path):
     for path in (write_nested(tmp_path/'nested.tar', FILES), write_zip(tmp_path/'z.zip', FILES)):
         images, expected = open_images(path), content(open_images(path))
-        with ThreadPoolExecutor(8) as pool: assert list(pool.map(images.read, list(range(len(images)))*20)) == expected*20
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(images.read, list(range(len(images)))*20)) == expected*20
 
 # %% ../../nbs/tests/test_images.ipynb #b09fd05b
 PAIR = ('cat/1.jpg', 'dog/2.jpg')
-TUBES = ('cat/1.jpg', 'dog/2.jpg', 'rat/3.jpg', 'test tube/4.jpg', 'train_station/5.jpg')   # classes, not parts of a set
+# classes, not parts of a set
+TUBES = ('cat/1.jpg', 'dog/2.jpg', 'rat/3.jpg', 'test tube/4.jpg', 'train_station/5.jpg')
 
 @pytest.mark.parametrize('names, around, expected', [
     (PAIR, '', PAIR),
@@ -179,12 +190,14 @@ def test_all_images_without_classes(tmp_path):
 # %% ../../nbs/tests/test_images.ipynb #b683a0ed
 def test_hostile_tar(tmp_path):
     odd = dict(soft=tarfile.SYMTYPE, hard=tarfile.LNKTYPE, device=tarfile.CHRTYPE, pipe=tarfile.FIFOTYPE)
-    more = {'../../up.jpg': b'x', '/abs.jpg': b'x', 'a/../../b.jpg': b'x', 'a/._hidden.jpg': b'x', '__MACOSX/a/x.jpg': b'x', '.DS_Store': b'x', 'a/read me.txt': b'x', 'a\\c.jpg': b'x', 'top.jpg': b'x'}
+    more = {'../../up.jpg': b'x', '/abs.jpg': b'x', 'a/../../b.jpg': b'x', 'a/._hidden.jpg': b'x',
+            '__MACOSX/a/x.jpg': b'x', '.DS_Store': b'x', 'a/read me.txt': b'x', 'a\\c.jpg': b'x', 'top.jpg': b'x'}
     before = sorted(tmp_path.parent.rglob('*'))
     images = open_images(write_tar(tmp_path/'h.tar', FILES | more, **odd))
     content(images)
     assert images.names == open_images(write_folder(tmp_path/'f', FILES)).names
-    assert {s['name'] for s in images.skipped} == {'../../up.jpg', '/abs.jpg', 'a/../../b.jpg', 'a/read me.txt', 'a\\c.jpg', 'top.jpg', *(f'a/{name}.jpg' for name in odd)}
+    assert {s['name'] for s in images.skipped} == {'../../up.jpg', '/abs.jpg', 'a/../../b.jpg', 'a/read me.txt',
+                                                   'a\\c.jpg', 'top.jpg', *(f'a/{name}.jpg' for name in odd)}
     assert [p for p in sorted(tmp_path.parent.rglob('*')) if p not in before and p.parent == tmp_path.parent] == []
 
 def test_second_name_is_listed(tmp_path):
@@ -197,7 +210,9 @@ def test_hostile_zip(tmp_path):
     with warnings.catch_warnings(), zipfile.ZipFile(tmp_path/'h.zip', 'w', zipfile.ZIP_DEFLATED) as z:
         for name, data in FILES.items(): z.writestr(name, data)
         z.writestr('../up.jpg', b'x')
-        link = zipfile.ZipInfo('a/link.jpg'); link.create_system, link.external_attr = 3, 0o120777 << 16; z.writestr(link, '/etc/passwd')
+        link = zipfile.ZipInfo('a/link.jpg')
+        link.create_system, link.external_attr = 3, 0o120777 << 16
+        z.writestr(link, '/etc/passwd')
         z.writestr('a/packed.jpg', b'x'*99, zipfile.ZIP_BZIP2)
         z.writestr('a/large.jpg', bytes(2**27 + 1))
     images = open_images(tmp_path/'h.zip')
@@ -212,16 +227,20 @@ def test_zip_that_lies_about_sizes(tmp_path):
     data[data.index(b'a/bad.jpg') + 9] ^= 255                            # the first compressed byte
     path.write_bytes(data)
     images = open_images(path)
-    for i, said in ((images.names.index('a/bomb.jpg'), 'more than the 1,000 bytes'), (images.names.index('a/bad.jpg'), 'a/bad.jpg cannot be read')):
+    for i, said in ((images.names.index('a/bomb.jpg'), 'more than the 1,000 bytes'),
+                    (images.names.index('a/bad.jpg'), 'a/bad.jpg cannot be read')):
         with pytest.raises(ValueError, match=said): images.read(i)
     data = write_zip(path, {'a/x.jpg': b'abc'*100}, zipfile.ZIP_STORED).read_bytes()
     path.write_bytes(data.replace(b'abcabc', b'abcabd', 1))
     with pytest.raises(ValueError, match='its checksum is wrong'): open_images(path).read(0)
 
 def test_folder_with_odd_things(tmp_path):
-    folder = write_folder(tmp_path/'f', FILES | {'a/deep/er/z.jpg': FILES['a/y.JPEG'], '.git/x.jpg': b'x', 'a/notes.md': b'x'})
+    folder = write_folder(tmp_path/'f', FILES | {'a/deep/er/z.jpg': FILES['a/y.JPEG'],
+                                                 '.git/x.jpg': b'x', 'a/notes.md': b'x'})
     os.mkfifo(folder/'a/pipe.jpg'); (folder/'a/loop').symlink_to(folder); (folder/'a/gone.jpg').symlink_to('/no/where')
-    (tmp_path/'elsewhere').mkdir(); (tmp_path/'elsewhere/w.jpg').write_bytes(FILES['a/y.JPEG']); (folder/'linked').symlink_to(tmp_path/'elsewhere')
+    (tmp_path/'elsewhere').mkdir()
+    (tmp_path/'elsewhere/w.jpg').write_bytes(FILES['a/y.JPEG'])
+    (folder/'linked').symlink_to(tmp_path/'elsewhere')
     images = open_images(folder)
     assert set(images.names) == {*FILES, 'a/deep/er/z.jpg', 'linked/w.jpg'}
     assert {s['name'] for s in images.skipped} == {'a/pipe.jpg', 'a/loop', 'a/gone.jpg', 'a/notes.md'}
@@ -290,10 +309,13 @@ def test_the_beginning_tells_what_an_archive_is(tmp_path):
 # %% ../../nbs/tests/test_images.ipynb #54fc074d
 def test_what_is_no_set_of_images(tmp_path):
     with pytest.raises(FileNotFoundError, match='there is no'): open_images(tmp_path/'none')
-    with pytest.raises(ValueError, match='no images in class folders'): open_images(write_folder(tmp_path/'flat', {'x.jpg': b'x'}))
+    with pytest.raises(ValueError, match='no images in class folders'):
+        open_images(write_folder(tmp_path/'flat', {'x.jpg': b'x'}))
     folder = write_folder(tmp_path/'f', FILES); (folder/'zebra').mkdir()
     with pytest.raises(ValueError, match='1 of 5 classes .* zebra first'): open_images(folder)
-    with pytest.raises(ValueError, match='classes .* empty first'): open_images(write_tar(tmp_path/'e.tar', {'a.tar': write_tar(tmp_path/'i.tar', {'x.jpg': b'x'}).read_bytes(), 'empty.tar': bytes(10240)}))
+    with pytest.raises(ValueError, match='classes .* empty first'):
+        open_images(write_tar(tmp_path/'e.tar', {'a.tar': write_tar(tmp_path/'i.tar', {'x.jpg': b'x'}).read_bytes(),
+                                                 'empty.tar': bytes(10240)}))
 
 def test_archives_cut_anywhere(tmp_path):
     whole = write_tar(tmp_path/'whole.tar', {f'a/{i}.jpg': bytes(700) for i in range(4)}).read_bytes()
@@ -330,12 +352,15 @@ def exif(turn):
 @pytest.mark.parametrize('mode', ['1', 'L', 'P', 'RGB', 'RGBA', 'LA', 'CMYK', 'I;16', 'YCbCr'])
 def test_modes_keep_the_color(mode):
     base = Image.new('RGB', (6, 4), (255, 255, 255)); base.paste((0, 0, 0), (0, 0, 3, 4))
-    image = Image.fromarray(np.asarray(base.convert('L')).astype(np.uint16)*257) if mode == 'I;16' else base.convert(mode)
-    read = read_image(saved(image, 'TIFF', compression='tiff_lzw') if mode in ('CMYK', 'YCbCr') else saved(image, 'PNG'))
+    image = (Image.fromarray(np.asarray(base.convert('L')).astype(np.uint16)*257)
+             if mode == 'I;16' else base.convert(mode))
+    read = read_image(saved(image, 'TIFF', compression='tiff_lzw') if mode in ('CMYK', 'YCbCr')
+                      else saved(image, 'PNG'))
     assert read.mode == 'RGB' and np.abs(np.asarray(read).astype(int) - np.asarray(base)).max() <= 2
 
 def test_transparency_is_white():
-    for image in (Image.new('RGBA', (2, 2), (9, 9, 9, 0)), Image.new('LA', (2, 2), (9, 0))): assert read_image(saved(image, 'PNG')).getpixel((0, 0)) == (255, 255, 255)
+    for image in (Image.new('RGBA', (2, 2), (9, 9, 9, 0)), Image.new('LA', (2, 2), (9, 0))):
+        assert read_image(saved(image, 'PNG')).getpixel((0, 0)) == (255, 255, 255)
     palette = Image.new('P', (2, 2), 1); palette.putpalette([0, 0, 0, 200, 0, 0])
     assert read_image(saved(palette, 'PNG', transparency=1)).getpixel((0, 0)) == (255, 255, 255)
     assert read_image(saved(palette, 'PNG')).getpixel((0, 0)) == (200, 0, 0)
@@ -393,10 +418,13 @@ def test_damaged_notes_of_the_camera_are_no_damage():
 
 def png(width, height):
     chunk = lambda kind, data: struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)) + chunk(b'IDAT', zlib.compress(bytes(100))) + chunk(b'IEND', b'')
+    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0))
+            + chunk(b'IDAT', zlib.compress(bytes(100))) + chunk(b'IEND', b''))
 
 @pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')
-@pytest.mark.parametrize('data', [b'', b'x', b'<html>', b'%!PS-Adobe-3.0 EPSF-3.0\n', png(10_000, 10_000), png(2**31 - 1, 2**31 - 1), png(0, 5), saved(picture(1))[:300], saved(picture(1), 'PNG')[:-300]])
+@pytest.mark.parametrize('data', [b'', b'x', b'<html>', b'%!PS-Adobe-3.0 EPSF-3.0\n', png(10_000, 10_000),
+                                  png(2**31 - 1, 2**31 - 1), png(0, 5), saved(picture(1))[:300],
+                                  saved(picture(1), 'PNG')[:-300]])
 def test_broken_images_are_named(data):
     with pytest.raises(ValueError, match='^n01/x.JPEG is no image that can be read: '): read_image(data, 'n01/x.JPEG')
 
@@ -418,7 +446,8 @@ def adm(image, size):
     top, left = (x.shape[0] - size)//2, (x.shape[1] - size)//2
     return x[top:top + size, left:left + size]
 
-@pytest.mark.parametrize('shape', [(500, 375), (333, 500), (64, 64), (65, 63), (31, 90), (7, 5), (1, 1), (257, 129), (128, 1000)])
+@pytest.mark.parametrize('shape', [(500, 375), (333, 500), (64, 64), (65, 63), (31, 90), (7, 5),
+                                   (1, 1), (257, 129), (128, 1000)])
 def test_center_crop_is_adms(shape):
     image = picture(3, shape)
     for size in (16, 32, 64): ft.test_eq(center_crop(image, size).permute(1, 2, 0).numpy(), adm(image, size))
@@ -429,7 +458,8 @@ def test_too_narrow_is_named():
 def test_views():
     image = picture(4, (90, 70))
     x = views(image, 32, 3, True, np.random.default_rng(0))
-    assert x.shape == (6, 3, 32, 32) and x.dtype == torch.uint8 and torch.equal(x[0], center_crop(image, 32)) and torch.equal(x[1::2], x[::2].flip(3))
+    assert (x.shape == (6, 3, 32, 32) and x.dtype == torch.uint8 and torch.equal(x[0], center_crop(image, 32))
+            and torch.equal(x[1::2], x[::2].flip(3)))
     assert torch.equal(x, views(image, 32, 3, True, np.random.default_rng(0))) and not torch.equal(x[2], x[4])
     assert not torch.equal(x, views(image, 32, 3, True, np.random.default_rng(1)))
     assert torch.equal(views(image, 32)[0], center_crop(image, 32))
@@ -483,7 +513,8 @@ def test_the_grid_is_that_of_make_grid(n, columns, channels):
     assert (np.asarray(image_grid(images, columns=columns, scale=1)) == expected).all()
 
 def test_a_picture_of_no_known_kind_is_refused(tmp_path):
-    with pytest.raises(ValueError, match='end it with .png'): image_grid(torch.zeros(2, 1, 4, 4), path=tmp_path/'new'/'grid.numbers')
+    with pytest.raises(ValueError, match='end it with .png'):
+        image_grid(torch.zeros(2, 1, 4, 4), path=tmp_path/'new'/'grid.numbers')
     assert not (tmp_path/'new').exists()
 
 # %% ../../nbs/tests/test_images.ipynb #33bb4cae
@@ -500,7 +531,8 @@ def shift_config(folder, **changes):
 
 def test_moments_are_scaled_and_undone(tiny_vae_folder, tmp_path):
     folder = shift_config(shutil.copytree(tiny_vae_folder, tmp_path/'vae'), shift_factor=.5, scaling_factor=.3)
-    model, x = load_vae(folder), torch.randint(0, 256, (5, 3, 16, 24), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    model = load_vae(folder)
+    x = torch.randint(0, 256, (5, 3, 16, 24), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     about = vae_provenance(model, folder)
     mean, std = encode(model, x)
     with torch.no_grad(): peer = model.encode(x.float()/127.5 - 1).latent_dist
@@ -526,8 +558,12 @@ def test_vaes_that_are_refused(tiny_vae_folder, tmp_path, monkeypatch):
         return folder
     def less(folder): save_file(dict(list(load_file(folder/weights).items())[1:]), folder/weights)
     def pickled(folder): (folder/weights).rename(folder/'diffusion_pytorch_model.bin')
-    cases = dict(less=(less, 'do not fit'), pickled=(pickled, 'is a pickle'), cut=(lambda f: os.truncate(f/weights, 500), 'cannot be read'), none=(lambda f: (f/weights).unlink(), 'has no diff'),
-                 other=(lambda f: shift_config(f, _class_name='UNet2DModel'), 'holds a UNet2DModel'), json=(lambda f: (f/'config.json').write_text('{'), 'is damaged'), empty=(lambda f: (f/'config.json').unlink(), 'no config.json'))
+    cases = dict(less=(less, 'do not fit'), pickled=(pickled, 'is a pickle'),
+                 cut=(lambda f: os.truncate(f/weights, 500), 'cannot be read'),
+                 none=(lambda f: (f/weights).unlink(), 'has no diff'),
+                 other=(lambda f: shift_config(f, _class_name='UNet2DModel'), 'holds a UNet2DModel'),
+                 json=(lambda f: (f/'config.json').write_text('{'), 'is damaged'),
+                 empty=(lambda f: (f/'config.json').unlink(), 'no config.json'))
     for name, (change, said) in cases.items():
         with pytest.raises((ValueError, FileNotFoundError), match=said): load_vae(broken(name, change))
     with pytest.raises(FileNotFoundError, match='there is no folder'): load_vae(tmp_path/'nowhere')
@@ -539,4 +575,5 @@ def test_vaes_that_are_refused(tiny_vae_folder, tmp_path, monkeypatch):
 
 def test_vae_in_a_pipeline(tiny_vae_folder, tmp_path):
     shutil.copytree(tiny_vae_folder, tmp_path/'pipe/vae')
-    assert vae_provenance(load_vae(tmp_path/'pipe'), tmp_path/'pipe')['vae_sha256'] == vae_provenance(load_vae(tiny_vae_folder), tiny_vae_folder)['vae_sha256']
+    assert (vae_provenance(load_vae(tmp_path/'pipe'), tmp_path/'pipe')['vae_sha256']
+            == vae_provenance(load_vae(tiny_vae_folder), tiny_vae_folder)['vae_sha256'])

@@ -21,7 +21,8 @@ from ..config import recipe
 from ..training import Trainer
 
 # %% ../../nbs/tests/test_large_recipes.ipynb #5a652e66
-SMALL = dict(batch_size=4, k=3, steps=6, save_every=3, log_every=2, precision='no', compile=False, sample_every=0, micro_batches=2)
+SMALL = dict(batch_size=4, k=3, steps=6, save_every=3, log_every=2, precision='no', compile=False,
+             sample_every=0, micro_batches=2)
 NARROW = {'imagenet-sit-b2': dict(input_size=8, depth=2, hidden_size=16, num_heads=2, num_classes=2),
           'cc12m-mmdit': dict(input_size=8, depth=2, hidden_size=16, num_heads=2, context_length=77, context_size=32)}
 
@@ -43,7 +44,8 @@ def banks(tmp_path_factory):
     for text in ('states', 'tokens'): prepare_cc12m(shards, vae, clip, root/text, text, size=64, progress=False)
     return root
 
-def config_of(name, bank, out, **changes): return recipe(name, out, data=str(bank), model_args=NARROW[name], **(SMALL | changes))
+def config_of(name, bank, out, **changes):
+    return recipe(name, out, data=str(bank), model_args=NARROW[name], **(SMALL | changes))
 def final(out): return newest_checkpoint(Path(out)/'checkpoints')[1]
 def same(a, b): return all(a[f].keys() == b[f].keys() and all(torch.equal(a[f][k], b[f][k]) for k in a[f]) for f in a)
 
@@ -54,8 +56,11 @@ class Told(Trainer):
         if self.step == 1: os.kill(os.getpid(), signal.SIGTERM)
         return super().train_step()
 
-RUNS = [('imagenet-sit-b2', 'imagenet', dict(objective='fm')), ('imagenet-sit-b2', 'imagenet', {}), ('imagenet-sit-b2', 'imagenet', dict(candidates='MomentDraws')), ('imagenet-sit-b2', 'imagenet', dict(candidates='RandomCrops', k=2)),
-        ('imagenet-sit-b2', 'imagenet', dict(candidates='ExactMoments')), ('cc12m-mmdit', 'states', {}), ('cc12m-mmdit', 'tokens', {}), ('cc12m-mmdit', 'tokens', dict(candidates='MomentDraws'))]
+RUNS = [('imagenet-sit-b2', 'imagenet', dict(objective='fm')), ('imagenet-sit-b2', 'imagenet', {}),
+        ('imagenet-sit-b2', 'imagenet', dict(candidates='MomentDraws')),
+        ('imagenet-sit-b2', 'imagenet', dict(candidates='RandomCrops', k=2)),
+        ('imagenet-sit-b2', 'imagenet', dict(candidates='ExactMoments')), ('cc12m-mmdit', 'states', {}),
+        ('cc12m-mmdit', 'tokens', {}), ('cc12m-mmdit', 'tokens', dict(candidates='MomentDraws'))]
 
 @pytest.mark.parametrize('name, bank, changes', RUNS)
 def test_stopped_and_resumed(banks, tmp_path, name, bank, changes):
@@ -68,14 +73,17 @@ def test_stopped_and_resumed(banks, tmp_path, name, bank, changes):
 
 # %% ../../nbs/tests/test_large_recipes.ipynb #28a9fbdd
 def test_tokens_and_states_ask_the_same(banks, tmp_path):
-    prepared = [Trainer(config_of('cc12m-mmdit', banks/text, tmp_path/text), progress=False).prepared(0, 0) for text in ('states', 'tokens')]
-    for name, a, b in zip(prepared[0]._fields, *prepared): assert_close(a.float(), b.float(), rtol=2e-3, atol=2e-3, msg=name)
+    prepared = [Trainer(config_of('cc12m-mmdit', banks/text, tmp_path/text), progress=False).prepared(0, 0)
+                for text in ('states', 'tokens')]
+    for name, a, b in zip(prepared[0]._fields, *prepared):
+        assert_close(a.float(), b.float(), rtol=2e-3, atol=2e-3, msg=name)
     assert LatentBank.open(banks/'tokens').text.dtype == torch.int32 and prepared[1].condition.shape == (2, 77, 32)
 
 def test_another_text_encoder_is_refused(banks, tmp_path):
     from pafm_nb.captions import tiny_clip
     other = tiny_clip(tmp_path/'clip', seed=1)
-    ft.test_fail(lambda: Trainer(config_of('cc12m-mmdit', banks/'tokens', tmp_path/'run', text_encoder=other), progress=False), contains='give the same one')
+    ft.test_fail(lambda: Trainer(config_of('cc12m-mmdit', banks/'tokens', tmp_path/'run', text_encoder=other),
+                                 progress=False), contains='give the same one')
 
 # %% ../../nbs/tests/test_large_recipes.ipynb #d655dd10
 PROGRAM = """
@@ -90,12 +98,16 @@ for out, config in json.loads(sys.argv[1]).items(): Killed(TrainConfig(out, **co
 """
 
 def test_two_processes_killed_and_launched_again(banks, tmp_path):
-    runs = {name: config_of(name, banks/bank, tmp_path/'pair'/name) for name, bank in (('cc12m-mmdit', 'tokens'), ('imagenet-sit-b2', 'imagenet'))}
+    runs = {name: config_of(name, banks/bank, tmp_path/'pair'/name)
+            for name, bank in (('cc12m-mmdit', 'tokens'), ('imagenet-sit-b2', 'imagenet'))}
     (tmp_path/'program.py').write_text(PROGRAM)
     def launch(**env):
-        command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', tmp_path/'program.py', json.dumps({config.out: config.saved() for config in runs.values()})]
-        return subprocess.run(command, capture_output=True, text=True, timeout=240, env=os.environ | dict(OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true') | env)
-    assert launch(KILL='1').returncode and newest_checkpoint(tmp_path/'pair/imagenet-sit-b2/checkpoints')[2]['step'] == 3
+        command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2',
+                   tmp_path/'program.py', json.dumps({config.out: config.saved() for config in runs.values()})]
+        return subprocess.run(command, capture_output=True, text=True, timeout=240,
+                              env=os.environ | dict(OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true') | env)
+    assert (launch(KILL='1').returncode and newest_checkpoint(tmp_path/'pair/imagenet-sit-b2/checkpoints')[2]['step']
+            == 3)
     done = launch()
     assert done.returncode == 0, done.stderr[-3000:]
     for name, config in runs.items():

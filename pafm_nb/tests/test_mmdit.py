@@ -25,8 +25,10 @@ from torch.testing import assert_close
 from ..mmdit import MMDIT_MODELS, MODELS, MMDiT, load_mmdit
 from ..sampling import sample
 from ..sit import SIT_MODELS, sincos_position
-from .test_sit import (awake, check_bad_weights, check_bf16, check_compiles, check_generator, check_loading, check_precisions,
-                                    check_rows, check_shared, check_single_rows, gelu, norm, numbered, numbers, plain_embeddings, silu)
+from .test_sit import (awake, check_bad_weights, check_bf16, check_compiles, check_generator,
+                                    check_loading, check_precisions,
+                                    check_rows, check_shared, check_single_rows, gelu, norm, numbered,
+                                    numbers, plain_embeddings, silu)
 
 # %% ../../nbs/tests/test_mmdit.ipynb #3df14859
 tiny = partial(MMDiT, 8, 2, 3, 3, 32, 4, context_size=12, context_length=5)

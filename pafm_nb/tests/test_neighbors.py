@@ -15,7 +15,8 @@ import pytest, torch
 from .. import neighbors as module
 from ..bank import LatentBank
 from ..candidates import SAMPLERS
-from ..neighbors import (balanced_cells, class_neighbors, coarse_lists, list_neighbors, pool_cells, pool_neighbors, prepare_cells,
+from ..neighbors import (balanced_cells, class_neighbors, coarse_lists, list_neighbors, pool_cells,
+                               pool_neighbors, prepare_cells,
                                prepare_neighbors)
 from ..pools import TensorPool
 from .test_bank import Killed, blocks_of, killed, killed_at, make, random_rows, room
@@ -51,7 +52,8 @@ def test_prepared(tmp_path):
     for name in ('NearestNeighbors', 'Cells'):
         for batch in (pool[torch.arange(120)], pool[[3, 40]]._replace(y=torch.tensor([-1, -1]))):
             assert torch.equal(SAMPLERS[name](both, 6)(batch).z, SAMPLERS[name](pool, 6)(batch).z)
-    for s, e in zip(bank.start[:-1], bank.start[1:]): assert torch.equal(both.neighbors[s:e].long(), s + class_neighbors(pool.by_class[s:e], 6))
+    for s, e in zip(bank.start[:-1], bank.start[1:]):
+        assert torch.equal(both.neighbors[s:e].long(), s + class_neighbors(pool.by_class[s:e], 6))
     both.verify()
     assert not [p for p in both.folder.iterdir() if p.name.startswith('.')]
 
@@ -68,7 +70,8 @@ def test_prepared_anew(tmp_path, monkeypatch):
         assert prepare_neighbors(first, 4, progress=False).neighbors.shape == (120, 6)
     more = prepare_neighbors(first, 8, progress=False)
     assert more.neighbors.shape == (120, 8) and torch.equal(more.neighbors[:, :6], first.neighbors)
-    assert not torch.equal(prepare_cells(more, 4, seed=1, progress=False).cells, prepare_cells(more, 4, seed=2, progress=False).cells)
+    assert not torch.equal(prepare_cells(more, 4, seed=1, progress=False).cells,
+                           prepare_cells(more, 4, seed=2, progress=False).cells)
     LatentBank.open(tmp_path/'bank').verify()
 
 # %% ../../nbs/tests/test_neighbors.ipynb #75bec30b
@@ -122,7 +125,8 @@ def test_no_room_while_preparing(tmp_path, prepare, exact):
 
 @pytest.mark.parametrize('prepare', [prepare_neighbors, prepare_cells])
 def test_killed_while_the_result_is_put_into_place(tmp_path, prepare):
-    "Killed at any removal or renaming after its pieces are there, the bank is whole and the same call ends as an undisturbed one"
+    """Killed at any removal or renaming after its pieces are there,
+    the bank is whole and the same call ends as an undisturbed one"""
     done = prepare(make(tmp_path/'whole', 30, classes=1), 4, progress=False)
     n, lived = 0, False
     while not lived:
@@ -145,7 +149,9 @@ def test_small_classes(tmp_path, prepare):
     ft.test_fail(lambda: prepare_neighbors(bank, 2, recall=1.5), exc=ValueError, contains='1.5')
     bank = prepare(bank, 5, progress=False)
     LatentBank.open(tmp_path/'bank').verify()
-    if prepare is prepare_neighbors: assert (bank.neighbors[-3:] >= 0).sum(1).tolist() == [3]*3 and (bank.neighbors[:-3] >= 0).all() and (bank.labels[bank.neighbors[-3:, :3].long()] == 1).all()
+    if prepare is prepare_neighbors:
+        assert ((bank.neighbors[-3:] >= 0).sum(1).tolist() == [3]*3 and (bank.neighbors[:-3] >= 0).all()
+                and (bank.labels[bank.neighbors[-3:, :3].long()] == 1).all())
     else: assert bank.cells[-3:].unique().numel() == 1
 
 # %% ../../nbs/tests/test_neighbors.ipynb #e1bf7cac

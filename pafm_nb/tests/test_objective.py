@@ -26,7 +26,8 @@ from torch.testing import assert_close
 from ..candidate_sets import Candidates, SharedCandidates
 from ..candidates import SAMPLERS, InBatch, InClass, TextLikelihood, WholeClass
 from ..diagnostics import bias_variance, ess_curve
-from ..objective import FMLoss, PAFMLoss, check_point, logit_normal_time, noise_faults, normal_noise, pafm_target, shifted_time, uniform_time
+from ..objective import FMLoss, PAFMLoss, check_point, logit_normal_time, noise_faults, normal_noise, pafm_target
+from ..objective import shifted_time, uniform_time
 from ..paths import PATHS, CosinePath, LinearPath
 from ..pools import Batch, TensorPool, draw
 from ..posterior import exact_velocity, log_weights
@@ -50,7 +51,8 @@ def test_k1_is_fm_bit_for_bit(name):
 def test_k1_loss_and_gradient(name):
     pool, batch, *_ = setting()
     grads = []
-    for loss in (FMLoss(PATHS[name](), label_dropout=.3, null_label=4), PAFMLoss(InClass(pool, 1), PATHS[name](), label_dropout=.3, null_label=4)):
+    for loss in (FMLoss(PATHS[name](), label_dropout=.3, null_label=4),
+                 PAFMLoss(InClass(pool, 1), PATHS[name](), label_dropout=.3, null_label=4)):
         w = torch.ones(2, 3, requires_grad=True)
         out = loss(lambda z_t, t, y: w*z_t*y[:, None, None], batch, torch.Generator().manual_seed(1))
         grads.append((out.loss, *torch.autograd.grad(out.loss, w)))
@@ -60,9 +62,12 @@ def test_k1_loss_and_gradient(name):
 def test_times_with_trailing_axes():
     pool, batch, eps, t = setting()
     for given in (batch.z[:, None], pool.z, InBatch()(batch), WholeClass(pool)(batch)):
-        for a, b in zip(pafm_target(batch.z, eps, t.view(16, 1, 1), given), pafm_target(batch.z, eps, t, given)): assert torch.equal(a, b)
+        for a, b in zip(pafm_target(batch.z, eps, t.view(16, 1, 1), given), pafm_target(batch.z, eps, t, given)):
+            assert torch.equal(a, b)
     long = FMLoss(time=lambda n, generator, device: t.view(16, 1, 1)).prepare(batch, torch.Generator().manual_seed(0))
-    assert torch.equal(long.t, t) and torch.equal(long.z_t, FMLoss(time=lambda n, generator, device: t).prepare(batch, torch.Generator().manual_seed(0)).z_t)
+    assert torch.equal(long.t, t) and torch.equal(long.z_t,
+                                                  FMLoss(time=lambda n, generator, device: t).prepare(
+                                                      batch, torch.Generator().manual_seed(0)).z_t)
 
 # %% ../../nbs/tests/test_objective.ipynb #efe99b60
 @pytest.mark.parametrize('name', PATHS)
@@ -70,10 +75,12 @@ def test_all_data_is_the_exact_field(name):
     pool, batch, eps, t = setting(1)
     path, t = PATHS[name](), .05 + .95*t
     z_t = path.interpolate(batch.z, eps, t)
-    assert_close(pafm_target(batch.z, eps, t, pool.z, path).velocity, exact_velocity(z_t, t, pool.z, path), rtol=1e-3, atol=1e-4)
+    assert_close(pafm_target(batch.z, eps, t, pool.z, path).velocity, exact_velocity(z_t, t, pool.z, path), rtol=1e-3,
+                 atol=1e-4)
     target = pafm_target(batch.z, eps, t, WholeClass(pool)(batch), path)
     for b in range(16):
-        assert_close(target.velocity[b:b+1], exact_velocity(z_t[b:b+1], t[b:b+1], pool.of_class(batch.y[b].item()), path), rtol=1e-3, atol=1e-4)
+        assert_close(target.velocity[b:b+1],
+                     exact_velocity(z_t[b:b+1], t[b:b+1], pool.of_class(batch.y[b].item()), path), rtol=1e-3, atol=1e-4)
     assert_close(target.weights.sum(1), torch.ones(16))
 
 # %% ../../nbs/tests/test_objective.ipynb #9913a1da
@@ -84,7 +91,8 @@ def test_float32_against_float64(time, route):
     z, eps, t = torch.randn(6, 512, generator=g), torch.randn(6, 512, generator=g), torch.full((6,), time)
     pool = torch.cat([z, z[:4] + 1e-4*torch.randn(4, 512, generator=g), z[:1], torch.randn(50, 512, generator=g)])
     candidates = torch.cat([z[:, None], pool.expand(6, -1, -1)], 1) if 'own' in route else pool
-    given = SharedCandidates(pool, source=torch.arange(6), norms=pool.square().sum(-1)) if 'norms' in route else candidates
+    given = (SharedCandidates(pool, source=torch.arange(6), norms=pool.square().sum(-1))
+             if 'norms' in route else candidates)
     target = pafm_target(z, eps, t, given)
     truth = pafm_target(z.double(), eps.double(), t.double(), candidates.double()).velocity
     assert target.velocity.isfinite().all() and target.weights.isfinite().all()
@@ -97,7 +105,8 @@ def plain_target(z, eps, t, candidates, log_prior, path, temperature):
     z, eps, t, candidates = (x.double() for x in (z, eps, t, candidates))
     z_t, col = path.interpolate(z, eps, t)[:, None], lambda x: x.view(-1, 1, 1)
     a, s, da, ds = (col(f(t)) for f in (path.alpha, path.sigma, path.d_alpha, path.d_sigma))
-    log_w = -(z_t - a*candidates).square().sum(2)/(2*s[..., 0]**2*temperature) + (0 if log_prior is None else log_prior.double())
+    log_w = (-(z_t - a*candidates).square().sum(2)/(2*s[..., 0]**2*temperature)
+             + (0 if log_prior is None else log_prior.double()))
     w = log_w.softmax(1)
     return (w[..., None]*(da*candidates + ds*(z_t - a*candidates)/s)).sum(1), w
 
@@ -110,28 +119,39 @@ def test_the_definition(name, temperature):
     prior[:, 20:25] = -torch.inf
     for log_prior in (None, prior):
         wanted, weights = plain_target(z, eps, t, pool.expand(12, -1, -1), log_prior, path, temperature)
-        for given, their in ((pool, log_prior), (SharedCandidates(pool, log_prior, torch.arange(12), pool.square().sum(1)), None)):
+        for given, their in ((pool, log_prior),
+                             (SharedCandidates(pool, log_prior, torch.arange(12), pool.square().sum(1)), None)):
             found = pafm_target(z, eps, t, given, path, their, temperature)
-            assert_close(found.velocity.double(), wanted, rtol=1e-3, atol=1e-4); assert_close(found.weights.double(), weights, rtol=1e-3, atol=1e-5)
-        own = pafm_target(z, eps, t, torch.cat([z[:, None], pool.expand(12, -1, -1)[:, 12:]], 1), path, None if log_prior is None else log_prior[:, 11:], temperature)
-        wanted, weights = plain_target(z, eps, t, torch.cat([z[:, None], pool.expand(12, -1, -1)[:, 12:]], 1), None if log_prior is None else log_prior[:, 11:], path, temperature)
-        assert_close(own.velocity.double(), wanted, rtol=1e-3, atol=1e-4); assert_close(own.weights.double(), weights, rtol=1e-3, atol=1e-5)
+            assert_close(found.velocity.double(), wanted, rtol=1e-3, atol=1e-4)
+            assert_close(found.weights.double(), weights, rtol=1e-3, atol=1e-5)
+        own = pafm_target(z, eps, t, torch.cat([z[:, None], pool.expand(12, -1, -1)[:, 12:]], 1), path,
+                          None if log_prior is None else log_prior[:, 11:], temperature)
+        wanted, weights = plain_target(z, eps, t, torch.cat([z[:, None], pool.expand(12, -1, -1)[:, 12:]], 1),
+                                       None if log_prior is None else log_prior[:, 11:], path, temperature)
+        assert_close(own.velocity.double(), wanted, rtol=1e-3, atol=1e-4)
+        assert_close(own.weights.double(), weights, rtol=1e-3, atol=1e-5)
 
 @pytest.mark.parametrize('sampler', SAMPLERS)
 def test_temperature_reaches_every_sampler(sampler):
     g, n, images = torch.Generator().manual_seed(21), 60, sampler == 'RandomCrops'
     z = torch.randn(n, 1, 6, 6, generator=g) if images else torch.randn(n, 1, 2, 2, generator=g)
-    pool = TensorPool(z, torch.arange(n) % 30, text=torch.randn(n, 8, generator=g), **(dict(mean=z, std=torch.full_like(z, .3)) if sampler in ('MomentDraws', 'ExactMoments') else {}))
+    pool = TensorPool(z, torch.arange(n) % 30, text=torch.randn(n, 8, generator=g),
+                      **(dict(mean=z, std=torch.full_like(z, .3)) if sampler in ('MomentDraws', 'ExactMoments')
+                         else {}))
     batch = draw(pool, torch.arange(24), g, crop=2 if images else None)
     make = SAMPLERS[sampler](pool, 2)
     if sampler == 'InBatch': batch = batch._replace(y=None)
-    ess = [PAFMLoss(make, temperature=T, time=lambda n, g, d: torch.full((n,), .6))(lambda z, t, y: z, batch._replace(text=None), torch.Generator().manual_seed(0)).ess for T in (.5, 1., 4.)]
+    ess = [PAFMLoss(make, temperature=T, time=lambda n, g, d: torch.full((n,), .6))(lambda z, t, y: z,
+                                                                                    batch._replace(text=None),
+                                                                                    torch.Generator().manual_seed(
+                                                                                        0)).ess for T in (.5, 1., 4.)]
     assert ess[0] < ess[1] < ess[2]
 
 # %% ../../nbs/tests/test_objective.ipynb #67f11205
 def test_autocast_is_left_outside():
     pool, batch, eps, t = setting(3, shape=(8, 64))
-    plain, each = pafm_target(batch.z, eps, t, pool.z), torch.stack([torch.cat([pool.z[i:i+1], pool.z[:i], pool.z[i+1:]]) for i in batch.index])
+    plain = pafm_target(batch.z, eps, t, pool.z)
+    each = torch.stack([torch.cat([pool.z[i:i+1], pool.z[:i], pool.z[i+1:]]) for i in batch.index])
     with torch.autocast('cpu', torch.bfloat16):
         inside = pafm_target(batch.z, eps, t, pool.z)
         own = pafm_target(batch.z, eps, t, each)
@@ -179,13 +199,15 @@ def test_label_dropout():
 @pytest.mark.parametrize('rate', [0., .1, 1.])
 def test_share_of_dropped_labels(rate):
     batch, seen = Batch(torch.zeros(20_000, 2), torch.zeros(20_000, dtype=torch.int64)), []
-    FMLoss(label_dropout=rate, null_label=4)(lambda z_t, t, y: seen.append(y) or z_t, batch, torch.Generator().manual_seed(0))
+    FMLoss(label_dropout=rate, null_label=4)(lambda z_t, t, y: seen.append(y) or z_t, batch,
+                                             torch.Generator().manual_seed(0))
     assert abs((seen[0] == 4).float().mean() - rate) < .01
 
 # %% ../../nbs/tests/test_objective.ipynb #db43c35e
 def captioned_rows(labelled, dtype=torch.float32, seed=10):
     g = torch.Generator().manual_seed(seed)
-    pool = TensorPool(torch.randn(40, 2, 3, generator=g), torch.arange(40) % 4 if labelled else None, text=torch.randn(40, 5, 8, generator=g).to(dtype), null_text=torch.randn(5, 8, generator=g))
+    pool = TensorPool(torch.randn(40, 2, 3, generator=g), torch.arange(40) % 4 if labelled else None,
+                      text=torch.randn(40, 5, 8, generator=g).to(dtype), null_text=torch.randn(5, 8, generator=g))
     return pool, pool[torch.randperm(40, generator=g)[:16]]
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
@@ -203,8 +225,10 @@ def test_caption_dropout(labelled, dtype):
     PAFMLoss(sampler, label_dropout=.5, null_text=pool.null_text)(model, batch, torch.Generator().manual_seed(0))
     gone = seen['sampler'] == -1
     assert 3 <= gone.sum() <= 13 and (gone[3] or not labelled) and seen['model'].dtype == dtype
-    assert (seen['model'][gone] == pool.null_text.to(dtype)).all() and torch.equal(seen['model'][~gone], batch.text[~gone])
-    assert torch.equal(seen['sampler'][~gone], batch.y[~gone] if labelled else torch.zeros_like(gone[~gone], dtype=torch.int64))
+    assert ((seen['model'][gone] == pool.null_text.to(dtype)).all()
+            and torch.equal(seen['model'][~gone], batch.text[~gone]))
+    assert torch.equal(seen['sampler'][~gone], batch.y[~gone]
+                       if labelled else torch.zeros_like(gone[~gone], dtype=torch.int64))
 
 def test_nothing_dropped():
     pool, batch = captioned_rows(True)
@@ -217,17 +241,23 @@ def test_k1_with_text_is_fm():
     grads = []
     for make in (FMLoss, lambda **kw: PAFMLoss(TextLikelihood(pool, 1, scale=4.), **kw)):
         w = torch.ones(2, 3, requires_grad=True)
-        out = make(label_dropout=.3, null_text=pool.null_text)(lambda z_t, t, text: w*z_t*text.mean((1, 2))[:, None, None], batch, torch.Generator().manual_seed(1))
+        out = make(label_dropout=.3, null_text=pool.null_text)(
+            lambda z_t, t, text: w*z_t*text.mean((1, 2))[:, None, None], batch, torch.Generator().manual_seed(1))
         grads.append((out.loss, *torch.autograd.grad(out.loss, w)))
     assert all(torch.equal(a, b) for a, b in zip(*grads))
 
 @pytest.mark.parametrize('args, change, said', [
-    (dict(label_dropout=.1), {}, 'label_dropout=0.1 needs null_label'), (dict(label_dropout=.1, null_label=4), {}, 'label_dropout=0.1 needs null_condition for a batch with a condition'),
-    (dict(label_dropout=.1, null_text=torch.zeros(5, 8)), dict(text=None), 'needs null_label for a batch with label'), (dict(null_text=torch.zeros(8)), {}, 'null_condition (8,)'),
-    (dict(null_text=torch.full((5, 8), torch.nan)), {}, 'encode the empty caption again'), (dict(null_text=torch.zeros(5, 8, dtype=torch.int64)), {}, 'int64'),
-    ({}, dict(y=torch.full((16,), -1)), 'give the loss null_condition'), (dict(null_text=torch.zeros(5, 8)), dict(text=torch.zeros(3, 5, 8)), '(3, 5, 8)')])
+    (dict(label_dropout=.1), {}, 'label_dropout=0.1 needs null_label'),
+    (dict(label_dropout=.1, null_label=4), {}, 'label_dropout=0.1 needs null_condition for a batch with a condition'),
+    (dict(label_dropout=.1, null_text=torch.zeros(5, 8)), dict(text=None), 'needs null_label for a batch with label'),
+    (dict(null_text=torch.zeros(8)), {}, 'null_condition (8,)'),
+    (dict(null_text=torch.full((5, 8), torch.nan)), {}, 'encode the empty caption again'),
+    (dict(null_text=torch.zeros(5, 8, dtype=torch.int64)), {}, 'int64'),
+    ({}, dict(y=torch.full((16,), -1)), 'give the loss null_condition'),
+    (dict(null_text=torch.zeros(5, 8)), dict(text=torch.zeros(3, 5, 8)), '(3, 5, 8)')])
 def test_captions_refused(args, change, said):
-    ft.test_fail(lambda: FMLoss(**args)(lambda z_t, t, text: z_t, captioned_rows(True)[1]._replace(**change)), contains=said)
+    ft.test_fail(lambda: FMLoss(**args)(lambda z_t, t, text: z_t, captioned_rows(True)[1]._replace(**change)),
+                 contains=said)
 
 # %% ../../nbs/tests/test_objective.ipynb #8860dd25
 def test_reported_means():
@@ -242,7 +272,8 @@ def test_reported_numbers():
     loss, g = PAFMLoss(WholeClass(pool)), torch.Generator()
     p, out = loss.prepare(batch, g.manual_seed(0)), loss(lambda z_t, t, y: 2*z_t, batch, g.manual_seed(0))
     found = pafm_target(batch.z, LinearPath().to_noise(p.fm_target, p.z_t, p.t), p.t, WholeClass(pool)(batch))
-    assert_close(out.loss, (2*p.z_t - p.target).square().mean()); assert_close(out.fm_loss, (2*p.z_t - p.fm_target).square().mean())
+    assert_close(out.loss, (2*p.z_t - p.target).square().mean())
+    assert_close(out.fm_loss, (2*p.z_t - p.fm_target).square().mean())
     assert_close(out.shift, (p.target - p.fm_target).square().mean())
     assert_close(out.ess, (1/found.weights.square().sum(1)).mean(), rtol=1e-2, atol=1e-2)
     candidates = WholeClass(pool)(batch)
@@ -261,14 +292,16 @@ def test_times():
     for bad in (0, -1, float('inf'), float('nan'), None, '1'):
         ft.test_fail(lambda: logit_normal_time(std=bad), contains=f'std must be a finite number above 0, got {bad!r}')
         ft.test_fail(lambda: shifted_time(bad), contains='shift must be')
-    for bad in (float('inf'), float('nan'), None): ft.test_fail(lambda: logit_normal_time(bad), contains=f'mean must be a finite number, got {bad!r}')
+    for bad in (float('inf'), float('nan'), None):
+        ft.test_fail(lambda: logit_normal_time(bad), contains=f'mean must be a finite number, got {bad!r}')
     ft.test_fail(lambda: shifted_time(3., .5), contains='uniform_time')
 
 def test_the_point_and_its_target_belong_together():
     pool, batch, *_ = setting(23)
     for path in PATHS.values():
         p = FMLoss(path()).prepare(batch, torch.Generator().manual_seed(0))
-        for name, value in dict(to_data=batch.z).items(): assert_close(getattr(path(), name)(p.fm_target, p.z_t, p.t), value, rtol=1e-2, atol=1e-2)
+        for name, value in dict(to_data=batch.z).items():
+            assert_close(getattr(path(), name)(p.fm_target, p.z_t, p.t), value, rtol=1e-2, atol=1e-2)
         assert torch.equal(p.target, p.fm_target) and (p.ess == 1).all() and (p.source_weight == 1).all()
         eps = path().to_noise(p.fm_target, p.z_t, p.t)
         assert abs(eps.mean()) < .4 and .7 < eps.std() < 1.3
@@ -282,7 +315,8 @@ def test_no_side_effects():
     z = batch.z.requires_grad_()
     assert not pafm_target(z, eps, t, pool.z).velocity.requires_grad
     PAFMLoss(InClass(pool, 3))(lambda z_t, t, y: z_t, batch._replace(z=z.detach()), torch.Generator().manual_seed(0))
-    assert all(torch.equal(a, b) for a, b in zip(before, (batch.z, eps, t, pool.z))) and torch.equal(state, torch.get_rng_state())
+    assert (all(torch.equal(a, b) for a, b in zip(before, (batch.z, eps, t, pool.z)))
+            and torch.equal(state, torch.get_rng_state()))
 
 # %% ../../nbs/tests/test_objective.ipynb #caa2bcf0
 def noisy(seed=0, n=64, shape=(2, 3), dtype=torch.float32):
@@ -298,17 +332,23 @@ def test_honest_points_pass(name, dtype):
     for seed in range(5):
         z, eps, t = noisy(seed, dtype=dtype)
         plain = pafm_target(z, eps, t, z, path)
-        for z_t in (path.interpolate(z, eps, t), path.interpolate(z.float(), eps.float(), t.float()), path.interpolate(z, eps, t).bfloat16(), path.interpolate(z, eps, t).half()):
+        for z_t in (path.interpolate(z, eps, t), path.interpolate(z.float(), eps.float(), t.float()),
+                    path.interpolate(z, eps, t).bfloat16(), path.interpolate(z, eps, t).half()):
             found = pafm_target(z, eps, t.view(-1, 1, 1), z, path, z_t=z_t)
             assert torch.equal(found.velocity, plain.velocity)
     with torch.autocast('cpu', torch.bfloat16): pafm_target(z, eps, t.float(), z, path, z_t=path.interpolate(z, eps, t))
 
 second = lambda x: x + .05*torch.randn(x.shape, generator=torch.Generator().manual_seed(9))
-OTHERS = {'the clock': (lambda z, eps, t, z_t: (z, eps, 1 - t, z_t), 'fits (z, eps, 1 - t): your clock'), 'swapped': (lambda z, eps, t, z_t: (eps, z, t, z_t), 'fits (eps, z, t): data and noise are swapped'),
-          'swapped and the clock': (lambda z, eps, t, z_t: (eps, z, 1 - t, z_t), 'fits (eps, z, 1 - t)'), 'a second noise': (lambda z, eps, t, z_t: (z, eps, t, second(z_t)), 'off by 0.05: another noise made it'),
-          'one row': (lambda z, eps, t, z_t: (z, eps, t, torch.cat([z_t[:-1], second(z_t[-1:])])), 'in 1 of 64 rows'), 'shuffled': (lambda z, eps, t, z_t: (z, eps.roll(1, 0), t, z_t), 'without a coupling'),
-          'its shape': (lambda z, eps, t, z_t: (z, eps, t, z_t[:5]), '(5, 2, 3)'), 'its type': (lambda z, eps, t, z_t: (z, eps, t, z_t.tolist()), 'z_t must be a tensor'),
-          'its device': (lambda z, eps, t, z_t: (z, eps, t, z_t.to('meta')), 'z_t is on meta'), 'its numbers': (lambda z, eps, t, z_t: (z, eps, t, z_t/0), 'z_t holds')}
+OTHERS = {'the clock': (lambda z, eps, t, z_t: (z, eps, 1 - t, z_t), 'fits (z, eps, 1 - t): your clock'),
+          'swapped': (lambda z, eps, t, z_t: (eps, z, t, z_t), 'fits (eps, z, t): data and noise are swapped'),
+          'swapped and the clock': (lambda z, eps, t, z_t: (eps, z, 1 - t, z_t), 'fits (eps, z, 1 - t)'),
+          'a second noise': (lambda z, eps, t, z_t: (z, eps, t, second(z_t)), 'off by 0.05: another noise made it'),
+          'one row': (lambda z, eps, t, z_t: (z, eps, t, torch.cat([z_t[:-1], second(z_t[-1:])])), 'in 1 of 64 rows'),
+          'shuffled': (lambda z, eps, t, z_t: (z, eps.roll(1, 0), t, z_t), 'without a coupling'),
+          'its shape': (lambda z, eps, t, z_t: (z, eps, t, z_t[:5]), '(5, 2, 3)'),
+          'its type': (lambda z, eps, t, z_t: (z, eps, t, z_t.tolist()), 'z_t must be a tensor'),
+          'its device': (lambda z, eps, t, z_t: (z, eps, t, z_t.to('meta')), 'z_t is on meta'),
+          'its numbers': (lambda z, eps, t, z_t: (z, eps, t, z_t/0), 'z_t holds')}
 
 @pytest.mark.parametrize('name', PATHS)
 @pytest.mark.parametrize('what', OTHERS)
@@ -323,19 +363,24 @@ def test_other_points_are_named(what, name):
 
 def test_a_point_of_another_path_is_named():
     z, eps, t = noisy()
-    ft.test_fail(lambda: pafm_target(z, eps, t, z, z_t=CosinePath().interpolate(z, eps, t)), contains='fits path=CosinePath(): pass it')
+    ft.test_fail(lambda: pafm_target(z, eps, t, z, z_t=CosinePath().interpolate(z, eps, t)),
+                 contains='fits path=CosinePath(): pass it')
 
 @pytest.mark.parametrize('seed', range(20))
 def test_noise_passes_for_noise(seed):
     g = torch.Generator().manual_seed(seed)
-    for n, d in ((1, 1), (3, 2), (16, 4), (64, 300)): assert not noise_faults(torch.randn(n, d, generator=g), torch.randn(n, d, generator=g) + 1)
+    for n, d in ((1, 1), (3, 2), (16, 4), (64, 300)):
+        assert not noise_faults(torch.randn(n, d, generator=g), torch.randn(n, d, generator=g) + 1)
 
 def test_other_noise_is_named():
     z, eps, t = noisy(n=400)
     g = torch.Generator().manual_seed(1)
     near = torch.randn(5, 400, 2, 3, generator=g)
-    near = near[(near - z).flatten(2).square().sum(2).argmin(0), torch.arange(400)]                      # immiscible: of five noises the nearest
-    for other, said in ((torch.rand(z.shape, generator=g), 'its mean is 0.5'), (2*eps, 'its mean square is 3.8'), (.5*eps, 'its mean square is 0.24'), (near, 'rows are paired'), (eps.sign(), 'its mean size is 1')):
+    # immiscible: of five noises the nearest
+    near = near[(near - z).flatten(2).square().sum(2).argmin(0), torch.arange(400)]
+    for other, said in ((torch.rand(z.shape, generator=g), 'its mean is 0.5'), (2*eps, 'its mean square is 3.8'),
+                        (.5*eps, 'its mean square is 0.24'), (near, 'rows are paired'),
+                        (eps.sign(), 'its mean size is 1')):
         ft.test_fail(lambda: pafm_target(z, other, t, z, z_t=LinearPath().interpolate(z, other, t)), contains=said)
 
 def test_points_of_a_device_without_values_are_not_looked_at():
@@ -345,51 +390,88 @@ def test_points_of_a_device_without_values_are_not_looked_at():
 def test_flat_noise_of_variance_one_is_named():
     z, eps, t = noisy(n=2000)
     flat = 12**.5*(torch.rand(z.shape, generator=torch.Generator().manual_seed(1)) - .5)
-    ft.test_fail(lambda: pafm_target(z, flat, t, z, z_t=LinearPath().interpolate(z, flat, t)), contains='its mean size is 0.87')
+    ft.test_fail(lambda: pafm_target(z, flat, t, z, z_t=LinearPath().interpolate(z, flat, t)),
+                 contains='its mean size is 0.87')
 
 def test_targets_of_meta_tensors_have_their_shape():
     z, eps, t = (x.to('meta') for x in noisy())
-    for candidates in (z, z[:, None].expand(-1, 3, *z.shape[1:]), SharedCandidates(z)): assert pafm_target(z, eps, t, candidates).velocity.shape == z.shape
+    for candidates in (z, z[:, None].expand(-1, 3, *z.shape[1:]), SharedCandidates(z)):
+        assert pafm_target(z, eps, t, candidates).velocity.shape == z.shape
 
 def test_samplers_and_pools_are_no_candidates():
     z, eps, t = noisy()
-    for given in (InBatch(), TensorPool(z)): ft.test_fail(lambda: pafm_target(z, eps, t, given), exc=ValueError, contains='call a sampler with the batch, sampler(batch); of a pool give its z')
+    for given in (InBatch(), TensorPool(z)):
+        ft.test_fail(lambda: pafm_target(z, eps, t, given), exc=ValueError,
+                     contains='call a sampler with the batch, sampler(batch); of a pool give its z')
 
 def test_labels_that_a_loader_dropped_and_numbers_of_numpy():
     z, eps, t = noisy()
     y = torch.arange(len(z)) % 4                         # 3 is what the loader gives for a dropped label
     FMLoss(null_label=np.int64(3))(lambda z, t, y: z, Batch(z, y))
-    ft.test_fail(lambda: FMLoss(null_label=3, label_dropout=.1)(lambda z, t, y: z, Batch(z, y)), exc=ValueError, contains='is a label of the batch')
+    ft.test_fail(lambda: FMLoss(null_label=3, label_dropout=.1)(lambda z, t, y: z, Batch(z, y)), exc=ValueError,
+                 contains='is a label of the batch')
 
 # %% ../../nbs/tests/test_objective.ipynb #cc15ec4e
 @pytest.mark.parametrize('change, said', [
-    (dict(z=torch.zeros(16, 2, 3, dtype=torch.uint8)), 'uint8'), (dict(eps=torch.zeros(16, 2, 3).int()), 'int32'), (dict(z=[0.]), 'z must be a tensor'), (dict(t=.5), 't must be a tensor'), (dict(log_prior=torch.zeros(16, 1).bool()), 'mask'),
-    (dict(z=torch.zeros(16, 2, 4)), 'one shape'), (dict(t=torch.full((16,), -.5)), 'got -0.5'), (dict(candidates=torch.zeros(16, 0, 2, 3)), 'K = 0'),
-    (dict(candidates=torch.zeros(5, 7)), '(5, 7)'), (dict(candidates=torch.full((16, 2, 2, 3), torch.nan)), 'column 0'), (dict(eps=torch.full((16, 2, 3), torch.inf)), 'eps holds inf'),
-    (dict(temperature=0.), 'temperature'), (dict(temperature=float('inf')), 'inf'), (dict(candidates=None), 'NoneType'), (dict(candidates=[1]), 'list'), (dict(path=None), 'LinearPath'), (dict(path=LinearPath), 'LinearPath'), (dict(eps=None), 'NoneType'),
-    (dict(candidates=torch.zeros(16, 1, 2, 3)), 'column 0'), (dict(candidates=torch.zeros(5, 2, 3)), 'not among the candidates'), (dict(z=torch.zeros(0, 2, 3), eps=torch.zeros(0, 2, 3), t=torch.zeros(0)), 'empty'),
-    (dict(log_prior=torch.full((16, 1), -torch.inf)), 'own source'), (dict(candidates=SharedCandidates(torch.zeros(16, 2, 3), source=torch.arange(16))), 'column 0'),
-    (dict(candidates=Candidates(torch.zeros(16, 2, 3))), 'SharedCandidates'), (dict(candidates=SharedCandidates(torch.zeros(16, 2, 2, 3))), 'use Candidates'), (dict(candidates=torch.zeros(16, 2, 2, 3, device='meta')), 'meta'), (dict(candidates=torch.zeros(16, 2, 2, 3, dtype=torch.int64)), 'int64')])
+    (dict(z=torch.zeros(16, 2, 3, dtype=torch.uint8)), 'uint8'), (dict(eps=torch.zeros(16, 2, 3).int()), 'int32'),
+    (dict(z=[0.]), 'z must be a tensor'), (dict(t=.5), 't must be a tensor'),
+    (dict(log_prior=torch.zeros(16, 1).bool()), 'mask'),
+    (dict(z=torch.zeros(16, 2, 4)), 'one shape'), (dict(t=torch.full((16,), -.5)), 'got -0.5'),
+    (dict(candidates=torch.zeros(16, 0, 2, 3)), 'K = 0'),
+    (dict(candidates=torch.zeros(5, 7)), '(5, 7)'), (dict(candidates=torch.full((16, 2, 2, 3), torch.nan)), 'column 0'),
+    (dict(eps=torch.full((16, 2, 3), torch.inf)), 'eps holds inf'),
+    (dict(temperature=0.), 'temperature'), (dict(temperature=float('inf')), 'inf'), (dict(candidates=None), 'NoneType'),
+    (dict(candidates=[1]), 'list'), (dict(path=None), 'LinearPath'), (dict(path=LinearPath), 'LinearPath'),
+    (dict(eps=None), 'NoneType'),
+    (dict(candidates=torch.zeros(16, 1, 2, 3)), 'column 0'),
+    (dict(candidates=torch.zeros(5, 2, 3)), 'not among the candidates'),
+    (dict(z=torch.zeros(0, 2, 3), eps=torch.zeros(0, 2, 3), t=torch.zeros(0)), 'empty'),
+    (dict(log_prior=torch.full((16, 1), -torch.inf)), 'own source'),
+    (dict(candidates=SharedCandidates(torch.zeros(16, 2, 3), source=torch.arange(16))), 'column 0'),
+    (dict(candidates=Candidates(torch.zeros(16, 2, 3))), 'SharedCandidates'),
+    (dict(candidates=SharedCandidates(torch.zeros(16, 2, 2, 3))), 'use Candidates'),
+    (dict(candidates=torch.zeros(16, 2, 2, 3, device='meta')), 'meta'),
+    (dict(candidates=torch.zeros(16, 2, 2, 3, dtype=torch.int64)), 'int64')])
 def test_target_refuses(change, said):
     _, batch, eps, t = setting(9)
-    ft.test_fail(lambda: pafm_target(**(dict(z=batch.z, eps=eps, t=t, candidates=batch.z[:, None]) | change)), contains=said)
+    ft.test_fail(lambda: pafm_target(**(dict(z=batch.z, eps=eps, t=t, candidates=batch.z[:, None]) | change)),
+                 contains=said)
 
 class Output:
     def __init__(self, z): self.sample = z
 
 @pytest.mark.parametrize('make, said', [
-    *[(lambda null=null: FMLoss(label_dropout=.1, null_label=null), f'null_label must be an integer of at least 0, got {null!r}') for null in (1.5, True, -1, '4', 4.)],
-    (lambda: FMLoss(label_dropout='.1', null_label=4), "label_dropout must be a probability in [0, 1], got '.1'"), (lambda: FMLoss(null_text=[0.]), 'null_text must be a tensor'),
-    *[(lambda y=y: FMLoss()(lambda z, t, y: z, setting()[1]._replace(y=y)), said) for y, said in ((torch.zeros(16), 'y must be (16,) int64, got (16,) torch.float32'),
-      (torch.zeros(16, 2).long(), '(16, 2)'), ([0]*16, 'got list'), (torch.full((16,), -3), 'y holds -3'), (torch.ones(16, dtype=torch.bool), 'bool'))],
-    (lambda: FMLoss(null_label=3, label_dropout=.1)(lambda z, t, y: z, setting()[1]), 'null_label=3 is a label of the batch'), (lambda: PAFMLoss(InBatch), 'sampler such as'),
-    *[(lambda z=z: PAFMLoss(InBatch())(lambda z, t, y: z, Batch(z)), said) for z, said in ((torch.zeros(16, 3, dtype=torch.uint8), 'uint8: convert with .float()'), (torch.zeros(16, 3).long(), 'int64'), (None, 'z must be a tensor'))],
-    (lambda: FMLoss()(lambda z, t, y: (z, t), setting()[1]), 'a tuple of 2 for z_t (16, 2, 3): take its velocity: lambda z_t, t, y: model(z_t, t, y)[0]'),
-    (lambda: FMLoss()(lambda z, t, y: Output(z), setting()[1]), 'take its .sample'), (lambda: FMLoss()(None, setting()[1]), 'model must be'), (lambda: FMLoss()(lambda z, t, y: z, setting()[1], 0), 'generator must be'),
-    (lambda: FMLoss(label_dropout=.1), 'null_label'), (lambda: FMLoss(label_dropout=-1, null_label=1), '-1'), (lambda: PAFMLoss(InBatch(), temperature=0), 'temperature'),
-    (lambda: PAFMLoss(None), 'sampler such as'), (lambda: PAFMLoss(TensorPool(torch.zeros(2, 2))), 'sampler such as'), (lambda: PAFMLoss(lambda b, g: b.z)(lambda z, t, y: z, setting()[1]), 'returned Tensor'), (lambda: PAFMLoss(lambda b, g: Candidates(b.z[:, None] + 1))(lambda z, t, y: z, setting()[1]), 'column 0'), (lambda: FMLoss(None), 'LinearPath'),
-    (lambda: FMLoss()(lambda z, t, y: z, setting()[0][torch.zeros(0, dtype=torch.int64)]), 'empty'), (lambda: PAFMLoss(InBatch(), temperature='1'), "'1'"), (lambda: FMLoss(time=.5), 'uniform_time'), (lambda: FMLoss()(lambda z, t, y: z, setting()[1].z), 'pool[index]'), (lambda: FMLoss()(lambda z, t, y: z, Batch(torch.zeros(0, 2))), 'empty'), (lambda: PAFMLoss(InBatch(), temperature=float('inf')), 'inf'),
-    (lambda: FMLoss()(lambda z, t, y: z[..., :2], setting()[1]), '(16, 2, 2)'), (lambda: FMLoss()(lambda z, t, y: z, setting()[1]._replace(z=setting()[1].z/0)), 'z holds'),
+    *[(lambda null=null: FMLoss(label_dropout=.1, null_label=null),
+       f'null_label must be an integer of at least 0, got {null!r}') for null in (1.5, True, -1, '4', 4.)],
+    (lambda: FMLoss(label_dropout='.1', null_label=4), "label_dropout must be a probability in [0, 1], got '.1'"),
+    (lambda: FMLoss(null_text=[0.]), 'null_text must be a tensor'),
+    *[(lambda y=y: FMLoss()(lambda z, t, y: z, setting()[1]._replace(y=y)), said)
+      for y, said in ((torch.zeros(16), 'y must be (16,) int64, got (16,) torch.float32'),
+      (torch.zeros(16, 2).long(), '(16, 2)'), ([0]*16, 'got list'), (torch.full((16,), -3), 'y holds -3'),
+      (torch.ones(16, dtype=torch.bool), 'bool'))],
+    (lambda: FMLoss(null_label=3, label_dropout=.1)(lambda z, t, y: z, setting()[1]),
+     'null_label=3 is a label of the batch'), (lambda: PAFMLoss(InBatch), 'sampler such as'),
+    *[(lambda z=z: PAFMLoss(InBatch())(lambda z, t, y: z, Batch(z)), said)
+      for z, said in ((torch.zeros(16, 3, dtype=torch.uint8), 'uint8: convert with .float()'),
+                      (torch.zeros(16, 3).long(), 'int64'), (None, 'z must be a tensor'))],
+    (lambda: FMLoss()(lambda z, t, y: (z, t), setting()[1]),
+     'a tuple of 2 for z_t (16, 2, 3): take its velocity: lambda z_t, t, y: model(z_t, t, y)[0]'),
+    (lambda: FMLoss()(lambda z, t, y: Output(z), setting()[1]), 'take its .sample'),
+    (lambda: FMLoss()(None, setting()[1]), 'model must be'),
+    (lambda: FMLoss()(lambda z, t, y: z, setting()[1], 0), 'generator must be'),
+    (lambda: FMLoss(label_dropout=.1), 'null_label'), (lambda: FMLoss(label_dropout=-1, null_label=1), '-1'),
+    (lambda: PAFMLoss(InBatch(), temperature=0), 'temperature'),
+    (lambda: PAFMLoss(None), 'sampler such as'), (lambda: PAFMLoss(TensorPool(torch.zeros(2, 2))), 'sampler such as'),
+    (lambda: PAFMLoss(lambda b, g: b.z)(lambda z, t, y: z, setting()[1]), 'returned Tensor'),
+    (lambda: PAFMLoss(lambda b, g: Candidates(b.z[:, None] + 1))(lambda z, t, y: z, setting()[1]), 'column 0'),
+    (lambda: FMLoss(None), 'LinearPath'),
+    (lambda: FMLoss()(lambda z, t, y: z, setting()[0][torch.zeros(0, dtype=torch.int64)]), 'empty'),
+    (lambda: PAFMLoss(InBatch(), temperature='1'), "'1'"), (lambda: FMLoss(time=.5), 'uniform_time'),
+    (lambda: FMLoss()(lambda z, t, y: z, setting()[1].z), 'pool[index]'),
+    (lambda: FMLoss()(lambda z, t, y: z, Batch(torch.zeros(0, 2))), 'empty'),
+    (lambda: PAFMLoss(InBatch(), temperature=float('inf')), 'inf'),
+    (lambda: FMLoss()(lambda z, t, y: z[..., :2], setting()[1]), '(16, 2, 2)'),
+    (lambda: FMLoss()(lambda z, t, y: z, setting()[1]._replace(z=setting()[1].z/0)), 'z holds'),
     (lambda: FMLoss(time=lambda n, g, d: torch.full((n,), 2.))(lambda z, t, y: z, setting()[1]), 'got 2')])
 def test_loss_refuses(make, said): ft.test_fail(make, contains=said)
 
@@ -406,8 +488,10 @@ def test_samplers_that_ask_get_the_point(name):
         plain.append(others)
         return WholeClass(pool)(batch, generator)
     a, b = (PAFMLoss(s, PATHS[name]()).prepare(batch, torch.Generator().manual_seed(0)) for s in (asks, does_not))
-    assert torch.equal(seen[0][0], a.z_t) and torch.equal(seen[0][1], a.t) and torch.equal(a.target, b.target) and plain == [{}]
-    bias_variance(asks, pool, .5, points=8, batch_size=4, generator=torch.Generator().manual_seed(0)); ess_curve(pool, .5, asks, rows=4)
+    assert (torch.equal(seen[0][0], a.z_t) and torch.equal(seen[0][1], a.t)
+            and torch.equal(a.target, b.target) and plain == [{}])
+    bias_variance(asks, pool, .5, points=8, batch_size=4, generator=torch.Generator().manual_seed(0))
+    ess_curve(pool, .5, asks, rows=4)
     assert all(z_t.shape == (4, 2, 3) and (t == .5).all() for z_t, t in seen[1:]) and len(seen) > 2
 
 def test_noise_of_the_users_own():
@@ -415,23 +499,29 @@ def test_noise_of_the_users_own():
     pool, batch, *_ = setting()
     by_hand = lambda z, batch, generator: torch.randn(z.shape, generator=generator)
     a, b, c = (PAFMLoss(WholeClass(pool), noise=noise).prepare(batch, torch.Generator().manual_seed(0))
-               for noise in (normal_noise, by_hand, lambda z, batch, generator: batch.index.view(-1, 1, 1).expand_as(z)/7.))
-    assert torch.equal(a.target, b.target) and torch.equal(a.z_t, b.z_t) and torch.equal(a.t, c.t) and not torch.equal(a.z_t, c.z_t)
+               for noise in (normal_noise, by_hand,
+                             lambda z, batch, generator: batch.index.view(-1, 1, 1).expand_as(z)/7.))
+    assert (torch.equal(a.target, b.target) and torch.equal(a.z_t, b.z_t) and torch.equal(a.t, c.t)
+            and not torch.equal(a.z_t, c.z_t))
     ft.test_fail(lambda: FMLoss(noise=3), contains='noise must be a function')
 
-@pytest.mark.parametrize('given, null', [(torch.rand(16), torch.tensor(-1.)), (torch.rand(16, 2, 5), torch.zeros(2, 5)), (torch.arange(16), torch.tensor(99))])
+@pytest.mark.parametrize('given, null', [(torch.rand(16), torch.tensor(-1.)), (torch.rand(16, 2, 5), torch.zeros(2, 5)),
+                                         (torch.arange(16), torch.tensor(99))])
 def test_conditions_of_any_kind(given, null):
-    "The model is given the condition, the null one where it is dropped, and the sampler -1 there; `text` is the same slot"
+    """The model is given the condition, the null one where it is dropped, and the sampler -1 there;
+    `text` is the same slot"""
     pool, batch, *_ = setting()
     batch, seen = Batch(batch.z, index=batch.index, condition=given), {}
     def sampler(batch, generator): seen['told'] = batch.y; return Candidates(batch.z[:, None])
     p = PAFMLoss(sampler, label_dropout=.5, null_condition=null).prepare(batch, torch.Generator().manual_seed(0))
     gone = seen['told'] == -1
     assert 0 < gone.sum() < 16 and (p.condition[gone] == null).all() and torch.equal(p.condition[~gone], given[~gone])
-    q = PAFMLoss(sampler, label_dropout=.5, null_condition=null).prepare(Batch(batch.z, None, batch.index, text=given), torch.Generator().manual_seed(0))
+    q = PAFMLoss(sampler, label_dropout=.5, null_condition=null).prepare(Batch(batch.z, None, batch.index, text=given),
+                                                                         torch.Generator().manual_seed(0))
     assert torch.equal(p.condition, q.condition) and torch.equal(q.target, p.target)
     ft.test_fail(lambda: Batch(batch.z, condition=given, text=given), contains='one slot')
-    ft.test_fail(lambda: FMLoss()(lambda *a: a[0], batch._replace(condition=given[:3])), contains='condition must be a tensor (16, ...)')
+    ft.test_fail(lambda: FMLoss()(lambda *a: a[0], batch._replace(condition=given[:3])),
+                 contains='condition must be a tensor (16, ...)')
 
 def test_rows_that_come_dropped():
     "y = -1 in the batch: the model is given the null one there, and elsewhere what the row has"
@@ -439,4 +529,5 @@ def test_rows_that_come_dropped():
     gone = torch.arange(16) % 3 == 0
     y, given = batch.y.masked_fill(gone, -1), torch.rand(16, 5)
     assert torch.equal(FMLoss(null_label=4).prepare(batch._replace(y=y)).condition, batch.y.masked_fill(gone, 4))
-    assert torch.equal(FMLoss(null_condition=torch.zeros(5)).prepare(batch._replace(y=y, condition=given)).condition, given*~gone[:, None])
+    assert torch.equal(FMLoss(null_condition=torch.zeros(5)).prepare(batch._replace(y=y, condition=given)).condition,
+                       given*~gone[:, None])

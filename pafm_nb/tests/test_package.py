@@ -21,9 +21,12 @@ import pytest
 import pafm_nb
 
 # %% ../../nbs/tests/test_package.ipynb #2db13ebb
-MODULES = sorted(m.name for m in pkgutil.walk_packages(pafm_nb.__path__, 'pafm_nb.') if not m.ispkg and not m.name.startswith('pafm_nb.tests') and '._' not in m.name)
-METHOD = [m for m in MODULES if m.split('.')[1] in ('paths', 'posterior', 'pools', 'candidate_sets', 'candidates', 'objective', 'diagnostics')]
-CORE = METHOD + [f'pafm_nb.{m}' for m in ('adapters', 'config', 'extras', 'entry', 'mmdit', 'progress', 'sampling', 'sit')]
+MODULES = sorted(m.name for m in pkgutil.walk_packages(pafm_nb.__path__, 'pafm_nb.') if not m.ispkg
+                 and not m.name.startswith('pafm_nb.tests') and '._' not in m.name)
+METHOD = [m for m in MODULES if m.split('.')[1] in ('paths', 'posterior', 'pools', 'candidate_sets', 'candidates',
+                                                    'objective', 'diagnostics')]
+CORE = METHOD + [f'pafm_nb.{m}' for m in ('adapters', 'config', 'extras', 'entry', 'mmdit',
+                                          'progress', 'sampling', 'sit')]
 
 def fresh(code):
     "What `code` prints as JSON in an interpreter of its own"
@@ -84,7 +87,8 @@ def test_help_describes_every_argument(name):
     lines = re.findall(r'^([\w*][\w*, ]*?)(?: ?:.*)?$', section[1], re.M) if section else []
     described = {n.strip(' *') for line in lines for n in line.split(',')}
     assert set(wanted) <= described, f'{name}: help does not describe {sorted(set(wanted) - described)}'
-    if not inspect.isclass(obj): assert re.search(r'^Returns\n-+\n', text, re.M), f'{name}: help does not say what comes back'
+    if not inspect.isclass(obj):
+        assert re.search(r'^Returns\n-+\n', text, re.M), f'{name}: help does not say what comes back'
 
 @pytest.mark.parametrize('name', pafm_nb.__all__)
 def test_examples_of_help_hold(name):
@@ -98,7 +102,8 @@ def test_examples_of_help_hold(name):
 def test_method_imports_no_machinery():
     loaded = fresh(f'import sys, json, {", ".join(METHOD)}; print(json.dumps(sorted(sys.modules)))')
     assert [m for m in loaded if m.startswith('pafm_nb.')] == METHOD
-    for other in ('accelerate', 'faiss', 'matplotlib', 'sklearn', 'torch_fidelity', 'torchvision'): assert other not in loaded
+    for other in ('accelerate', 'faiss', 'matplotlib', 'sklearn', 'torch_fidelity', 'torchvision'):
+        assert other not in loaded
 
 # %% ../../nbs/tests/test_package.ipynb #d0000a0d
 def test_the_library_imports_no_experiments():
@@ -136,7 +141,9 @@ images = sample(model, torch.randn(2, 1, 4, 4), torch.zeros(2, dtype=torch.long)
 print(json.dumps([list(target.shape), list(images.shape)]))""") == [[8, 1, 4, 4], [2, 1, 4, 4]]
 
 def test_help_stops_at_no_missing_extra():
-    told = fresh(f"{BLOCKED}\nimport pafm_nb, pydoc; print(json.dumps([dir(pafm_nb), pydoc.render_doc(pafm_nb, renderer=pydoc.plaintext)]))")
+    told = fresh(
+        f"{BLOCKED}\nimport pafm_nb, pydoc; print(json.dumps([dir(pafm_nb), pydoc.render_doc(pafm_nb, "
+        "renderer=pydoc.plaintext)]))")
     hidden = set(pafm_nb.__all__) - set(told[0])
     assert hidden <= {'Trainer', 'evaluate', 'load_run'} and 'Begin with' in told[1]
 
@@ -162,14 +169,18 @@ print(json.dumps(said))""")
         assert re.fullmatch(line, said.get(code, '')), (code, said.get(code))
 
 def test_a_command_without_its_extra_is_one_line():
-    res = subprocess.run([sys.executable, '-c', f'{BLOCKED}\nfrom pafm_nb.entry import pafm_train; pafm_train()'], capture_output=True, text=True)
+    res = subprocess.run([sys.executable, '-c', f'{BLOCKED}\nfrom pafm_nb.entry import pafm_train; pafm_train()'],
+                         capture_output=True, text=True)
     assert res.returncode == 1 and res.stderr == "error: fastcore is not installed: pip install 'pafm_nb[train]'\n"
 
 # %% ../../nbs/tests/test_package.ipynb #82b02032
 def test_imports_without_extras():
     import_all()
-    extras = ['nbdev', 'execnb', 'ghapi', 'IPython', 'ipykernel', 'pytest', 'diffusers', 'transformers', 'webdataset', 'torchcfm', 'flow_matching', 'lightning']
-    code = f'import sys, json; sys.modules.update(dict.fromkeys({extras!r})); import {", ".join(MODULES)}; print(json.dumps(True))'
+    extras = ['nbdev', 'execnb', 'ghapi', 'IPython', 'ipykernel', 'pytest', 'diffusers', 'transformers', 'webdataset',
+              'torchcfm', 'flow_matching', 'lightning']
+    code = (
+        f'import sys, json; sys.modules.update(dict.fromkeys({extras!r})); import {", ".join(MODULES)}; '
+        'print(json.dumps(True))')
     assert fresh(code)
 
 # %% ../../nbs/tests/test_package.ipynb #b086d69c
@@ -225,13 +236,16 @@ def in_a_users_folder(tmp_path, command, *args):
     if not found: pytest.skip(f'{command} is not installed')
     (tmp_path/'user.py').write_text(USER)
     root = Path(pafm_nb.__file__).parent.parent
-    where = dict(MYPYPATH=str(root)) if (root/'settings.ini').exists() else {}     # mypy does not see what pip installed as editable
+    # mypy does not see what pip installed as editable
+    where = dict(MYPYPATH=str(root)) if (root/'settings.ini').exists() else {}
     (tmp_path/'pyrightconfig.json').write_text(json.dumps(dict(extraPaths=[str(root)], typeCheckingMode='standard')))
-    return subprocess.run([found, *args, 'user.py'], cwd=tmp_path, env=os.environ | where, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    return subprocess.run([found, *args, 'user.py'], cwd=tmp_path, env=os.environ | where, capture_output=True,
+                          text=True, stdin=subprocess.DEVNULL)
 
 def test_types_hold_for_a_user(tmp_path):
     "mypy --strict finds what is wrong in a user's program, and nothing else"
-    res = in_a_users_folder(tmp_path, 'mypy', '--strict', '--follow-imports=silent', '--config-file=', f'--python-executable={sys.executable}')
+    res = in_a_users_folder(tmp_path, 'mypy', '--strict', '--follow-imports=silent', '--config-file=',
+                            f'--python-executable={sys.executable}')
     errors = [line for line in res.stdout.splitlines() if ': error: ' in line]
     assert [int(line.split(':')[1]) for line in errors] == WRONG, res.stdout + res.stderr
     assert all(line.endswith('[arg-type]') for line in errors), res.stdout

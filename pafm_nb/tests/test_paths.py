@@ -13,13 +13,15 @@ __all__ = ['draw', 'test_ends', 'test_velocity_is_the_derivative', 'test_convers
 import fastcore.test as ft
 import pytest, torch
 from torch.testing import assert_close
-from ..paths import (PATHS, CosinePath, LinearPath, VPPath, check_count, check_generator, check_model, check_number, check_path, check_tensor, check_time,
+from ..paths import (PATHS, CosinePath, LinearPath, VPPath, check_count, check_generator, check_model,
+                           check_number, check_path, check_tensor, check_time,
                            check_velocity, reverse_time)
 
 # %% ../../nbs/tests/test_paths.ipynb #690ffb8b
 def draw(seed=0, shape=(16, 3, 4), dtype=torch.float64):
     g = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=g, dtype=dtype), torch.randn(shape, generator=g, dtype=dtype), torch.rand(shape[0], generator=g, dtype=dtype)
+    return (torch.randn(shape, generator=g, dtype=dtype), torch.randn(shape, generator=g, dtype=dtype),
+            torch.rand(shape[0], generator=g, dtype=dtype))
 
 @pytest.mark.parametrize('name', PATHS)
 def test_ends(name):
@@ -70,8 +72,10 @@ def test_reverse_time_gives_the_same_samples():
         ours = ours - reverse_time(other)(ours, torch.full((8,), 1 - i/n))/n
     assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
-@pytest.mark.parametrize('t, said', [(torch.tensor([.1, 1.1]), '1.1'), (torch.tensor([-.1, 0]), '-0.1'), (torch.tensor([.5]), '(2,)'),
-                                     (torch.tensor([0, 1]), 'floating'), (.5, 'float'), (torch.tensor([.5, float('nan')]), 'nan')])
+@pytest.mark.parametrize('t, said', [(torch.tensor([.1, 1.1]), '1.1'), (torch.tensor([-.1, 0]), '-0.1'),
+                                     (torch.tensor([.5]), '(2,)'),
+                                     (torch.tensor([0, 1]), 'floating'), (.5, 'float'),
+                                     (torch.tensor([.5, float('nan')]), 'nan')])
 def test_bad_times(t, said): ft.test_fail(lambda: check_time(t, 2), contains=said)
 
 def test_both_ends_are_times(): check_time(torch.tensor([0., 1.]), 2)
@@ -83,12 +87,19 @@ def test_times_with_trailing_axes_are_times(name):
     assert torch.equal(check_time(long, 5), t) and torch.equal(check_time(long.expand(5, 1, 1, 1), 5), t)
     z_t, v = path.interpolate(z, eps, t), path.velocity(z, eps, t)
     assert torch.equal(path.interpolate(z, eps, long), z_t) and torch.equal(path.velocity(z, eps, long), v)
-    for turned in (path.to_data, path.to_noise, path.to_score): assert torch.equal(turned(v, z_t, long), turned(v, z_t, t))
-    for bad in (t.view(1, 5), t[None, :, None, None], t.view(5, 1).expand(5, 2), t[0]): ft.test_fail(lambda: check_time(bad, 5), contains='t must be (5,)')
+    for turned in (path.to_data, path.to_noise, path.to_score):
+        assert torch.equal(turned(v, z_t, long), turned(v, z_t, t))
+    for bad in (t.view(1, 5), t[None, :, None, None], t.view(5, 1).expand(5, 2), t[0]):
+        ft.test_fail(lambda: check_time(bad, 5), contains='t must be (5,)')
 
-@pytest.mark.parametrize('change, said', [(dict(z=None), 'z must be a tensor (B, *D), got NoneType'), (dict(eps=[[0.]]), 'got list'), (dict(t=.5), 't must be a tensor (B,), got float'),
-                                          (dict(z=torch.zeros(4, 3, dtype=torch.uint8)), 'torch.uint8'), (dict(eps=torch.zeros(4, 1)), '(4, 3) and (4, 1)'), (dict(eps=torch.zeros(3)), 'one shape'),
-                                          (dict(t=torch.zeros(3)), 't must be (4,)'), (dict(t=torch.zeros(4, dtype=torch.int64)), 'int64: pass torch.rand(B)')])
+@pytest.mark.parametrize('change, said', [(dict(z=None), 'z must be a tensor (B, *D), got NoneType'),
+                                          (dict(eps=[[0.]]), 'got list'),
+                                          (dict(t=.5), 't must be a tensor (B,), got float'),
+                                          (dict(z=torch.zeros(4, 3, dtype=torch.uint8)), 'torch.uint8'),
+                                          (dict(eps=torch.zeros(4, 1)), '(4, 3) and (4, 1)'),
+                                          (dict(eps=torch.zeros(3)), 'one shape'),
+                                          (dict(t=torch.zeros(3)), 't must be (4,)'),
+                                          (dict(t=torch.zeros(4, dtype=torch.int64)), 'int64: pass torch.rand(B)')])
 def test_rows_that_would_only_broadcast(change, said):
     given = dict(z=torch.zeros(4, 3), eps=torch.zeros(4, 3), t=torch.zeros(4)) | change
     for f in (LinearPath().interpolate, LinearPath().velocity): ft.test_fail(lambda: f(**given), contains=said)
@@ -98,21 +109,31 @@ def test_rows_that_would_only_broadcast(change, said):
 class Output:
     sample = torch.zeros(2, 4)
 
-@pytest.mark.parametrize('out, said', [(None, 'returned NoneType'), ((torch.zeros(2, 7), torch.zeros(2, 4)), 'a tuple of 2 for z_t (2, 4): take its velocity: lambda z_t, t, y: model(z_t, t, y)[1]'),
-                                       ([torch.zeros(2, 4)], '[0]'), (Output(), 'take its .sample'), (torch.zeros(2, 8), '.chunk(2, 1)[0]'), (torch.zeros(2), '(2,)'), (torch.zeros(2, 4).long(), 'int64')])
+@pytest.mark.parametrize('out, said',
+                         [(None, 'returned NoneType'),
+                          ((torch.zeros(2, 7), torch.zeros(2, 4)),
+                           'a tuple of 2 for z_t (2, 4): take its velocity: lambda z_t, t, y: model(z_t, t, y)[1]'),
+                                       ([torch.zeros(2, 4)], '[0]'), (Output(), 'take its .sample'),
+                                       (torch.zeros(2, 8), '.chunk(2, 1)[0]'), (torch.zeros(2), '(2,)'),
+                                       (torch.zeros(2, 4).long(), 'int64')])
 def test_what_is_no_velocity(out, said): ft.test_fail(lambda: check_velocity(out, torch.zeros(2, 4)), contains=said)
 
 def test_what_is_refused_in_one_place():
     v = torch.zeros(2, 4, dtype=torch.bfloat16)
     assert check_velocity(v, torch.zeros(2, 4)) is v
-    for x in (None, [0.], 1., torch.zeros(2).int(), torch.zeros(2, dtype=torch.complex64), torch.zeros(2, dtype=torch.bool)): ft.test_fail(lambda: check_tensor('x', x), contains='x must be')
-    for x in (None, '1', True, float('nan'), float('inf'), torch.tensor(1.)): ft.test_fail(lambda: check_number('x', x), contains=f'got {x!r}')
+    for x in (None, [0.], 1., torch.zeros(2).int(), torch.zeros(2, dtype=torch.complex64),
+              torch.zeros(2, dtype=torch.bool)):
+        ft.test_fail(lambda: check_tensor('x', x), contains='x must be')
+    for x in (None, '1', True, float('nan'), float('inf'), torch.tensor(1.)):
+        ft.test_fail(lambda: check_number('x', x), contains=f'got {x!r}')
     for x in (0, -1., 2): check_number('x', x)
     for n in (0, 1.5, True, None, '2'): ft.test_fail(lambda: check_count('n', n, 1), contains=f'got {n!r}')
     for g in (0, 'seed'): ft.test_fail(lambda: check_generator(g), contains='manual_seed(0)')
     for m in (None, 3, torch.nn.Linear): ft.test_fail(lambda: check_model(m), contains='model must be')
     ft.test_fail(lambda: reverse_time(None), contains='model must be')
-    for change in (dict(beta_min=-1), dict(beta_min=None), dict(beta_max=.01), dict(beta_max=float('inf')), dict(beta_min=0., beta_max=0.)): ft.test_fail(lambda: VPPath(**change), contains='beta_')
+    for change in (dict(beta_min=-1), dict(beta_min=None), dict(beta_max=.01), dict(beta_max=float('inf')),
+                   dict(beta_min=0., beta_max=0.)):
+        ft.test_fail(lambda: VPPath(**change), contains='beta_')
 
 @pytest.mark.parametrize('path', [None, LinearPath, 'linear', 3])
 def test_no_path(path): ft.test_fail(lambda: check_path(path), contains='LinearPath()')

@@ -12,7 +12,8 @@ __all__ = ['test_pool_keeps_your_order', 'test_a_move_keeps_all', 'test_views_st
 import fastcore.test as ft
 import pytest, torch
 from ..candidates import SAMPLERS, InBatch, InClass, RandomCrops
-from ..pools import Batch, TensorPool, caption_embedding, check_index, check_told, class_slices, draw, random_crops, read_rows
+from ..pools import Batch, TensorPool, caption_embedding, check_index, check_told, class_slices, draw
+from ..pools import random_crops, read_rows
 
 # %% ../../nbs/tests/test_pools.ipynb #72b2d2ff
 def test_pool_keeps_your_order():
@@ -21,23 +22,28 @@ def test_pool_keeps_your_order():
     pool = TensorPool(z, y)
     assert torch.equal(pool.z, z) and torch.equal(pool.y, y) and len(pool) == 40
     batch = pool[[3, 3, 9]]
-    assert torch.equal(batch.z, z[[3, 3, 9]]) and torch.equal(batch.y, y[[3, 3, 9]]) and batch.index.tolist() == [3, 3, 9]
+    assert (torch.equal(batch.z, z[[3, 3, 9]]) and torch.equal(batch.y, y[[3, 3, 9]])
+            and batch.index.tolist() == [3, 3, 9])
     assert torch.equal(pool[y == 2].z, z[y == 2])
     for c in range(4): assert torch.equal(pool.of_class(c), z[y == c])
-    assert all((pool.labels[s:e] == pool.labels[s]).all() for s, e in class_slices(pool)) and sum(e - s for s, e in class_slices(pool)) == 40
+    assert (all((pool.labels[s:e] == pool.labels[s]).all() for s, e in class_slices(pool))
+            and sum(e - s for s, e in class_slices(pool)) == 40)
     assert torch.equal(pool.by_class[pool.place], z) and torch.equal(z[pool.order], pool.by_class)
     torch.testing.assert_close(pool.norms, pool.by_class.square().sum(1))
 
 def test_a_move_keeps_all():
     g = torch.Generator().manual_seed(6)
     z, y = torch.randn(20, 2, generator=g), torch.arange(20) % 3
-    pool = TensorPool(z, y, mean=z, std=z.abs(), text=torch.randn(20, 5, 3, generator=g), null_text=torch.zeros(5, 3), image_embedding=z)
+    pool = TensorPool(z, y, mean=z, std=z.abs(), text=torch.randn(20, 5, 3, generator=g),
+                      null_text=torch.zeros(5, 3), image_embedding=z)
     moved = pool.to('cpu')
-    for name in ('z', 'y', 'by_class', 'mean', 'std', 'text', 'null_text', 'image_embedding', 'norms', 'start'): assert torch.equal(getattr(moved, name), getattr(pool, name)), name
+    for name in ('z', 'y', 'by_class', 'mean', 'std', 'text', 'null_text', 'image_embedding', 'norms', 'start'):
+        assert torch.equal(getattr(moved, name), getattr(pool, name)), name
     assert TensorPool(z).to('cpu').y is None
 
 def test_views_stay_together():
-    z, y = torch.randn(12, 2, generator=torch.Generator().manual_seed(8)), torch.tensor([2, 0, 2, 1]).repeat_interleave(3)
+    z = torch.randn(12, 2, generator=torch.Generator().manual_seed(8))
+    y = torch.tensor([2, 0, 2, 1]).repeat_interleave(3)
     pool = TensorPool(z, y, views=3)
     assert torch.equal(pool.by_class.view(4, 3, 2), z.view(4, 3, 2)[[1, 3, 0, 2]]) and pool.to('cpu').views == 3
 
@@ -67,36 +73,54 @@ def test_read_rows(dtype):
 
 # %% ../../nbs/tests/test_pools.ipynb #0f10733f
 @pytest.mark.parametrize('make, said', [
-    (lambda z, y: TensorPool(z[:0], y[:0]), 'N >= 1'), (lambda z, y: TensorPool(z.long(), y), 'int64'), (lambda z, y: TensorPool(z, y[:3]), '(3,)'),
-    (lambda z, y: TensorPool(z, y.float()), 'float32'), (lambda z, y: TensorPool(z/0, y), 'row 0'), (lambda z, y: TensorPool(z, y, mean=z), 'both'),
+    (lambda z, y: TensorPool(z[:0], y[:0]), 'N >= 1'), (lambda z, y: TensorPool(z.long(), y), 'int64'),
+    (lambda z, y: TensorPool(z, y[:3]), '(3,)'),
+    (lambda z, y: TensorPool(z, y.float()), 'float32'), (lambda z, y: TensorPool(z/0, y), 'row 0'),
+    (lambda z, y: TensorPool(z, y, mean=z), 'both'),
     (lambda z, y: TensorPool(z, y, z, -z.abs() - 1), 'log-variance'), (lambda z, y: TensorPool(z, y - 5), '-5'),
     (lambda z, y: TensorPool(z, text=z[:3]), '(3, 4)'), (lambda z, y: TensorPool(z, text=z[:, 0]), '(30,)'),
     (lambda z, y: TensorPool(z, text=z.long()), 'int64'),
     (lambda z, y: TensorPool(z, text=z.where(z != z[5], torch.nan)), 'text is not finite in row 5'),
-    (lambda z, y: TensorPool(z, text=z, null_text=z), 'null_text has shape (30, 4)'), (lambda z, y: TensorPool(z, null_text=z[0]), 'without text'), (lambda z, y: TensorPool(z, text=z.int() - 9), 'below 0 in row 0'),
-    (lambda z, y: TensorPool(z, text=z.int().abs(), null_text=z[0]), 'token ids with token ids'), (lambda z, y: TensorPool(z, image_embedding=z/0), 'image_embedding is not finite'),
-    (lambda z, y: TensorPool(z, image_embedding=z[:3]), '(3, 4)'), (lambda z, y: TensorPool(z, views=0), 'views must'), (lambda z, y: TensorPool(z, y, views=5), '5 rows from 0 on'),
+    (lambda z, y: TensorPool(z, text=z, null_text=z), 'null_text has shape (30, 4)'),
+    (lambda z, y: TensorPool(z, null_text=z[0]), 'without text'),
+    (lambda z, y: TensorPool(z, text=z.int() - 9), 'below 0 in row 0'),
+    (lambda z, y: TensorPool(z, text=z.int().abs(), null_text=z[0]), 'token ids with token ids'),
+    (lambda z, y: TensorPool(z, image_embedding=z/0), 'image_embedding is not finite'),
+    (lambda z, y: TensorPool(z, image_embedding=z[:3]), '(3, 4)'), (lambda z, y: TensorPool(z, views=0), 'views must'),
+    (lambda z, y: TensorPool(z, y, views=5), '5 rows from 0 on'),
     (lambda z, y: TensorPool(z, views=7), '7 views each'),
     (lambda z, y: TensorPool(z, text=z, null_text=z[0]/0), 'null_text must be finite'),
-    (lambda z, y: random_crops(z.view(-1, 1, 2, 2), 3, 1), 'crop of 3'), (lambda z, y: TensorPool(z, torch.full((30,), 10**12)), '1000000000000'),
-    (lambda z, y: TensorPool(z, [0]*30), 'list'), (lambda z, y: TensorPool(None), 'NoneType'), (lambda z, y: TensorPool(z, y)[[0, 30]], 'index 30'),
+    (lambda z, y: random_crops(z.view(-1, 1, 2, 2), 3, 1), 'crop of 3'),
+    (lambda z, y: TensorPool(z, torch.full((30,), 10**12)), '1000000000000'),
+    (lambda z, y: TensorPool(z, [0]*30), 'list'), (lambda z, y: TensorPool(None), 'NoneType'),
+    (lambda z, y: TensorPool(z, y)[[0, 30]], 'index 30'),
     (lambda z, y: TensorPool(z, y)[[-31]], 'index -31'), (lambda z, y: TensorPool(z, y)[torch.tensor([.5])], 'float32'),
     (lambda z, y: TensorPool(z, y).of_class(7), 'label 7'), (lambda z, y: random_crops(z, 1, 1), '(30, 4)')])
 def test_bad_pools(make, said):
-    ft.test_fail(lambda: make(torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3), contains=said)
+    ft.test_fail(lambda: make(torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3),
+                 contains=said)
 
 def refusals():
     "What a user gives by mistake, and a word of the answer"
     z, g = torch.randn(30, 4), torch.Generator()
     pool, images = TensorPool(z, torch.arange(30) % 3), TensorPool(torch.randn(4, 2, 5, 5))
     return [
-        (lambda: TensorPool(z, torch.rand(30)), 'y must be (30,) int64'), (lambda: TensorPool(z, torch.zeros(30, dtype=torch.uint8)), '.long()'), (lambda: TensorPool(z.to('meta')), 'meta'),
-        (lambda: pool[None], 'got None'), (lambda: pool['x'], "'x'"), (lambda: pool[1.5], 'float32'), (lambda: pool[torch.tensor([1], dtype=torch.uint8)], 'uint8'), (lambda: pool[torch.ones(3) > 0], '(30,)'),
-        (lambda: pool.of_class(None), 'None'), (lambda: pool.of_class(1.5), '1.5'), (lambda: draw(None, [0]), 'NoneType'), (lambda: draw(pool, [0], 5), 'generator must be'),
-        (lambda: draw(pool, [0], crop=2), '(B, C, H, W)'), (lambda: draw(images, [0], crop=2.5), '2.5'), (lambda: random_crops(None, 2, 1), 'NoneType'), (lambda: random_crops(images.z, 2, -1), 'k must be'),
-        (lambda: random_crops(images.z, 2, None), 'k must be'), (lambda: random_crops(images.z, 2, 1, 'x'), 'generator must be'), (lambda: class_slices(z), 'Tensor'),
-        (lambda: InClass(pool, 2)(pool[[0]], 7), 'generator must be'), (lambda: SAMPLERS['InBatch'](None, 2), 'NoneType'), (lambda: InClass(pool, 2)(pool[[0]]._replace(text='x')), 'condition must be a tensor'),
-        (lambda: RandomCrops(images, 2)(images[[0]]._replace(z=torch.zeros(1, 3, 3, 3))), 'crop=size'), (lambda: RandomCrops(TensorPool(images.z, None, images.z, images.z.abs()), 2), 'fresh draw'),
+        (lambda: TensorPool(z, torch.rand(30)), 'y must be (30,) int64'),
+        (lambda: TensorPool(z, torch.zeros(30, dtype=torch.uint8)), '.long()'),
+        (lambda: TensorPool(z.to('meta')), 'meta'),
+        (lambda: pool[None], 'got None'), (lambda: pool['x'], "'x'"), (lambda: pool[1.5], 'float32'),
+        (lambda: pool[torch.tensor([1], dtype=torch.uint8)], 'uint8'), (lambda: pool[torch.ones(3) > 0], '(30,)'),
+        (lambda: pool.of_class(None), 'None'), (lambda: pool.of_class(1.5), '1.5'),
+        (lambda: draw(None, [0]), 'NoneType'), (lambda: draw(pool, [0], 5), 'generator must be'),
+        (lambda: draw(pool, [0], crop=2), '(B, C, H, W)'), (lambda: draw(images, [0], crop=2.5), '2.5'),
+        (lambda: random_crops(None, 2, 1), 'NoneType'), (lambda: random_crops(images.z, 2, -1), 'k must be'),
+        (lambda: random_crops(images.z, 2, None), 'k must be'),
+        (lambda: random_crops(images.z, 2, 1, 'x'), 'generator must be'), (lambda: class_slices(z), 'Tensor'),
+        (lambda: InClass(pool, 2)(pool[[0]], 7), 'generator must be'),
+        (lambda: SAMPLERS['InBatch'](None, 2), 'NoneType'),
+        (lambda: InClass(pool, 2)(pool[[0]]._replace(text='x')), 'condition must be a tensor'),
+        (lambda: RandomCrops(images, 2)(images[[0]]._replace(z=torch.zeros(1, 3, 3, 3))), 'crop=size'),
+        (lambda: RandomCrops(TensorPool(images.z, None, images.z, images.z.abs()), 2), 'fresh draw'),
         (lambda: InBatch()(Batch(z[:2], torch.zeros(2, dtype=torch.int64, device='meta'))), 'y is on meta')]
 
 @pytest.mark.parametrize('n', range(25))
@@ -109,7 +133,9 @@ def test_slices_and_masks():
     assert torch.equal(pool[2:5].z, pool.z[2:5]) and torch.equal(pool[pool.y == 1].z, pool.z[1::2])
 
 # %% ../../nbs/tests/test_pools.ipynb #3d51aa07
-@pytest.mark.parametrize('by_label, labelled, condition, refused', [(True, False, True, True), (True, True, True, False), (True, False, False, False), (False, False, True, False)])
+@pytest.mark.parametrize('by_label, labelled, condition, refused',
+                         [(True, False, True, True), (True, True, True, False), (True, False, False, False),
+                          (False, False, True, False)])
 def test_a_condition_needs_labels_where_these_decide(by_label, labelled, condition, refused):
     "Of samplers that go by labels, and of no other"
     class Sampler: pass

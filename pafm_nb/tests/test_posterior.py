@@ -20,7 +20,8 @@ from ..posterior import check_log_prior, effective_sample_size, exact_velocity, 
 def draw(seed=0, b=12, k=9, d=(2, 5), dtype=torch.float32):
     g = torch.Generator().manual_seed(seed)
     z, eps = (torch.randn(b, *d, generator=g, dtype=dtype) for _ in range(2))
-    candidates = z[:, None] + torch.randn(b, k, *d, generator=g, dtype=dtype)*torch.rand(b, k, *[1]*len(d), generator=g, dtype=dtype)
+    candidates = z[:, None] + torch.randn(b, k, *d, generator=g,
+                                          dtype=dtype)*torch.rand(b, k, *[1]*len(d), generator=g, dtype=dtype)
     candidates[:, 0] = z
     return z, eps, torch.rand(b, generator=g, dtype=dtype), candidates
 
@@ -42,7 +43,8 @@ def test_shared_pool_agrees(name):
     z, eps, t, _ = draw(1)
     pool = torch.cat([z, z[:3] + 1e-4, z[:2], torch.randn(30, 2, 5, generator=torch.Generator().manual_seed(5))])
     t[:3] = torch.tensor([0., 1e-4, 1.])
-    shared, own = (log_weights(z, eps, t, c, PATHS[name]()).softmax(1) for c in (pool, pool[None].expand(12, -1, -1, -1)))
+    shared, own = (log_weights(z, eps, t, c, PATHS[name]()).softmax(1)
+                   for c in (pool, pool[None].expand(12, -1, -1, -1)))
     assert_close(shared, own, atol=1e-5, rtol=1e-3)
 
 # %% ../../nbs/tests/test_posterior.ipynb #da1097aa
@@ -53,7 +55,8 @@ def test_float32_is_enough(time):
     candidates = z[:, None] + min(time/(1 - time + 1e-3), 1.)/64*torch.randn(8, 6, 4096, generator=g)
     candidates[:, 0] = z
     w = log_weights(z, eps, t, candidates).softmax(1)
-    assert_close(w.double(), log_weights(z.double(), eps.double(), t.double(), candidates.double()).softmax(1), atol=3e-6, rtol=1e-4)
+    assert_close(w.double(), log_weights(z.double(), eps.double(), t.double(), candidates.double()).softmax(1),
+                 atol=3e-6, rtol=1e-4)
     assert effective_sample_size(w).max() > 1.05
 
 # %% ../../nbs/tests/test_posterior.ipynb #3c89f418
@@ -77,7 +80,8 @@ def test_prior_and_temperature():
         assert (w[:, 5] == 0).all()
         ess.append(effective_sample_size(w).mean())
     assert ess[0] < ess[1] < ess[2]
-    assert_close(log_weights(z, eps, t, candidates, reduction='mean'), log_weights(z, eps, t, candidates, temperature=10.))
+    assert_close(log_weights(z, eps, t, candidates, reduction='mean'),
+                 log_weights(z, eps, t, candidates, temperature=10.))
 
 # %% ../../nbs/tests/test_posterior.ipynb #ec146b47
 @pytest.mark.parametrize('name', PATHS)
@@ -101,58 +105,84 @@ def test_exact_velocity_with_prior():
 
 # %% ../../nbs/tests/test_posterior.ipynb #7d34dade
 @pytest.mark.parametrize('change, said', [
-    (dict(eps=torch.zeros(12, 9)), '(12, 9)'), (dict(t=torch.full((12,), 2.)), 'got 2'), (dict(candidates=torch.zeros(12, 0, 2, 5)), 'K = 0'),
+    (dict(eps=torch.zeros(12, 9)), '(12, 9)'), (dict(t=torch.full((12,), 2.)), 'got 2'),
+    (dict(candidates=torch.zeros(12, 0, 2, 5)), 'K = 0'),
     (dict(candidates=torch.zeros(11, 9, 2, 5)), '(11, 9, 2, 5)'), (dict(z=torch.full((12, 2, 5), torch.nan)), 'nan'),
-    (dict(candidates=torch.full((12, 9, 2, 5), torch.inf)), 'check the pool'), (dict(log_prior=torch.zeros(12, 8)), '(12, 8)'),
-    (dict(log_prior=torch.full((12, 9), -torch.inf)), 'row 0'), (dict(temperature=-1), '-1'), (dict(temperature=float('inf')), 'inf'), (dict(candidates=None), 'NoneType'), (dict(path=None), 'LinearPath'), (dict(reduction='sums'), 'sums'),
+    (dict(candidates=torch.full((12, 9, 2, 5), torch.inf)), 'check the pool'),
+    (dict(log_prior=torch.zeros(12, 8)), '(12, 8)'),
+    (dict(log_prior=torch.full((12, 9), -torch.inf)), 'row 0'), (dict(temperature=-1), '-1'),
+    (dict(temperature=float('inf')), 'inf'), (dict(candidates=None), 'NoneType'), (dict(path=None), 'LinearPath'),
+    (dict(reduction='sums'), 'sums'),
     (dict(eps=torch.zeros(12, 2, 5, device='meta')), 'meta')])
 def test_refused(change, said):
     z, eps, t, candidates = draw(7)
     ft.test_fail(lambda: log_weights(**(dict(z=z, eps=eps, t=t, candidates=candidates) | change)), contains=said)
 
-PRIORS = [(torch.zeros(4, dtype=torch.bool), 'masked_fill(~mask.bool(), -torch.inf)'), (torch.tensor([0., float('nan'), 0, 0]), 'holds nan'), (torch.tensor([0., float('inf'), 0, 0]), 'holds inf'),
-          ([0.]*4, 'log_prior must be a tensor'), (torch.zeros(4, device='meta'), 'log_prior is on meta'), (torch.zeros(3), '(3,)'), (torch.full((4,), -torch.inf), '-inf')]
+PRIORS = [(torch.zeros(4, dtype=torch.bool), 'masked_fill(~mask.bool(), -torch.inf)'),
+          (torch.tensor([0., float('nan'), 0, 0]), 'holds nan'), (torch.tensor([0., float('inf'), 0, 0]), 'holds inf'),
+          ([0.]*4, 'log_prior must be a tensor'), (torch.zeros(4, device='meta'), 'log_prior is on meta'),
+          (torch.zeros(3), '(3,)'), (torch.full((4,), -torch.inf), '-inf')]
 
 @pytest.mark.parametrize('prior, said', PRIORS)
 def test_log_priors_refused(prior, said):
     x, t, pool = torch.zeros(2, 3), torch.tensor([.5, .5]), torch.zeros(4, 3)
-    for f in (lambda: exact_velocity(x, t, pool, log_prior=prior), lambda: moment_posterior(x, t, pool, pool, log_prior=prior), lambda: log_weights(x, x, t, pool, log_prior=prior)):
+    for f in (lambda: exact_velocity(x, t, pool, log_prior=prior),
+              lambda: moment_posterior(x, t, pool, pool, log_prior=prior),
+              lambda: log_weights(x, x, t, pool, log_prior=prior)):
         ft.test_fail(f, contains=said)
 
 def test_log_priors_that_fit():
-    for prior in (None, torch.zeros(2, 4), torch.tensor([0., -torch.inf, -3, 5]), torch.zeros(4, dtype=torch.bfloat16)): check_log_prior(prior, torch.zeros(2), (2, 4), (4,))
+    for prior in (None, torch.zeros(2, 4), torch.tensor([0., -torch.inf, -3, 5]), torch.zeros(4, dtype=torch.bfloat16)):
+        check_log_prior(prior, torch.zeros(2), (2, 4), (4,))
 
 def test_times_with_trailing_axes():
     z, eps, t, candidates = draw(8)
     long, std = t.view(12, 1, 1), torch.full_like(candidates[0], .3)
-    for f in (lambda t: log_weights(z, eps, t, candidates), lambda t: exact_velocity(z, t, candidates[0]), lambda t: torch.cat([x.flatten() for x in moment_posterior(z, t, candidates[0], std)])):
+    for f in (lambda t: log_weights(z, eps, t, candidates), lambda t: exact_velocity(z, t, candidates[0]),
+              lambda t: torch.cat([x.flatten() for x in moment_posterior(z, t, candidates[0], std)])):
         assert torch.equal(f(long), f(t))
 
 def test_meta_tensors_keep_their_shapes():
     z, t, pool = torch.zeros(4, 3, device='meta'), torch.zeros(4, device='meta'), torch.zeros(5, 3, device='meta')
-    assert exact_velocity(z, t, pool).shape == (4, 3) and log_weights(z, z, t, pool).shape == (4, 5) and moment_posterior(z, t, pool, pool)[0].shape == (4, 5)
+    assert exact_velocity(z, t, pool).shape == (4, 3) and log_weights(z, z, t,
+                                                                      pool).shape == (4,
+                                                                                      5) and moment_posterior(z, t,
+                                                                                                              pool,
+                                                                                                              pool)[0].shape == (4, 5)
 
 @pytest.mark.parametrize('change, said', [
-    (dict(z_t=torch.zeros(2, 3).long()), 'z_t must be floating point, got torch.int64'), (dict(z_t=torch.zeros(2, 3, dtype=torch.complex64)), 'complex64'), (dict(z_t=torch.zeros(3)), 'batch axis'),
-    (dict(mean=torch.full((4, 3), torch.nan)), 'mean holds nan'), (dict(std=torch.full((4, 3), torch.inf)), 'std holds inf'), (dict(mean=torch.zeros(0, 3), std=torch.zeros(0, 3)), 'mean is empty'),
-    (dict(std=torch.full((4, 3), -1.)), 'log-variance'), (dict(std=.3), 'std must be a tensor'), (dict(mean=torch.zeros(2, 3, 4, 3), std=torch.zeros(2, 3, 4, 3)), '(2, 3, 4, 3)'),
-    (dict(mean=torch.zeros(3, 4, 3), std=torch.zeros(3, 4, 3)), '(3, 4, 3)'), (dict(t=None), 't must be a tensor'), (dict(path='linear'), 'LinearPath')])
+    (dict(z_t=torch.zeros(2, 3).long()), 'z_t must be floating point, got torch.int64'),
+    (dict(z_t=torch.zeros(2, 3, dtype=torch.complex64)), 'complex64'), (dict(z_t=torch.zeros(3)), 'batch axis'),
+    (dict(mean=torch.full((4, 3), torch.nan)), 'mean holds nan'),
+    (dict(std=torch.full((4, 3), torch.inf)), 'std holds inf'),
+    (dict(mean=torch.zeros(0, 3), std=torch.zeros(0, 3)), 'mean is empty'),
+    (dict(std=torch.full((4, 3), -1.)), 'log-variance'), (dict(std=.3), 'std must be a tensor'),
+    (dict(mean=torch.zeros(2, 3, 4, 3), std=torch.zeros(2, 3, 4, 3)), '(2, 3, 4, 3)'),
+    (dict(mean=torch.zeros(3, 4, 3), std=torch.zeros(3, 4, 3)), '(3, 4, 3)'), (dict(t=None), 't must be a tensor'),
+    (dict(path='linear'), 'LinearPath')])
 def test_moment_posterior_refuses(change, said):
-    ft.test_fail(lambda: moment_posterior(**dict(z_t=torch.zeros(2, 3), t=torch.tensor([.5, .5]), mean=torch.zeros(4, 3), std=torch.ones(4, 3)) | change), contains=said)
+    ft.test_fail(lambda: moment_posterior(**dict(z_t=torch.zeros(2, 3), t=torch.tensor([.5, .5]),
+                                                 mean=torch.zeros(4, 3), std=torch.ones(4, 3)) | change), contains=said)
 
 def test_moments_without_spread_at_the_data():
     mean = torch.tensor([[1., 0.], [0., 300.]])
     weights, endpoint = moment_posterior(torch.tensor([[.9, 40.]]), torch.zeros(1), mean, torch.zeros(2, 2))
     assert weights.tolist() == [[1., 0.]] and torch.equal(endpoint, mean[:1]) and weights.dtype == torch.float32
 
-@pytest.mark.parametrize('bad, said', [([.5, .5], 'weights must be a tensor'), (torch.zeros(2, 3), 'sum of 0'), (torch.tensor([[1., 2.]]), 'log_w.softmax(1)')])
+@pytest.mark.parametrize('bad, said', [([.5, .5], 'weights must be a tensor'), (torch.zeros(2, 3), 'sum of 0'),
+                                       (torch.tensor([[1., 2.]]), 'log_w.softmax(1)')])
 def test_weights_that_are_none(bad, said): ft.test_fail(lambda: effective_sample_size(bad), contains=said)
 
 def test_exact_velocity_refuses():
     x, t, pool = torch.zeros(2, 3), torch.tensor([.5, .5]), torch.zeros(4, 3)
-    for bad, said in ((x.long(), 'int64'), (x.to(torch.complex64), 'complex64'), (x.tolist(), 'z_t must be a tensor'), (x[0], 'batch axis')): ft.test_fail(lambda: exact_velocity(bad, t, pool), contains=said)
-    for bad, said in ((pool.byte(), 'uint8'), (None, 'pool must be a tensor (N, *D), such as the z of a TensorPool'), (pool.to('meta'), 'pool is on meta')): ft.test_fail(lambda: exact_velocity(x, t, bad), contains=said)
-    for chunk in (0, -1, 1.5, None): ft.test_fail(lambda: exact_velocity(x, t, pool, chunk=chunk), contains='chunk must be an integer of at least 1')
+    for bad, said in ((x.long(), 'int64'), (x.to(torch.complex64), 'complex64'),
+                      (x.tolist(), 'z_t must be a tensor'), (x[0], 'batch axis')):
+        ft.test_fail(lambda: exact_velocity(bad, t, pool), contains=said)
+    for bad, said in ((pool.byte(), 'uint8'), (None, 'pool must be a tensor (N, *D), such as the z of a TensorPool'),
+                      (pool.to('meta'), 'pool is on meta')):
+        ft.test_fail(lambda: exact_velocity(x, t, bad), contains=said)
+    for chunk in (0, -1, 1.5, None):
+        ft.test_fail(lambda: exact_velocity(x, t, pool, chunk=chunk), contains='chunk must be an integer of at least 1')
     ft.test_fail(lambda: exact_velocity(x/0, t, pool), contains='z_t holds nan')
     ft.test_fail(lambda: exact_velocity(x, t, pool/0), contains='pool holds nan')
     ft.test_fail(lambda: exact_velocity(x, t, pool, None), contains='LinearPath')

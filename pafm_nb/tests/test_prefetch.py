@@ -18,7 +18,8 @@ from ..prefetch import PrefetchNext, prefetch
 # %% ../../nbs/tests/test_prefetch.ipynb #6df1f7f6
 def test_ahead_makes_each_thing_once_and_beside_the_caller():
     made, threads = [], torch.get_num_threads()
-    ahead = PrefetchNext(lambda i: made.append((i, threading.current_thread() is threading.main_thread(), torch.get_num_threads())) or 10*i)
+    ahead = PrefetchNext(lambda i: made.append((i, threading.current_thread() is threading.main_thread(),
+                                                torch.get_num_threads())) or 10*i)
     for i in range(4): ft.test_eq(ahead((i,), (i + 1,) if i < 3 else None), 10*i)
     ahead.close()
     ft.test_eq(made, [(i, False, 1) for i in range(4)])
@@ -31,7 +32,8 @@ ahead, seen = PrefetchNext(lambda: torch.get_num_threads()), [torch.get_num_thre
 seen.append(ahead((), None)); ahead.close()
 other = threading.Thread(target=lambda: seen.append(torch.get_num_threads())); other.start(); other.join()
 print(*seen, torch.get_num_threads())"""
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='2'))
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                          env=os.environ | dict(OMP_NUM_THREADS='2'))
     ft.test_eq(done.stdout.split(), ['2', '1', '2', '2'])
 
 def test_the_next_is_made_without_being_asked_for():
@@ -43,7 +45,8 @@ def test_the_next_is_made_without_being_asked_for():
 
 def test_ahead_gives_what_is_asked_for():
     ahead = PrefetchNext(lambda a, b: (a, b))
-    assert ahead((0, 0), (0, 1)) == (0, 0) and ahead((0, 1), (1, 0)) == (0, 1) and ahead((5, 5), None) == (5, 5) and ahead((6, 0), None) == (6, 0)
+    assert (ahead((0, 0), (0, 1)) == (0, 0) and ahead((0, 1), (1, 0)) == (0, 1) and ahead((5, 5), None) == (5, 5)
+            and ahead((6, 0), None) == (6, 0))
     ahead.close()
 
 def test_an_error_ahead_arrives():
@@ -54,7 +57,8 @@ def test_an_error_ahead_arrives():
     ft.test_fail(lambda: ahead((1,), None), contains='row 3')
     ahead.close()
 
-@pytest.mark.parametrize('device, number', [('cuda', 3), (torch.device('cuda'), 3), ('cuda:1', 1), (torch.device('cuda', 0), 0)])
+@pytest.mark.parametrize('device, number', [('cuda', 3), (torch.device('cuda'), 3), ('cuda:1', 1),
+                                            (torch.device('cuda', 0), 0)])
 def test_the_thread_is_on_the_callers_gpu(monkeypatch, device, number):
     "With a number, and as accelerate tells a process that is alone: without; torch's own check of the argument runs"
     chosen, main = [], threading.main_thread()

@@ -126,7 +126,9 @@ def test_dopri5_keeps_its_tolerance():
 
 
 def test_dopri5_holds_the_tolerance_of_every_image():
-    def model(z, t, y): return -30*torch.sin(30*t)[:, None]*y[:, None].expand_as(z)    # z(0) = z(1) + cos(30) - 1 of a hard one, nothing of an easy one
+    def model(
+        # z(0) = z(1) + cos(30) - 1 of a hard one, nothing of an easy one
+        z, t, y): return -30*torch.sin(30*t)[:, None]*y[:, None].expand_as(z)
     y = torch.zeros(1000, dtype=torch.float64)
     y[0] = 1
     noise = torch.ones(1000, 1, dtype=torch.float64)
@@ -143,11 +145,13 @@ def test_dopri5_that_gets_nowhere():
 @pytest.mark.parametrize('method', METHODS)
 def test_watch(method):
     seen, noise = [], normal(5, 1)
-    z = sample(gaussian(), noise, method=method, steps=4, watch=lambda t, z: seen.append((t, z)), generator=torch.Generator().manual_seed(0))
+    z = sample(gaussian(), noise, method=method, steps=4, watch=lambda t, z: seen.append((t, z)),
+               generator=torch.Generator().manual_seed(0))
     assert torch.equal(seen[0][1], noise) and torch.equal(seen[-1][1], z)
     grid = [1, .68, .36, .04, 0] if method == 'euler_maruyama' else [1, .75, .5, .25, 0]
     assert_close(torch.tensor([t for t, _ in seen]), torch.tensor(grid), rtol=0, atol=1e-6)
-    assert torch.equal(z, sample(gaussian(), noise, method=method, steps=4, generator=torch.Generator().manual_seed(0))) or method == 'dopri5'
+    assert torch.equal(z, sample(gaussian(), noise, method=method, steps=4,
+                                 generator=torch.Generator().manual_seed(0))) or method == 'dopri5'
 
 # %% ../../nbs/tests/test_sampling.ipynb #f0484f4f
 def std_after_last_step(path, std=.25):
@@ -206,11 +210,13 @@ def test_marginals_of_the_stochastic_sampler():
 def test_noisy_steps_are_those_of_the_formula(path, steps):
     model, z = gaussian(path), normal(6, 3, dtype=torch.float64)
     got = sample(model, z, method='euler_maruyama', steps=steps, path=path, generator=torch.Generator().manual_seed(3))
-    g, times = torch.Generator().manual_seed(3), [*torch.linspace(1, .04, steps, dtype=torch.float64), torch.tensor(0., dtype=torch.float64)]
+    g = torch.Generator().manual_seed(3)
+    times = [*torch.linspace(1, .04, steps, dtype=torch.float64), torch.tensor(0., dtype=torch.float64)]
     for t, s in zip(times, times[1:]):
         v, a, sigma = model(z, t.expand(6)), path.alpha(t), path.sigma(t)
         da, ds = path.d_alpha(t), path.d_sigma(t)
-        score = -(a*v - da*z)/(a*ds - da*sigma)/sigma        # -E[eps]/sigma, with E[eps] solved from z = a x + sigma e, v = da x + ds e
+        # -E[eps]/sigma, with E[eps] solved from z = a x + sigma e, v = da x + ds e
+        score = -(a*v - da*z)/(a*ds - da*sigma)/sigma
         drift = v - sigma*score
         z = z + (s - t)*drift
         if s > 0: z = z + (2*sigma*(t - s)).sqrt()*torch.randn(6, 3, dtype=torch.float64, generator=g)
@@ -253,14 +259,17 @@ def test_no_second_pass_without_guidance():
 @pytest.mark.parametrize('method, calls, guided', [('euler', 20, 14), ('heun', 39, 27), ('euler_maruyama', 20, 14)])
 def test_outside_the_interval_a_row_costs_one(method, calls, guided):
     model = Counted(Labelled())
-    sample(model, normal(3, 4, 2, 2), torch.tensor([0, 1, 2]), method=method, steps=20, guidance_scale=2., guidance_interval=(0., .7))
+    sample(model, normal(3, 4, 2, 2), torch.tensor([0, 1, 2]), method=method, steps=20, guidance_scale=2.,
+           guidance_interval=(0., .7))
     ft.test_eq((model.calls, model.rows), (calls, 3*(calls + guided)))
 
 
 @pytest.mark.parametrize('method', METHODS)
 def test_guided_channels(method):
     y, noise = torch.tensor([0, 1, 2]), normal(3, 4, 2, 2)
-    def draw(scale, channels=None): return sample(Labelled(), noise, y, method=method, steps=5, guidance_scale=scale, guidance_channels=channels, generator=torch.Generator().manual_seed(0))
+    def draw(scale, channels=None):
+        return sample(Labelled(), noise, y, method=method, steps=5, guidance_scale=scale, guidance_channels=channels,
+                      generator=torch.Generator().manual_seed(0))
     assert_close(draw(3., 3), torch.cat([draw(3.)[:, :3], draw(1.)[:, 3:]], 1))
     assert torch.equal(draw(3., 4), draw(3.))
 
@@ -283,14 +292,16 @@ def published(model, noise, y, method, steps, scale=1., low=0., high=1., null=10
     "REPA's samplers, written anew: the state after the last step, in float64"
     g, z, end = torch.Generator().manual_seed(seed), noise.double(), .04
     sde = method == 'euler_maruyama'
-    times = [*torch.linspace(1, end, steps, dtype=torch.float64).tolist(), 0.] if sde else torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()
+    times = ([*torch.linspace(1, end, steps, dtype=torch.float64).tolist(), 0.]
+             if sde else torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist())
     def velocity(z, t, guide):
         one = lambda labels: model(z.to(noise.dtype), torch.full((len(z),), t, dtype=noise.dtype), labels).double()
         return one(torch.full_like(y, null)) + scale*(one(y) - one(torch.full_like(y, null))) if guide else one(y)
     for i, (t, s) in enumerate(zip(times, times[1:])):
         guide = scale > 1 and low <= t <= high
         v = velocity(z, t, guide)
-        if sde: v = v + z + (1 - t)*v                     # w/2 = sigma = t, and -sigma*score is E[eps|z] = z + (1 - t) v
+        # w/2 = sigma = t, and -sigma*score is E[eps|z] = z + (1 - t) v
+        if sde: v = v + z + (1 - t)*v
         if method == 'heun' and i < steps - 1: v = (v + velocity(z + (s - t)*v, s, guide))/2
         z = z + (s - t)*v
         if sde and s > 0: z = z + math.sqrt(2*t*(t - s))*torch.randn(noise.shape, dtype=noise.dtype, generator=g)
@@ -311,7 +322,8 @@ def test_heun_is_of_second_order_where_guidance_begins():
     y = torch.tensor([0, 1, 1, 0])
     def model(z, t, y): return gaussian(mean=.5)(z, t) + (y != 9)[:, None]*(torch.sin(3*z) + t[:, None])
     noise = normal(4, 2, dtype=torch.float64)
-    draw = lambda method, **kwargs: sample(model, noise, y, method, guidance_scale=3., guidance_interval=(0., .7), null_label=9, **kwargs)
+    draw = lambda method, **kwargs: sample(model, noise, y, method, guidance_scale=3.,
+                                           guidance_interval=(0., .7), null_label=9, **kwargs)
     truth = draw('dopri5', rtol=1e-11, atol=1e-11)
     assert (draw('dopri5') - truth).abs().max() < 1e-3   # it breaks there: without, 3e-2
     errors = [(draw('heun', steps=n) - truth).square().mean().sqrt().item() for n in (100, 200, 400)]
@@ -319,7 +331,8 @@ def test_heun_is_of_second_order_where_guidance_begins():
 
 
 def test_three_channels_as_sit_guides_them():
-    model, g = SiT(input_size=4, in_channels=4, hidden_size=32, depth=1, num_heads=2, num_classes=3), torch.Generator().manual_seed(0)
+    model = SiT(input_size=4, in_channels=4, hidden_size=32, depth=1, num_heads=2, num_classes=3)
+    g = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in model.parameters(): p.normal_(std=.2, generator=g)
     y, noise = torch.tensor([0, 2]), normal(2, 4, 4, 4)
@@ -368,7 +381,9 @@ def test_precision_of_the_state():
 def test_state_in_double_precision(method):
     given = set()
     def model(z, t, y): given.add((z.dtype, t.dtype)); return gaussian()(z, t)
-    def draw(**kwargs): return sample(model, normal(50, 1), method=method, steps=20, generator=torch.Generator().manual_seed(0), **kwargs)
+    def draw(**kwargs):
+        return sample(model, normal(50, 1), method=method, steps=20, generator=torch.Generator().manual_seed(0),
+                      **kwargs)
     double, single = draw(dtype=torch.float64), draw()
     ft.test_eq((double.dtype, single.dtype, given), (torch.float64, torch.float32, {(torch.float32, torch.float32)}))
     assert_close(double.float(), single, rtol=1e-3, atol=1e-3)
@@ -392,7 +407,8 @@ def test_noise_is_a_function_of_the_seed():
 
 @pytest.mark.parametrize('method', METHODS)
 def test_images_do_not_depend_on_the_batch(method):
-    tight = dict(rtol=1e-6, atol=1e-6) if method == 'dopri5' else {}      # the step is shared: images agree as far as it goes
+    # the step is shared: images agree as far as it goes
+    tight = dict(rtol=1e-6, atol=1e-6) if method == 'dopri5' else {}
     model, y = digit_model(), torch.arange(12) % 10
     def draw(rows, batch_size):
         return sample_many(model, [7*i for i in rows], y[list(rows)], (1, 8, 8), batch_size, progress=False,
@@ -422,16 +438,25 @@ def unused(z, t, y): raise AssertionError('the model was called')
 
 
 @pytest.mark.parametrize('kwargs, says', [
-    (dict(noise=None), 'noise must be a tensor'), (dict(noise=[[0.]]), 'noise must be a tensor'), (dict(noise=torch.zeros(4, 2, device='meta')), 'noise is on meta'), (dict(noise=torch.zeros(0, 2)), 'at least one row'),
-    (dict(y=[0, 0, 0, 0]), 'y must be a tensor'), (dict(y=torch.tensor(0)), 'y has 0 rows'), (dict(steps=True), 'steps is True'), (dict(steps=None), 'steps is None'), (dict(guidance_scale=None), 'guidance_scale must'),
-    (dict(guidance_scale='2'), "got '2'"), (dict(guidance_interval=None), 'guidance_interval is None'), (dict(guidance_interval=('a', 'b')), 'low <= high'), (dict(guidance_channels=1.5), 'guidance_channels is 1.5'),
-    (dict(atol=None), 'atol must'), (dict(generator=0), 'generator must be a torch.Generator'), (dict(method='euler_maruyama', generator=[1]*4), 'generator must be'), (dict(path=None), 'LinearPath'),
-    (dict(guidance_scale=2., null_label=1.5), 'null_label must be an integer'), (dict(guidance_scale=2., null_label=-1), 'null_label must'), (dict(guidance_scale=2., null_label=torch.zeros(3)), r'null_label has shape \(3,\)'),
+    (dict(noise=None), 'noise must be a tensor'), (dict(noise=[[0.]]), 'noise must be a tensor'),
+    (dict(noise=torch.zeros(4, 2, device='meta')), 'noise is on meta'),
+    (dict(noise=torch.zeros(0, 2)), 'at least one row'),
+    (dict(y=[0, 0, 0, 0]), 'y must be a tensor'), (dict(y=torch.tensor(0)), 'y has 0 rows'),
+    (dict(steps=True), 'steps is True'), (dict(steps=None), 'steps is None'),
+    (dict(guidance_scale=None), 'guidance_scale must'),
+    (dict(guidance_scale='2'), "got '2'"), (dict(guidance_interval=None), 'guidance_interval is None'),
+    (dict(guidance_interval=('a', 'b')), 'low <= high'), (dict(guidance_channels=1.5), 'guidance_channels is 1.5'),
+    (dict(atol=None), 'atol must'), (dict(generator=0), 'generator must be a torch.Generator'),
+    (dict(method='euler_maruyama', generator=[1]*4), 'generator must be'), (dict(path=None), 'LinearPath'),
+    (dict(guidance_scale=2., null_label=1.5), 'null_label must be an integer'),
+    (dict(guidance_scale=2., null_label=-1), 'null_label must'),
+    (dict(guidance_scale=2., null_label=torch.zeros(3)), r'null_label has shape \(3,\)'),
     (dict(method='rk4'), "'rk4'.*euler, heun, dopri5, euler_maruyama"), (dict(steps=0), 'steps is 0'),
     (dict(steps=2.5), 'steps is 2.5'), (dict(guidance_scale=2.), 'null_label'),
     (dict(guidance_scale=2., y=None, null_label=9), 'y is None'),
     (dict(guidance_scale=math.nan), 'guidance_scale must be a finite number.*nan'),
-    (dict(guidance_channels=0), 'guidance_channels is 0'), (dict(guidance_channels=3), 'noise has 2'), (dict(rtol=0.), 'rtol must be .* above 0.*got 0'), (dict(atol=math.nan), 'atol.*nan'),
+    (dict(guidance_channels=0), 'guidance_channels is 0'), (dict(guidance_channels=3), 'noise has 2'),
+    (dict(rtol=0.), 'rtol must be .* above 0.*got 0'), (dict(atol=math.nan), 'atol.*nan'),
     (dict(dtype=torch.float16), 'float16'), (dict(guidance_interval=(.7, .3)), 'low <= high'),
     (dict(guidance_interval=(0., 1.2)), '1.2'), (dict(guidance_interval=(-.1, 1.)), '-0.1'),
     (dict(y=torch.zeros(3, dtype=torch.int64)), 'y has 3 rows'),
@@ -453,7 +478,8 @@ def test_model_that_returns_something_else():
 def test_bad_seeds():
     for bad in (None, 3):
         with pytest.raises(ValueError, match='seeds must be whole numbers'): seeded_noise(bad, (2,))
-    for y, shape, says in (([0], (2,), 'y must be a tensor'), (None, 2, 'shape must be'), (torch.tensor(0), (2,), 'y has 0 rows')):
+    for y, shape, says in (([0], (2,), 'y must be a tensor'), (None, 2, 'shape must be'),
+                           (torch.tensor(0), (2,), 'y has 0 rows')):
         with pytest.raises(ValueError, match=says): sample_many(unused, range(3), y, shape)
     for bad in ([-1], [2**32], [.5], ['a'], [True]):
         with pytest.raises(ValueError, match='not a seed'): seeded_noise(bad, (2,))
@@ -465,15 +491,21 @@ def test_bad_seeds():
 @pytest.mark.parametrize('bad', [math.nan, math.inf])
 def test_models_that_are_not_finite(method, bad):
     def model(z, t, y): return torch.where((t < .45)[:, None], bad, 0.*z)
-    with pytest.raises(ValueError, match=r'began at t = 0.%s.*less guidance' % ('' if method == 'dopri5' else r'4(\.|\d)')): sample(model, normal(4, 2), method=method, steps=20 if method == 'euler_maruyama' else 5)
+    with pytest.raises(ValueError,
+                       match=r'began at t = 0.%s.*less guidance' % ('' if method == 'dopri5' else r'4(\.|\d)')):
+        sample(model, normal(4, 2), method=method, steps=20 if method == 'euler_maruyama' else 5)
     one_row = lambda z, t, y: torch.where((torch.arange(len(z)) == 2)[:, None], bad, 0.*z)
-    with pytest.raises(ValueError, match='began at t = 1. At t = 1 the weights'): sample(one_row, normal(4, 2), method=method)
+    with pytest.raises(ValueError, match='began at t = 1. At t = 1 the weights'):
+        sample(one_row, normal(4, 2), method=method)
     unlabelled = lambda z, t, y: torch.where((y == 9)[:, None], bad, 0.*z)
-    with pytest.raises(ValueError, match='began at t = 1'): sample(unlabelled, normal(4, 2), torch.arange(4), method=method, guidance_scale=2., null_label=9)
-    with pytest.raises(ValueError, match='began at t = 0'): sample(lambda z, t, y: torch.full_like(z, -1e38), torch.full((4, 2), 3e38), method='euler', steps=1)
+    with pytest.raises(ValueError, match='began at t = 1'):
+        sample(unlabelled, normal(4, 2), torch.arange(4), method=method, guidance_scale=2., null_label=9)
+    with pytest.raises(ValueError, match='began at t = 0'):
+        sample(lambda z, t, y: torch.full_like(z, -1e38), torch.full((4, 2), 3e38), method='euler', steps=1)
 
 
 def test_seeds_that_are_not_finite_are_named():
     bad = seeded_noise([12], (2,))[0]
     def model(z, t, y): return torch.where((z == bad).all(1, keepdim=True), math.nan, 0.*z)
-    with pytest.raises(ValueError, match=r'seeds \[12\] \(of 1\): samples are not finite: it began at t = 1'): sample_many(model, range(10, 16), None, (2,), batch_size=4, progress=False)
+    with pytest.raises(ValueError, match=r'seeds \[12\] \(of 1\): samples are not finite: it began at t = 1'):
+        sample_many(model, range(10, 16), None, (2,), batch_size=4, progress=False)

@@ -264,10 +264,12 @@ def test_gradients_of_single_rows(): check_single_rows(awake(tiny()), inputs())
 # %% ../../nbs/tests/test_sit.ipynb #2e0b703e
 def wrappings(state, folder):
     "A state dict in all the ways in which weights are published."
-    checkpoint = {'model': None, 'ema': {f'module.{k}': v for k, v in state.items()}, 'opt': {'state': {0: torch.zeros(1)}},
+    checkpoint = {'model': None, 'ema': {f'module.{k}': v for k, v in state.items()},
+                  'opt': {'state': {0: torch.zeros(1)}},
                   'args': Namespace(lr=1e-4, out=None), 'steps': 7}
     projectors = {'projectors.0.0.weight': torch.zeros(3, 3), 'projectors.0.4.bias': torch.zeros(3)}
-    compiled = [{f'{before}{k}': v for k, v in state.items()} for before in ('_orig_mod.', 'module._orig_mod.', '_orig_mod.module.')]
+    compiled = [{f'{before}{k}': v for k, v in state.items()}
+                for before in ('_orig_mod.', 'module._orig_mod.', '_orig_mod.module.')]
     regions = {k.replace('blocks.0.', 'blocks.0._orig_mod.'): v for k, v in state.items()}
     averaged = {f'module.{k}': v for k, v in state.items()} | dict(n_averaged=torch.tensor(7))
     from safetensors.torch import save_file
@@ -343,9 +345,12 @@ def check_bad_weights(load, state):
         for bad in (torch.zeros(7, 0), torch.tensor(1.), v[None], v.long(), {'weight': v}):
             with pytest.raises(ValueError, match=f'{k} is'): load(state | {k: bad})
         with pytest.raises(ValueError, match=f'{k} is missing'): load({n: u for n, u in state.items() if n != k})
-    for bad, says in [({}, 'x_embedder.proj.weight is missing'), (state | {'extra': torch.zeros(1)}, 'extra is .* nothing of that name'),
-                      ({'model': state, 'opt': {}}, 'model is .*Dict, not a tensor'), ({'ema': None}, 'weights are a NoneType'),
-                      (state | {'module.x_embedder.proj.bias': torch.zeros(1)}, 'there twice'), ([state], 'weights are a list'), ('model.bin', 'model.bin is none of .safetensors, .pt, .pth')]:
+    for bad, says in [({}, 'x_embedder.proj.weight is missing'),
+                      (state | {'extra': torch.zeros(1)}, 'extra is .* nothing of that name'),
+                      ({'model': state, 'opt': {}}, 'model is .*Dict, not a tensor'),
+                      ({'ema': None}, 'weights are a NoneType'),
+                      (state | {'module.x_embedder.proj.bias': torch.zeros(1)}, 'there twice'),
+                      ([state], 'weights are a list'), ('model.bin', 'model.bin is none of .safetensors, .pt, .pth')]:
         with pytest.raises(ValueError, match=says): load(bad)
     for suffix in ('safetensors', 'pt', 'pth'):
         with pytest.raises(FileNotFoundError, match=f'nowhere.{suffix}'): load(f'nowhere.{suffix}')
@@ -362,10 +367,13 @@ def check_shared(model, inputs, folder):
     "`model` survives `save_pretrained` and `from_pretrained`."
     model.save_pretrained(folder, model_card_kwargs=dict(data='Two moons.'))
     again = type(model).from_pretrained(folder)
-    assert again.state_dict().keys() == model.state_dict().keys() and all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values()))
+    assert again.state_dict().keys() == model.state_dict().keys() and all(torch.equal(a, b)
+                                                                          for a, b in zip(again.state_dict().values(),
+                                                                                          model.state_dict().values()))
     assert torch.equal(again(*inputs), model.eval()(*inputs)) and not again.training
     card = (folder/'README.md').read_text()
-    assert f'from {type(model).__module__} import {type(model).__name__}\n' in card and 'Two moons.' in card and card.count('Not said.') == 3
+    assert (f'from {type(model).__module__} import {type(model).__name__}\n' in card and 'Two moons.' in card
+            and card.count('Not said.') == 3)
     assert 'data at t = 0' in card and 'flow-matching' in card
 
 

@@ -42,10 +42,12 @@ class Queue(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs, tensors = kwargs or {}, lambda tree: [x for x in tree_leaves(tree) if isinstance(x, torch.Tensor)]
         out = func(*args, **kwargs)
-        host = [x for x in tensors((args, kwargs)) if x.device.type == 'cpu' and x.ndim]     # a single number goes with the call
+        # a single number goes with the call
+        host = [x for x in tensors((args, kwargs)) if x.device.type == 'cpu' and x.ndim]
         if any(x.is_meta for x in tensors((args, kwargs, out))):
             self.operations += 1
-            if host and not (func._schema.name == 'aten::_to_copy' and kwargs.get('non_blocking') and hasattr(host[0], 'pinned')):
+            if host and not (func._schema.name == 'aten::_to_copy' and kwargs.get('non_blocking')
+                             and hasattr(host[0], 'pinned')):
                 raise RuntimeError(f'{func} waits for a copy of {[tuple(x.shape) for x in host]} from the host')
         return out
 
@@ -68,7 +70,8 @@ def on_device(
     resident:bool, # are the data on the device too?
 ):
     "A trainer whose network, optimizer and average are on a device without values"
-    if isinstance(sampler := getattr(trainer.objective, 'candidates', None), SAMPLERS['NearestNeighbors']): sampler.near_in_all
+    if isinstance(sampler := getattr(trainer.objective, 'candidates', None), SAMPLERS['NearestNeighbors']):
+        sampler.near_in_all
     if resident: trainer.pool, trainer.objective = emptied(trainer.pool), emptied(trainer.objective)
     for model in (trainer.model, trainer.ema.module): model.to('meta')
     trainer.optimizer.param_groups[0]['params'] = [p for p in trainer.model.parameters() if p.requires_grad]
@@ -78,10 +81,16 @@ def on_device(
 
 @contextmanager
 def one_device():
-    "What torch does not offer on meta tensors and has nothing to do with values: autocast, generators, pinned memory, the fused optimizer's list of devices"
+    """What torch does not offer on meta tensors and has nothing to do with values: autocast, generators,
+    pinned memory, the fused optimizer's list of devices"""
     autocast, adam = torch.autocast, importlib.import_module('torch.optim.adam')
-    with patch.object(torch, 'autocast', lambda kind, *args, **kwargs: autocast('cpu' if kind == 'meta' else kind, *args, **kwargs)), patch.object(training, 'step_generator', lambda *key: None), \
-         patch.object(torch.Tensor, 'pin_memory', pinned), patch.object(adam, '_device_dtype_check_for_fused', lambda *args, **kwargs: None), Queue() as queue:
+    with patch.object(torch, 'autocast',
+                      lambda kind, *args, **kwargs: autocast('cpu' if kind == 'meta' else kind, *args,
+                                                             **kwargs)), patch.object(training,
+                                                                                      'step_generator',
+                                                                                      lambda *key: None), \
+         patch.object(torch.Tensor, 'pin_memory', pinned), patch.object(adam, '_device_dtype_check_for_fused',
+                                                                        lambda *args, **kwargs: None), Queue() as queue:
         yield queue
 
 # %% ../../nbs/tests/test_sync.ipynb #5753c22a
@@ -93,19 +102,25 @@ def toy(text, moments=False):
     g = torch.Generator().manual_seed(0)
     z = torch.randn(24, 4, 8, 8, generator=g)
     normal = lambda *shape: torch.randn(*shape, generator=g)
-    return TensorPool(z, torch.arange(24) % 2, *((z, normal(*z.shape).exp()) if moments else ()), **(dict(text=normal(24, 5, 6), null_text=normal(5, 6)) if text else {}))
+    return TensorPool(z, torch.arange(24) % 2, *((z, normal(*z.shape).exp()) if moments else ()),
+                      **(dict(text=normal(24, 5, 6), null_text=normal(5, 6)) if text else {}))
 
 def trainer_of(out, name, sampler, kind=Trainer, **changes):
     "A trainer of a recipe with any sampler, or 'fm'"
     pool, crop = toy(name == 'cc12m-mmdit', 'Moment' in sampler), dict(crop=6) if sampler == 'RandomCrops' else {}
     asked = dict(objective='fm') if sampler == 'fm' else dict(candidates=sampler)
     args = ARGS[name] | dict(hidden_size=16, num_heads=2, input_size=crop.get('crop', 8))
-    with patch.dict(DATA, digits=lambda: pool): return kind(recipe(name, out, data='digits', model_args=args, **(SMALL | asked | crop | changes)), progress=False)
+    with patch.dict(DATA, digits=lambda: pool):
+        return kind(recipe(name, out, data='digits', model_args=args, **(SMALL | asked | crop | changes)),
+                    progress=False)
 
 # %% ../../nbs/tests/test_sync.ipynb #5b273c39
-STEPS = [('imagenet-sit-b2', s) for s in ('fm', *SAMPLERS) if s != 'TextLikelihood'] + [('cc12m-mmdit', s) for s in ('fm', 'TextLikelihood', 'MomentDraws', 'InBatch')]
+STEPS = ([('imagenet-sit-b2', s) for s in ('fm', *SAMPLERS) if s != 'TextLikelihood']
+         + [('cc12m-mmdit', s) for s in ('fm', 'TextLikelihood', 'MomentDraws', 'InBatch')])
 
-@pytest.mark.parametrize('name, sampler, resident', [(*step, True) for step in STEPS] + [(*step, False) for step in STEPS if step[1] in ('InClass', 'TextLikelihood')])
+@pytest.mark.parametrize('name, sampler, resident',
+                         [(*step, True) for step in STEPS]
+                         + [(*step, False) for step in STEPS if step[1] in ('InClass', 'TextLikelihood')])
 def test_a_step_does_not_wait(tmp_path, name, sampler, resident):
     trainer = on_device(trainer_of(tmp_path/'run', name, sampler, micro_batches=2), resident)
     with one_device() as queue: outs = [trainer.train_step() for _ in range(2)]
@@ -118,8 +133,10 @@ def test_a_step_with_the_text_encoder_does_not_wait(tmp_path):
     pool, clip = toy(True), tiny_clip(tmp_path/'clip', width=32)
     tokens = load_text_encoder(clip).tokens(['a red circle']*24)
     pool = TensorPool(pool.z, pool.y, text=tokens, null_text=tokens[0])
-    config = TrainConfig(str(tmp_path/'run'), data='digits', model='MMDiT-captions', text_encoder=clip, candidates='InBatch', batch_size=4, steps=3,
-                         model_args=dict(depth=2, hidden_size=16, num_heads=2, in_channels=4, input_size=8, context_length=77, context_size=32))
+    config = TrainConfig(str(tmp_path/'run'), data='digits', model='MMDiT-captions', text_encoder=clip,
+                         candidates='InBatch', batch_size=4, steps=3,
+                         model_args=dict(depth=2, hidden_size=16, num_heads=2, in_channels=4, input_size=8,
+                                         context_length=77, context_size=32))
     with patch.dict(DATA, digits=lambda: pool): trainer = Trainer(config, progress=False)
     for resident in (False, True):
         on_device(trainer, resident)
@@ -134,27 +151,38 @@ class Reads(Trainer):
     def save(self): self.saved = self.step
 
 def test_the_loop_reads_at_log_lines_only(tmp_path):
-    trainer = on_device(trainer_of(tmp_path/'run', 'imagenet-sit-b2', 'InClass', Reads, steps=7, log_every=3, save_every=100), True)
+    trainer = on_device(trainer_of(tmp_path/'run', 'imagenet-sit-b2', 'InClass', Reads, steps=7,
+                                   log_every=3, save_every=100), True)
     with one_device(): trainer._steps(None, [])
     ft.test_eq((trainer.read, trainer.saved), ([3, 6, 7], 7))
 
 # %% ../../nbs/tests/test_sync.ipynb #bb64a971
-QUESTIONS = dict(item=lambda x: x.sum().item(), true=lambda x: 1 if x.sum() > 0 else 0, number=lambda x: float(x.sum()), whole=lambda x: range(x.argmax()), list=lambda x: x.tolist(), host=lambda x: x.cpu(), to_host=lambda x: x.to('cpu', non_blocking=True),
-                 numpy=lambda x: x.numpy(), nonzero=lambda x: (x > 0).nonzero(), mask=lambda x: x[x > 0], select=lambda x: x.masked_select(x > 0), unique=lambda x: x.unique(), repeat=lambda x: x.repeat_interleave(x.flatten().long()),
-                 equal=lambda x: torch.equal(x, x), slice=lambda x: x[:x.argmax()], from_host=lambda x: torch.arange(3).to(x.device), unpinned=lambda x: torch.arange(3).to(x.device, non_blocking=True),
+QUESTIONS = dict(item=lambda x: x.sum().item(), true=lambda x: 1 if x.sum() > 0 else 0, number=lambda x: float(x.sum()),
+                 whole=lambda x: range(x.argmax()), list=lambda x: x.tolist(), host=lambda x: x.cpu(),
+                 to_host=lambda x: x.to('cpu', non_blocking=True),
+                 numpy=lambda x: x.numpy(), nonzero=lambda x: (x > 0).nonzero(), mask=lambda x: x[x > 0],
+                 select=lambda x: x.masked_select(x > 0), unique=lambda x: x.unique(),
+                 repeat=lambda x: x.repeat_interleave(x.flatten().long()),
+                 equal=lambda x: torch.equal(x, x), slice=lambda x: x[:x.argmax()],
+                 from_host=lambda x: torch.arange(3).to(x.device),
+                 unpinned=lambda x: torch.arange(3).to(x.device, non_blocking=True),
                  place=lambda x: x[torch.tensor([0, 1])])
 
 @pytest.mark.parametrize('where', ['network', 'loss', 'sampler'])
 @pytest.mark.parametrize('question', QUESTIONS)
 def test_a_question_is_noticed(tmp_path_factory, question, where, asking={}):
-    if where not in asking: asking[where] = on_device(trainer_of(tmp_path_factory.mktemp('run'), 'imagenet-sit-b2', 'InClass'), True)
+    if where not in asking:
+        asking[where] = on_device(trainer_of(tmp_path_factory.mktemp('run'), 'imagenet-sit-b2', 'InClass'), True)
     trainer, ask = asking[where], QUESTIONS[question]
-    owner, name = dict(network=(trainer.model.x_embedder, 'forward'), loss=(trainer.objective, 'compare'), sampler=(trainer.objective, 'candidates'))[where]
+    owner, name = dict(network=(trainer.model.x_embedder, 'forward'), loss=(trainer.objective, 'compare'),
+                       sampler=(trainer.objective, 'candidates'))[where]
     usual = getattr(owner, name)
     def asks(*args):
         ask(args[1].target if where == 'loss' else args[0].z if where == 'sampler' else args[0])
         return usual(*args)
-    with patch.object(owner, name, asks), one_device(), pytest.raises((RuntimeError, NotImplementedError, TypeError, ValueError)): trainer.train_step()
+    with patch.object(owner, name, asks), one_device(), pytest.raises((RuntimeError,
+                                                                       NotImplementedError, TypeError, ValueError)):
+        trainer.train_step()
     with one_device(): trainer.train_step()
 
 # %% ../../nbs/tests/test_sync.ipynb #88c18c8a
@@ -162,7 +190,9 @@ def test_a_question_is_noticed(tmp_path_factory, question, where, asking={}):
 def test_network_and_comparison_are_one_graph(tmp_path, name):
     trainer = trainer_of(tmp_path/'run', name, 'fm', precision='no')
     with torch.no_grad():
-        for p in trainer.model.parameters(): p.add_(.05*torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))    # a new SiT answers 0
+        # a new SiT answers 0
+        for p in trainer.model.parameters():
+            p.add_(.05*torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
     prepared, model = trainer.prepared(0, 0), trainer.model
     def gradient(compare):
         model.zero_grad()
@@ -172,7 +202,8 @@ def test_network_and_comparison_are_one_graph(tmp_path, name):
     def compare(*parts): return trainer.objective.compare(model, Prepared(*parts))
     usual = gradient(compare)
     torch._dynamo.reset()
-    for a, b in zip(gradient(torch.compile(compare, fullgraph=True, backend='aot_eager')), usual): assert_close(a, b, rtol=1e-4, atol=1e-6)
+    for a, b in zip(gradient(torch.compile(compare, fullgraph=True, backend='aot_eager')), usual):
+        assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 def test_a_break_is_noticed(tmp_path):
     trainer = trainer_of(tmp_path/'run', 'imagenet-sit-b2', 'fm', precision='no')
@@ -180,7 +211,8 @@ def test_a_break_is_noticed(tmp_path):
     def asks(x): return usual(x)*(1 if x.sum().item() > 0 else 2)
     torch._dynamo.reset()
     with patch.object(trainer.model.x_embedder, 'forward', asks), pytest.raises(torch._dynamo.exc.TorchDynamoException):
-        torch.compile(lambda *parts: trainer.objective.compare(trainer.model, Prepared(*parts)).loss, fullgraph=True, backend='eager')(*prepared)
+        torch.compile(lambda *parts: trainer.objective.compare(trainer.model, Prepared(*parts)).loss, fullgraph=True,
+                      backend='eager')(*prepared)
 
 # %% ../../nbs/tests/test_sync.ipynb #8d509e18
 class There(torch.Tensor):
@@ -189,7 +221,8 @@ class There(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
     @staticmethod
     def __new__(cls, here):
-        new = torch.Tensor._make_wrapper_subclass(cls, here.size(), dtype=here.dtype, device='meta', strides=here.stride(), storage_offset=here.storage_offset())
+        new = torch.Tensor._make_wrapper_subclass(cls, here.size(), dtype=here.dtype, device='meta',
+                                                  strides=here.stride(), storage_offset=here.storage_offset())
         new.here = here
         return new
     def tolist(self): return self.here.tolist()
@@ -201,13 +234,17 @@ def computed(func, args, kwargs):
     name, to = func._schema.name, kwargs.get('device') and torch.device(kwargs['device']).type
     given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     there, here = [x for x in given if isinstance(x, There)], [x for x in given if not isinstance(x, There) and x.ndim]
-    indexed = name in ('aten::index', 'aten::index_put', 'aten::index_put_') and isinstance(args[0], There)    # the host may say where
-    if there and here and name not in ('aten::_to_copy', 'aten::copy_') and not indexed: raise RuntimeError(f'{name}: tensors on two devices')
+    # the host may say where
+    indexed = name in ('aten::index', 'aten::index_put', 'aten::index_put_') and isinstance(args[0], There)
+    if there and here and name not in ('aten::_to_copy', 'aten::copy_') and not indexed:
+        raise RuntimeError(f'{name}: tensors on two devices')
     if to == 'meta': kwargs = kwargs | dict(device='cpu')
-    out = func(*tree_map(lambda x: x.here if isinstance(x, There) else x, args), **tree_map(lambda x: x.here if isinstance(x, There) else x, kwargs))
+    out = func(*tree_map(lambda x: x.here if isinstance(x, There) else x, args),
+               **tree_map(lambda x: x.here if isinstance(x, There) else x, kwargs))
     if to == 'cpu' or not (to or there): return out
     if name == 'aten::copy_' and not isinstance(args[0], There): return args[0]
-    return tree_map(lambda x: next((t for t in there if t.here is x), There(x)) if isinstance(x, torch.Tensor) else x, out)
+    return tree_map(lambda x: next((t for t in there if t.here is x), There(x)) if isinstance(x, torch.Tensor) else x,
+                    out)
 
 class Elsewhere(TorchDispatchMode):
     "What is made on the other device has values"
@@ -216,18 +253,24 @@ class Elsewhere(TorchDispatchMode):
 @contextmanager
 def another_device():
     "accelerate finds one device, and no other process; draws are the CPU's"
-    connect, generator, autocast, adam = training.connect, training.step_generator, torch.autocast, importlib.import_module('torch.optim.adam')
+    connect, generator, autocast = training.connect, training.step_generator, torch.autocast
+    adam = importlib.import_module('torch.optim.adam')
     def connected(config):
         accelerator = connect(config)
         accelerator.state.device = torch.device('meta')
         return accelerator
-    with patch.object(training, 'connect', connected), patch.object(training, 'step_generator', lambda seed, step, piece, device: generator(seed, step, piece)), \
-         patch.object(training, 'PrefetchNext', lambda make, device, ahead: PrefetchNext(make, ahead=False)), patch.object(torch.Tensor, 'pin_memory', lambda x: x), \
+    with patch.object(training, 'connect', connected), patch.object(training, 'step_generator',
+                                                                    lambda seed, step, piece, device: generator(
+                                                                        seed, step, piece)), \
+         patch.object(training, 'PrefetchNext',
+                      lambda make, device, ahead: PrefetchNext(make, ahead=False)), patch.object(
+                          torch.Tensor, 'pin_memory', lambda x: x), \
          patch.object(torch, 'autocast', lambda device_type, *args, **kwargs: autocast('cpu', *args, **kwargs)), \
          patch.object(adam, '_device_dtype_check_for_fused', lambda *args, **kwargs: None), Elsewhere(): yield
 
 ONE = dict(steps=3, batch_size=8, save_every=2, log_every=1, sample_guidance=2., k=4, ema_decay=.1)
-RUNS = [dict(candidates='WholeClass', sample_every=3), dict(data='bank', candidates='NearestNeighbors'), dict(data='bank', resident=True, candidates='Cells', micro_batches=2),
+RUNS = [dict(candidates='WholeClass', sample_every=3), dict(data='bank', candidates='NearestNeighbors'),
+        dict(data='bank', resident=True, candidates='Cells', micro_batches=2),
         dict(data='captions', model='MMDiT-captions', candidates='TextLikelihood', sample_every=3)]
 
 @pytest.mark.parametrize('run', RUNS, ids=lambda run: '-'.join(map(str, run.values())))
@@ -239,8 +282,11 @@ def test_a_run_on_one_device_is_that_of_the_host(tmp_path, monkeypatch, run):
         prepare_cells(bank, 4, progress=False)
         run = run | dict(data=str(tmp_path/'bank'))
     monkeypatch.setitem(DATA, 'captions', lambda: captioned_shapes(100, 0))
-    monkeypatch.setattr(training, 'sample_many', lambda *args, **kwargs: sample_many(*args, **(kwargs | dict(method='euler', steps=1))))
-    def fit(out, **changes): return Trainer(TrainConfig(str(tmp_path/out), model_args=dict(depth=2, hidden_size=16, num_heads=2), **(ONE | run | changes)), progress=False).fit()
+    monkeypatch.setattr(training, 'sample_many',
+                        lambda *args, **kwargs: sample_many(*args, **(kwargs | dict(method='euler', steps=1))))
+    def fit(out, **changes):
+        return Trainer(TrainConfig(str(tmp_path/out), model_args=dict(depth=2, hidden_size=16, num_heads=2),
+                                   **(ONE | run | changes)), progress=False).fit()
     fit('host')
     with another_device():
         assert {type(p) for p in fit('device', steps=2).ema.module.parameters()} == {There}
@@ -253,6 +299,7 @@ def test_two_devices_are_noticed():
     with another_device():
         x = torch.arange(3., device='meta')
         assert x[torch.tensor([2])].tolist() == [2.] and (x + 1).cpu().sum() == 6 and x.to('meta') is x
-        for mixed in (lambda: x + torch.ones(3), lambda: torch.ones(3)[x.long()], lambda: torch.where(x > 1, torch.ones(3), x)):
+        for mixed in (lambda: x + torch.ones(3), lambda: torch.ones(3)[x.long()],
+                      lambda: torch.where(x > 1, torch.ones(3), x)):
             with pytest.raises(RuntimeError, match='two devices'): mixed()
 

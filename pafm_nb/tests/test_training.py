@@ -40,7 +40,8 @@ from ..build import load_run
 from ..training import Trainer, check_average, connect, fingerprint
 
 # %% ../../nbs/tests/test_training.ipynb #7dbcd277
-TINY = dict(steps=12, batch_size=16, save_every=5, log_every=4, keep=3, model_args=dict(depth=1, hidden_size=16, num_heads=2))
+TINY = dict(steps=12, batch_size=16, save_every=5, log_every=4, keep=3,
+            model_args=dict(depth=1, hidden_size=16, num_heads=2))
 
 class StopsAt(Trainer):
     "Is told to stop during one step"
@@ -53,10 +54,12 @@ class StopsAt(Trainer):
 
 def fit(out, **changes): return Trainer(TrainConfig(str(out), **(TINY | changes)), progress=False).fit()
 def final(out): return read_checkpoint(out/'checkpoints/step_00000012')[0]
-def same(a, b): return all(a[f].keys() == b[f].keys() and all(torch.equal(a[f][k], b[f][k]) for k in a[f]) for f in FILES)
+def same(a, b):
+    return all(a[f].keys() == b[f].keys() and all(torch.equal(a[f][k], b[f][k]) for k in a[f]) for f in FILES)
 
 # %% ../../nbs/tests/test_training.ipynb #d2092cd2
-@pytest.mark.parametrize('changes', [dict(grad_clip=.05), dict(grad_clip=1e9), dict(grad_clip=.05, weight_decay=.5), dict(grad_clip=.05, lr=.002, objective='fm')])
+@pytest.mark.parametrize('changes', [dict(grad_clip=.05), dict(grad_clip=1e9), dict(grad_clip=.05, weight_decay=.5),
+                                     dict(grad_clip=.05, lr=.002, objective='fm')])
 def test_a_step_is_adamw_on_the_clipped_gradient(tmp_path, changes):
     config = TrainConfig(str(tmp_path), **(TINY | dict(lr=.01) | changes))
     trainer = Trainer(config, progress=False)
@@ -81,14 +84,16 @@ def test_a_step_is_adamw_on_the_clipped_gradient(tmp_path, changes):
 # %% ../../nbs/tests/test_training.ipynb #511b1981
 @pytest.mark.parametrize('decay', [.5, .9])
 def test_average_is_the_weighted_sum_of_all_weights(tmp_path, decay):
-    trainer = Trainer(TrainConfig(str(tmp_path), **(TINY | dict(ema_decay=decay, lr=.01, micro_batches=2))), progress=False)
+    trainer = Trainer(TrainConfig(str(tmp_path), **(TINY | dict(ema_decay=decay, lr=.01, micro_batches=2))),
+                      progress=False)
     weights = lambda model: torch.cat([p.detach().double().flatten() for p in model.parameters()])
     visited = []
     for n in range(1, 8):
         trainer.train_step()
         visited.append(weights(trainer.model))
         shares = [decay**(n - 1), *((1 - decay)*decay**(n - k) for k in range(2, n + 1))]
-        torch.testing.assert_close(weights(trainer.ema.module), sum(s*w for s, w in zip(shares, visited)), rtol=0, atol=1e-6)
+        torch.testing.assert_close(weights(trainer.ema.module), sum(s*w for s, w in zip(shares, visited)), rtol=0,
+                                   atol=1e-6)
     assert (visited[-1] - visited[-2]).abs().max() > 1e-3
 
 # %% ../../nbs/tests/test_training.ipynb #2f2e83c6
@@ -109,12 +114,17 @@ def test_compile(tmp_path, monkeypatch, wanted):
     ft.test_eq(compiled, ['SiT']*wanted)
 
 def test_weights_at_the_start_are_of_the_seed(tmp_path):
-    def weights(seed): return torch.cat([p.detach().flatten() for p in Trainer(TrainConfig(str(tmp_path/'run'), **(TINY | dict(seed=seed))), progress=False).ema.module.parameters()])
+    def weights(seed):
+        return torch.cat([p.detach().flatten()
+                          for p in Trainer(TrainConfig(str(tmp_path/'run'), **(TINY | dict(seed=seed))),
+                                           progress=False).ema.module.parameters()])
     assert torch.equal(weights(1), weights(1)) and not torch.equal(weights(1), weights(2))
 
 # %% ../../nbs/tests/test_training.ipynb #63196f42
 def test_crops(tmp_path):
-    trainer = Trainer(TrainConfig(str(tmp_path), **(TINY | dict(crop=6, candidates='RandomCrops', k=3, model_args=TINY['model_args'] | dict(input_size=6)))), progress=False)
+    trainer = Trainer(TrainConfig(str(tmp_path),
+                                  **(TINY | dict(crop=6, candidates='RandomCrops', k=3,
+                                                 model_args=TINY['model_args'] | dict(input_size=6)))), progress=False)
     ft.test_eq(trainer.prepared(0, 0).z_t.shape, (16, 1, 6, 6))
     trainer.train_step()
 
@@ -143,7 +153,8 @@ class Remembers(Trainer):
 @pytest.fixture(scope='module')
 def remembered(tmp_path_factory):
     saved, began = [], time.perf_counter()
-    trainer = Remembers(TrainConfig(str(tmp_path_factory.mktemp('run')/'run'), **(TINY | dict(steps=13, save_every=3, keep=2, log_every=4, sample_every=5))))
+    trainer = Remembers(TrainConfig(str(tmp_path_factory.mktemp('run')/'run'),
+                                    **(TINY | dict(steps=13, save_every=3, keep=2, log_every=4, sample_every=5))))
     trainer.fit(lambda trainer: saved.append(trainer.step))
     return trainer, saved, time.perf_counter() - began
 
@@ -159,7 +170,8 @@ def test_log_lines_are_means(remembered):
     log, first = read_log(trainer.out/'log.jsonl'), 0
     for r in log:
         mean = torch.stack(trainer.seen[first:r['step']]).mean(0).tolist()
-        for name, value in zip(('loss', 'fm_loss', 'ess', 'source_weight', 'shift', 'grad_norm'), mean): ft.test_close(r[name], value, eps=1e-5)
+        for name, value in zip(('loss', 'fm_loss', 'ess', 'source_weight', 'shift', 'grad_norm'), mean):
+            ft.test_close(r[name], value, eps=1e-5)
         first = r['step']
     steps = [0] + [r['step'] for r in log]
     spent = sum((b - a)*16/r['images_per_second'] for a, b, r in zip(steps, steps[1:], log))
@@ -175,16 +187,20 @@ def test_pictures_are_of_the_averaged_model(tmp_path, monkeypatch):
     monkeypatch.setattr(training, 'sample_many', many)
     trainer = fit(tmp_path/'run', steps=2, sample_every=2, sample_guidance=2.5)
     assert asked['model'] is trainer.ema.module
-    ft.test_eq((asked['seeds'], asked['y'], asked['shape'], asked['guidance_scale'], asked['null_label']), (list(range(64)), [i % 10 for i in range(64)], (1, 8, 8), 2.5, 10))
+    ft.test_eq((asked['seeds'], asked['y'], asked['shape'], asked['guidance_scale'], asked['null_label']),
+               (list(range(64)), [i % 10 for i in range(64)], (1, 8, 8), 2.5, 10))
 
 # %% ../../nbs/tests/test_training.ipynb #0961ce41
-@pytest.mark.parametrize('objective', [dict(objective='fm'), dict(candidates='InClass', k=4), dict(candidates='Cells', k=4, sampler_args=dict(extra=1), micro_batches=2, time='logit_normal', time_shift=2.)])
+@pytest.mark.parametrize('objective', [dict(objective='fm'), dict(candidates='InClass', k=4),
+                                       dict(candidates='Cells', k=4, sampler_args=dict(extra=1), micro_batches=2,
+                                            time='logit_normal', time_shift=2.)])
 def test_resume_is_bit_exact(tmp_path, objective):
     fit(tmp_path/'whole', **objective)
     handler = signal.getsignal(signal.SIGINT)
     for step, number in ((0, signal.SIGINT), (6, signal.SIGTERM)):
         out = tmp_path/f'stopped{step}'
-        with pytest.raises(KeyboardInterrupt, match=f'step {step + 1}'): StopsAt(TrainConfig(str(out), **(TINY | objective)), step, number).fit()
+        with pytest.raises(KeyboardInterrupt, match=f'step {step + 1}'):
+            StopsAt(TrainConfig(str(out), **(TINY | objective)), step, number).fit()
         assert signal.getsignal(signal.SIGINT) == handler
         fit(out, **objective)
         assert same(final(tmp_path/'whole'), final(out))
@@ -202,7 +218,8 @@ def damage(checkpoint, how):
     if how == 'missing': file.unlink()
     if how == 'foreign': shutil.copy(checkpoint/'model.safetensors', file)
     if how == 'state cut': (checkpoint/'state.json').write_text((checkpoint/'state.json').read_text()[:40])
-    if how == 'state changed': (checkpoint/'state.json').write_text((checkpoint/'state.json').read_text().replace('"step": 12', '"step": 11'))
+    if how == 'state changed':
+        (checkpoint/'state.json').write_text((checkpoint/'state.json').read_text().replace('"step": 12', '"step": 11'))
     if how == 'state foreign': (checkpoint/'state.json').write_text('[1, 2]')
     if how == 'state missing': (checkpoint/'state.json').unlink()
 
@@ -212,14 +229,16 @@ def trained(tmp_path_factory):
     fit(out)
     return out
 
-@pytest.mark.parametrize('how', ['cut', 'flipped', 'empty', 'missing', 'foreign', 'state cut', 'state changed', 'state foreign', 'state missing'])
+@pytest.mark.parametrize('how', ['cut', 'flipped', 'empty', 'missing', 'foreign', 'state cut', 'state changed',
+                                 'state foreign', 'state missing'])
 def test_damaged_checkpoint_falls_back(trained, tmp_path, how):
     out = tmp_path/'run'
     shutil.copytree(trained, out)
     truth = final(out)
     damage(out/'checkpoints/step_00000012', how)
     (out/'checkpoints/.part_00000013').mkdir()
-    with pytest.warns(UserWarning, match='step_00000012 is damaged'): trainer = Trainer(TrainConfig(str(out), **TINY), progress=False)
+    with pytest.warns(UserWarning, match='step_00000012 is damaged'):
+        trainer = Trainer(TrainConfig(str(out), **TINY), progress=False)
     assert trainer.step == 10
     trainer.fit()
     assert same(truth, final(out))
@@ -236,13 +255,15 @@ def test_no_whole_checkpoint_is_an_error(trained, tmp_path):
 # %% ../../nbs/tests/test_training.ipynb #434c2cd2
 def test_other_settings_are_refused(trained, tmp_path):
     before = sorted(p.name for p in trained.rglob('*'))
-    for change, said in ((dict(lr=.5), 'lr=0.001, not 0.5'), (dict(objective='fm'), "objective='pafm'"), (dict(seed=1), 'seed=0, not 1'), (dict(steps=6), '12 steps already')):
+    for change, said in ((dict(lr=.5), 'lr=0.001, not 0.5'), (dict(objective='fm'), "objective='pafm'"),
+                         (dict(seed=1), 'seed=0, not 1'), (dict(steps=6), '12 steps already')):
         ft.test_fail(lambda: fit(trained, **change), contains=said)
     assert before == sorted(p.name for p in trained.rglob('*'))
     out = tmp_path/'run'
     shutil.copytree(trained, out)
     assert fit(out, steps=14).step == 14
-    others = dict(steps=16, save_every=2, keep=1, log_every=3, sample_every=8, sample_guidance=2., resident=True, micro_batches=2)
+    others = dict(steps=16, save_every=2, keep=1, log_every=3, sample_every=8, sample_guidance=2.,
+                  resident=True, micro_batches=2)
     with pytest.warns(UserWarning, match='others from here on'): assert fit(out, **others).step == 16
     ft.test_eq([p.name for p in (out/'checkpoints').iterdir()], ['step_00000016'])
 
@@ -251,10 +272,17 @@ def test_unwritable_out(tmp_path):
     ft.test_fail(lambda: fit(tmp_path/'file'), contains='cannot be written')
     ft.test_fail(lambda: fit('/proc/nothing/here'), contains='cannot be written')
 
-@pytest.mark.parametrize('change, said', [(dict(data='cifar'), 'folder of a bank'), (dict(model='SiT-Ti/2', model_args={}), 'takes (4, 32, 32)'), (dict(model_args=dict(num_classes=3)), '10 classes'),
-                                          (dict(model='MMDiT-captions', model_args=dict(in_channels=1, input_size=8)), 'needs captions'), (dict(data='captions', model='MMDiT-captions', model_args=dict(context_size=16)), 'takes text of (8, 16)'),
-                                          (dict(sampler_args=dict(extra=1)), 'WholeClass does not take'), (dict(precision='fp16'), 'nothing on a CPU'),
-                                          (dict(crop=10, candidates='RandomCrops', model_args=dict(input_size=10)), 'crop=10 does not fit')])
+@pytest.mark.parametrize('change, said', [(dict(data='cifar'), 'folder of a bank'),
+                                          (dict(model='SiT-Ti/2', model_args={}), 'takes (4, 32, 32)'),
+                                          (dict(model_args=dict(num_classes=3)), '10 classes'),
+                                          (dict(model='MMDiT-captions', model_args=dict(in_channels=1, input_size=8)),
+                                           'needs captions'),
+                                          (dict(data='captions', model='MMDiT-captions',
+                                                model_args=dict(context_size=16)), 'takes text of (8, 16)'),
+                                          (dict(sampler_args=dict(extra=1)), 'WholeClass does not take'),
+                                          (dict(precision='fp16'), 'nothing on a CPU'),
+                                          (dict(crop=10, candidates='RandomCrops', model_args=dict(input_size=10)),
+                                           'crop=10 does not fit')])
 def test_what_does_not_fit_is_refused_before_a_folder_is_made(tmp_path, change, said):
     ft.test_fail(lambda: Trainer(TrainConfig(str(tmp_path/'run'), **(TINY | change)), progress=False), contains=said)
     assert not (tmp_path/'run').exists()
@@ -282,7 +310,8 @@ def test_gradient_of_pieces_is_that_of_their_union(tmp_path):
     trainer.objective.compare(trainer.model, together).loss.backward()
     whole = [p.grad.clone() for p in trainer.model.parameters() if p.requires_grad]
     trainer.train_step()
-    for a, b in zip(whole, (p.grad for p in trainer.model.parameters() if p.requires_grad)): torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+    for a, b in zip(whole, (p.grad for p in trainer.model.parameters() if p.requires_grad)):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 def test_launches_that_went_wrong(monkeypatch, tmp_path):
     config = TrainConfig(str(tmp_path/'run'), **TINY)
@@ -294,7 +323,8 @@ def test_launches_that_went_wrong(monkeypatch, tmp_path):
 def test_the_config_decides_and_not_the_environment(tmp_path, monkeypatch):
     "What accelerate would take from its launcher is named once and changes no bit; another loop is refused"
     fit(tmp_path/'plain')
-    asked = dict(ACCELERATE_DYNAMO_BACKEND='EAGER', ACCELERATE_GRADIENT_ACCUMULATION_STEPS='4', ACCELERATE_MIXED_PRECISION='bf16')
+    asked = dict(ACCELERATE_DYNAMO_BACKEND='EAGER', ACCELERATE_GRADIENT_ACCUMULATION_STEPS='4',
+                 ACCELERATE_MIXED_PRECISION='bf16')
     for name, value in asked.items(): monkeypatch.setenv(name, value)
     with pytest.warns(UserWarning, match='not looked at, the config decides') as said: fit(tmp_path/'asked')
     for name, value in asked.items(): ft.test_eq([f'{name}={value}' in str(w.message) for w in said].count(True), 1)
@@ -304,7 +334,9 @@ def test_the_config_decides_and_not_the_environment(tmp_path, monkeypatch):
     assert not (tmp_path/'other').exists()
 
 def test_what_a_plain_launch_sets_is_no_news(monkeypatch):
-    for name, value in dict(DYNAMO_BACKEND='NO', GRADIENT_ACCUMULATION_STEPS='1', MIXED_PRECISION='no', USE_CPU='True').items(): monkeypatch.setenv(f'ACCELERATE_{name}', value)
+    for name, value in dict(DYNAMO_BACKEND='NO', GRADIENT_ACCUMULATION_STEPS='1',
+                            MIXED_PRECISION='no', USE_CPU='True').items():
+        monkeypatch.setenv(f'ACCELERATE_{name}', value)
     with warnings.catch_warnings():
         warnings.simplefilter('error', UserWarning)
         ft.test_eq(connect(TrainConfig('x', precision='bf16')).gradient_accumulation_steps, 1)
@@ -314,12 +346,15 @@ def test_a_checkpoint_of_a_compiled_model_goes_on(tmp_path):
     fit(tmp_path/'whole'), fit(tmp_path/'run', steps=5)
     _, tensors, state = newest_checkpoint(tmp_path/'run/checkpoints')
     for name in ('model', 'ema'): tensors[name] = {f'_orig_mod.{k}': v for k, v in tensors[name].items()}
-    save_checkpoint(tmp_path/'run/checkpoints', 5, tensors, {k: v for k, v in state.items() if k not in ('step', 'checksums')}, 3)
-    assert all(torch.equal(v, tensors['ema'][f'_orig_mod.{k}']) for k, v in load_run(tmp_path/'run')[0].state_dict().items())
+    save_checkpoint(tmp_path/'run/checkpoints', 5, tensors,
+                    {k: v for k, v in state.items() if k not in ('step', 'checksums')}, 3)
+    assert all(torch.equal(v, tensors['ema'][f'_orig_mod.{k}'])
+               for k, v in load_run(tmp_path/'run')[0].state_dict().items())
     fit(tmp_path/'run')
     assert same(final(tmp_path/'whole'), final(tmp_path/'run'))
 
-@pytest.mark.parametrize('decay, steps, left', [(.9999, 400, '96%'), (.99, 459, '1%'), (1., 2, '100%'), (.99, 461, ''), (.9999, 400_000, ''), (.5, 1, '')])
+@pytest.mark.parametrize('decay, steps, left', [(.9999, 400, '96%'), (.99, 459, '1%'), (1., 2, '100%'), (.99, 461, ''),
+                                                (.9999, 400_000, ''), (.5, 1, '')])
 def test_an_average_longer_than_the_run_is_told(decay, steps, left):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
@@ -327,7 +362,9 @@ def test_an_average_longer_than_the_run_is_told(decay, steps, left):
     ft.test_eq([str(w.message).split(' ')[0] for w in said], [left]*bool(left))
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        if decay == .9999 and left: check_average(TrainConfig('x', ema_decay=float(str(said[0].message).split('=')[-1]), steps=steps))      # what it advises
+        # what it advises
+        if decay == .9999 and left:
+            check_average(TrainConfig('x', ema_decay=float(str(said[0].message).split('=')[-1]), steps=steps))
 
 def test_two_runs_in_one_folder(tmp_path):
     tried = []
@@ -360,8 +397,10 @@ with open(f'{folder}/said{rank}', 'w') as f: json.dump([began, *map(digest, part
 def launch(folder, program, *args):
     folder.mkdir(exist_ok=True)
     (folder/'program.py').write_text(program)
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', folder/'program.py', folder, *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=os.environ | dict(OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true'))
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2',
+               folder/'program.py', folder, *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240,
+                          env=os.environ | dict(OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true'))
 
 def said(folder): return [json.loads((folder/f'said{rank}').read_text()) for rank in range(2)]
 
@@ -383,7 +422,9 @@ def test_two_processes_equal_one(tmp_path, pair):
     ft.test_eq(said(pair)[0], said(pair)[1])
     assert not (pair/'disk1').exists()
     shutil.copytree(pair/'disk0/run', tmp_path/'run')
-    with pytest.warns(UserWarning, match='was on 2 processes and goes on with 1'): resumed = Trainer(TrainConfig(str(tmp_path/'run'), **(PAIR | dict(micro_batches=None, steps=14))), progress=False)
+    with pytest.warns(UserWarning, match='was on 2 processes and goes on with 1'):
+        resumed = Trainer(TrainConfig(str(tmp_path/'run'), **(PAIR | dict(micro_batches=None, steps=14))),
+                          progress=False)
     assert resumed.micro_batches == 2 and resumed.fit().step == 14
 
 def test_killed_machines_without_a_shared_disk_go_on(tmp_path, pair):
@@ -447,14 +488,20 @@ def test_what_fails_on_one_fails_on_both(tmp_path, trained):
     done = launch(tmp_path, ERRORS, json.dumps(TINY | dict(micro_batches=2)))
     assert done.returncode == 0, done.stderr[-3000:]
     zero, one = said(tmp_path)
-    for name, words in {'other bank': 'is not the same everywhere', 'no bank': "no data is named 'bank'", 'other settings': 'was started with lr=0.002, process 0 with 0.001', 'damaged': 'none of the 3',
-                        'lost': 'step_00000012 for process 1 and none for process 0', 'older': 'step_00000012 for process 1 and step_00000010 for process 0', 'busy': 'going on right now', 'full': 'cannot be written', 'same bank': 'nothing'}.items():
+    for name, words in {'other bank': 'is not the same everywhere', 'no bank': "no data is named 'bank'",
+                        'other settings': 'was started with lr=0.002, process 0 with 0.001', 'damaged': 'none of the 3',
+                        'lost': 'step_00000012 for process 1 and none for process 0',
+                        'older': 'step_00000012 for process 1 and step_00000010 for process 0',
+                        'busy': 'going on right now', 'full': 'cannot be written', 'same bank': 'nothing'}.items():
         assert words in zero[name] and words in one[name], (name, zero[name], one[name])
 
 def test_fingerprints(tmp_path):
     pool = digits('train')
     other = TensorPool(pool.z.index_fill(0, torch.tensor(7), 0.), pool.y)
-    marks = [fingerprint(p) for p in (pool, other, TensorPool(pool.z, (pool.y + 1) % 10), TensorPool(pool.z, pool.y, pool.z, .1 + 0*pool.z), TensorPool(pool.z, pool.y, text=pool.z[:, 0]), TensorPool(pool.z[:1000], pool.y[:1000]))]
+    marks = [fingerprint(p) for p in (pool, other, TensorPool(pool.z, (pool.y + 1) % 10),
+                                      TensorPool(pool.z, pool.y, pool.z, .1 + 0*pool.z),
+                                      TensorPool(pool.z, pool.y, text=pool.z[:, 0]),
+                                      TensorPool(pool.z[:1000], pool.y[:1000]))]
     assert len(set(marks)) == 6 and fingerprint(digits('train')) == marks[0]
     bank = LatentBank.create(tmp_path/'bank', [(pool.z, pool.y)])
     plain = fingerprint(bank)
@@ -474,18 +521,24 @@ def test_training_from_a_bank(tmp_path):
     shutil.move(tmp_path/'bank', tmp_path/'moved')
     assert fit(tmp_path/'run', **(run | dict(data=str(tmp_path/'moved'), steps=13))).step == 13
     LatentBank.create(tmp_path/'other', [(pool.z[:1000], pool.y[:1000])])
-    ft.test_fail(lambda: fit(tmp_path/'run', **(run | dict(data=str(tmp_path/'other')))), contains='holds a run on 1437')
+    ft.test_fail(lambda: fit(tmp_path/'run', **(run | dict(data=str(tmp_path/'other')))),
+                 contains='holds a run on 1437')
 
-NEEDS = [(dict(candidates='NearestNeighbors', k=4, label_dropout=0.), [('neighbors', 4, False)]), (dict(candidates='Cells', k=4), [('cells', 4, False)]),
-         (dict(candidates='NearestNeighbors', k=4), [('neighbors', 4, False), ('neighbors', 4, True)]), (dict(candidates='SmoothedClass', k=4), [('neighbors', 5, False)])]
+NEEDS = [(dict(candidates='NearestNeighbors', k=4, label_dropout=0.), [('neighbors', 4, False)]),
+         (dict(candidates='Cells', k=4), [('cells', 4, False)]),
+         (dict(candidates='NearestNeighbors', k=4), [('neighbors', 4, False), ('neighbors', 4, True)]),
+         (dict(candidates='SmoothedClass', k=4), [('neighbors', 5, False)])]
 
 @pytest.mark.parametrize('changes, parts', NEEDS, ids=lambda x: x.get('candidates') if isinstance(x, dict) else '')
 def test_a_bank_is_not_searched_at_the_start(tmp_path, monkeypatch, changes, parts):
-    "Each missing part is one error that names its command, before a folder is made; with them nothing is searched, and FM needs none"
+    """Each missing part is one error that names its command, before a folder is made; with them nothing is searched,
+    and FM needs none"""
     pool, bank = digits('train'), tmp_path/'bank'
     LatentBank.create(bank, [(pool.z, pool.y)], dtype=torch.float32)
-    run = lambda out, **more: Trainer(TrainConfig(str(tmp_path/out), **(TINY | changes | dict(data=str(bank)) | more)), progress=False)
-    prepare = dict(neighbors=lambda k, across: prepare_neighbors(bank, k, progress=False, across=across), cells=lambda k, across: prepare_cells(bank, k, progress=False))
+    run = lambda out, **more: Trainer(TrainConfig(str(tmp_path/out), **(TINY | changes | dict(data=str(bank)) | more)),
+                                      progress=False)
+    prepare = dict(neighbors=lambda k, across: prepare_neighbors(bank, k, progress=False, across=across),
+                   cells=lambda k, across: prepare_cells(bank, k, progress=False))
     for part, k, across in parts:
         prepare[part](k - 1 if part == 'neighbors' else k + 1, across)      # too few, or cells that are too large
         says = f'make them once with pafm_prepare {part} --bank {bank} --k {k}' + ' --across'*across
@@ -501,30 +554,39 @@ def test_data_in_memory_are_searched(tmp_path): fit(tmp_path/'run', candidates='
 
 def test_captions_bf16_pictures_and_logs(tmp_path):
     args = dict(depth=2, hidden_size=32, num_heads=2)
-    trainer = fit(tmp_path/'run', data='captions', model='MMDiT-captions', model_args=args, batch_size=8, steps=4, log_every=2, candidates='TextLikelihood', k=4, precision='bf16', sample_every=2, sample_guidance=2.)
+    trainer = fit(tmp_path/'run', data='captions', model='MMDiT-captions', model_args=args, batch_size=8, steps=4,
+                  log_every=2, candidates='TextLikelihood', k=4, precision='bf16', sample_every=2, sample_guidance=2.)
     assert all(p.dtype == torch.float32 for p in trainer.ema.parameters())
     assert [p.name for p in sorted((tmp_path/'run/samples').iterdir())] == ['step_00000002.png', 'step_00000004.png']
     assert Image.open(tmp_path/'run/samples/step_00000004.png').size[0] > 100
     events = EventAccumulator(str(tmp_path/'run/tensorboard')); events.Reload()
-    assert [(e.step, round(e.value, 4)) for e in events.Scalars('fm_loss')] == [(r['step'], round(r['fm_loss'], 4)) for r in read_log(tmp_path/'run/log.jsonl')]
-    assert {'loss', 'fm_loss', 'ess', 'source_weight', 'shift', 'grad_norm', 'images_per_second', 'step'} == set(read_log(tmp_path/'run/log.jsonl')[0])
+    assert [(e.step, round(e.value, 4)) for e in events.Scalars('fm_loss')] == [(r['step'], round(r['fm_loss'], 4))
+                                                                                for r in read_log(
+                                                                                    tmp_path/'run/log.jsonl')]
+    assert {'loss', 'fm_loss', 'ess', 'source_weight', 'shift', 'grad_norm', 'images_per_second',
+            'step'} == set(read_log(tmp_path/'run/log.jsonl')[0])
 
 # %% ../../nbs/tests/test_training.ipynb #faffdae4
-@pytest.mark.parametrize('name, changes', [('imagenet-sit-b2', {}), ('imagenet-sit-b2', dict(objective='fm')), ('imagenet-sit-xl2', dict(candidates='MomentDraws')), ('imagenet-sit-b2', dict(candidates='ExactMoments')),
+@pytest.mark.parametrize('name, changes', [('imagenet-sit-b2', {}), ('imagenet-sit-b2', dict(objective='fm')),
+                                           ('imagenet-sit-xl2', dict(candidates='MomentDraws')),
+                                           ('imagenet-sit-b2', dict(candidates='ExactMoments')),
                                            ('cc12m-mmdit', {}), ('cc12m-mmdit', dict(objective='fm'))])
 def test_large_recipes(tmp_path, name, changes):
     g, text = torch.Generator().manual_seed(0), name == 'cc12m-mmdit'
     z = torch.randn(40, 4, 32, 32, generator=g)
     latents = (z, .1*torch.rand(z.shape, generator=g)) if 'candidates' in changes else z
     block = (latents, None, torch.randn(40, 77, 768, generator=g)) if text else (latents, torch.arange(40) % 2)
-    bank = LatentBank.create(tmp_path/'bank', [block], **(dict(null_text=torch.randn(77, 768, generator=g)) if text else {}))
+    bank = LatentBank.create(tmp_path/'bank', [block],
+                             **(dict(null_text=torch.randn(77, 768, generator=g)) if text else {}))
     for across in (False, True): prepare_neighbors(bank, 16, progress=False, across=across)
-    small = dict(model_args=dict(depth=2 if text else 1), batch_size=2, steps=2, precision='no', compile=False, sample_every=0)
+    small = dict(model_args=dict(depth=2 if text else 1), batch_size=2, steps=2, precision='no',
+                 compile=False, sample_every=0)
     trainer = Trainer(recipe(name, tmp_path/'run', data=str(tmp_path/'bank'), **changes, **small), progress=False).fit()
     assert trainer.step == 2 and read_log(tmp_path/'run/log.jsonl')[-1]['loss'] > 0
     assert load_run(tmp_path/'run')[1].data == str(tmp_path/'bank')
     if name == 'imagenet-sit-b2' and 'candidates' in changes:
-        ft.test_fail(lambda: Trainer(recipe(name, tmp_path/'other', data=str(tmp_path/'bank'), candidates='WholeClass', **small), progress=False), contains='use ExactMoments')
+        ft.test_fail(lambda: Trainer(recipe(name, tmp_path/'other', data=str(tmp_path/'bank'), candidates='WholeClass',
+                                            **small), progress=False), contains='use ExactMoments')
 
 # %% ../../nbs/tests/test_training.ipynb #92b97d5a
 def test_kill(tmp_path):
@@ -550,14 +612,18 @@ def test_diverged_run_stops(tmp_path):
             if self.step == 6:
                 with torch.no_grad(): self.model.final_layer.linear.bias.fill_(torch.nan)
             return super().train_step()
-    ft.test_fail(lambda: Diverges(TrainConfig(str(tmp_path/'run'), **TINY), progress=False).fit(), contains='step 6 is not finite')
+    ft.test_fail(lambda: Diverges(TrainConfig(str(tmp_path/'run'), **TINY), progress=False).fit(),
+                 contains='step 6 is not finite')
     assert newest_checkpoint(tmp_path/'run/checkpoints')[2]['step'] == 5
     said = json.loads((tmp_path/'run/not_finite.json').read_text())
     assert said['step'] == 6 and said['rows'] == step_rows(0, 6, 16, 1437).tolist()
 
 def test_it_learns(tmp_path):
-    first = fit(tmp_path/'run', steps=60, log_every=10, batch_size=64, model_args=dict(depth=1, hidden_size=32, num_heads=2))
+    first = fit(tmp_path/'run', steps=60, log_every=10, batch_size=64,
+                model_args=dict(depth=1, hidden_size=32, num_heads=2))
     log = read_log(tmp_path/'run/log.jsonl')
     assert log[-1]['fm_loss'] < .8*log[0]['fm_loss']
     model, config = load_run(tmp_path/'run')
-    assert config.steps == 60 and all(torch.equal(p, q) for p, q in zip(model.state_dict().values(), first.ema.module.state_dict().values()))
+    assert config.steps == 60 and all(torch.equal(p, q)
+                                      for p, q in zip(model.state_dict().values(),
+                                                      first.ema.module.state_dict().values()))

@@ -27,7 +27,8 @@ def small_pool(name):
     z, y = torch.randn(36, 1, 4, 4, generator=g), torch.arange(36).div(4, rounding_mode='floor') % 3
     text, std = torch.randn(36, 5, generator=g), .05 + .3*torch.rand(36, 1, 4, 4, generator=g)
     if name == 'TextLikelihood': return TensorPool(z, text=text, null_text=torch.zeros(5))
-    return TensorPool(z, y, **dict(mean=z, std=std) if 'Moment' in name else {}, views=4 if name == 'RandomCrops' else 1)
+    return TensorPool(z, y, **dict(mean=z, std=std) if 'Moment' in name else {},
+                      views=4 if name == 'RandomCrops' else 1)
 
 def small_step(name):
     "Rows of a pool, noises and times, some labels dropped"
@@ -35,7 +36,8 @@ def small_step(name):
     batch = draw(pool, torch.randperm(36, generator=g)[:12], g)
     if batch.y is not None: batch = batch._replace(y=batch.y.masked_fill(torch.arange(12) % 4 == 0, -1))
     kwargs = dict(extra=1) if name == 'Cells' else {}
-    return SAMPLERS[name](pool, 4, **kwargs), batch, torch.randn(batch.z.shape, generator=g), .35 + .6*torch.rand(12, generator=g), g
+    return (SAMPLERS[name](pool, 4, **kwargs), batch, torch.randn(batch.z.shape, generator=g),
+            .35 + .6*torch.rand(12, generator=g), g)
 
 # %% ../../nbs/tests/test_unchanged.ipynb #187103be
 TARGETS = {     # of the velocity, of the weights
@@ -80,10 +82,14 @@ def test_targets_are_what_they_were(name, path):
 STEPS = {       # the loss and what it reports; all weights after the step; the last layer
     ('FM', 'linear'): [3.016253, 3.016253, 1.0, 1.0, 0.0, 0.2259119, 0.1564368, -0.001590154, 0.1502963],
     ('FM', 'vp'): [5.270137, 5.270137, 1.0, 1.0, 0.0, 0.226797, 0.1564132, -0.009484204, 0.1502179],
-    ('WholeClass', 'linear'): [2.700157, 3.016253, 2.685849, 0.7088399, 0.4263146, 0.2262993, 0.1564271, -0.002416662, 0.1502993],
-    ('WholeClass', 'cosine'): [2.874374, 3.268802, 2.394953, 0.7217188, 0.683416, 0.2266232, 0.1564102, -0.007008788, 0.1497441],
-    ('InClass', 'linear'): [2.763547, 3.016253, 1.600366, 0.8076027, 0.2371348, 0.226125, 0.1564152, -0.001587611, 0.1498563],
-    ('InBatch', 'cosine'): [2.839497, 3.268802, 2.285561, 0.786813, 0.6563087, 0.2259849, 0.1564022, -0.006396492, 0.1494572]}
+    ('WholeClass', 'linear'): [2.700157, 3.016253, 2.685849, 0.7088399, 0.4263146, 0.2262993,
+                               0.1564271, -0.002416662, 0.1502993],
+    ('WholeClass', 'cosine'): [2.874374, 3.268802, 2.394953, 0.7217188, 0.683416, 0.2266232,
+                               0.1564102, -0.007008788, 0.1497441],
+    ('InClass', 'linear'): [2.763547, 3.016253, 1.600366, 0.8076027, 0.2371348, 0.226125,
+                            0.1564152, -0.001587611, 0.1498563],
+    ('InBatch', 'cosine'): [2.839497, 3.268802, 2.285561, 0.786813, 0.6563087, 0.2259849,
+                            0.1564022, -0.006396492, 0.1494572]}
 
 def small_model():
     model, g = SiT(4, 2, 1, 32, 1, 2, num_classes=3), torch.Generator().manual_seed(2)
@@ -100,5 +106,6 @@ def test_a_step_is_what_it_was(name, path):
     out.loss.backward()
     with torch.no_grad():
         for p in model.parameters(): p -= .1*p.grad if p.grad is not None else 0
-    found = [x.item() for x in out] + digest_of(torch.cat([p.flatten() for p in model.parameters()])) + digest_of(model.final_layer.linear.weight)
+    found = ([x.item() for x in out] + digest_of(torch.cat([p.flatten() for p in model.parameters()]))
+             + digest_of(model.final_layer.linear.weight))
     assert_close(found, STEPS[name, path], rtol=1e-5, atol=2e-6)

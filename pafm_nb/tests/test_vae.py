@@ -58,19 +58,23 @@ def test_decoding_undoes_both(vae, folder, images, batch_size):
     own = to_uint8(vae.decode(vae.encode(images/127.5 - 1).latent_dist.mean).sample)
     off = (decode(vae, mean, about, batch_size).int() - own.int()).abs()
     assert off.max() <= 1 and off.double().mean() < .01 and own.double().std() > 1
-    for wrong in (about | dict(shift=0.), about | dict(scale=1.)): assert (decode(vae, mean, wrong).int() - own.int()).abs().double().mean() > .5
+    for wrong in (about | dict(shift=0.), about | dict(scale=1.)):
+        assert (decode(vae, mean, wrong).int() - own.int()).abs().double().mean() > .5
 
 def test_what_a_bank_keeps(vae, folder):
     about = vae_provenance(vae, folder)
-    ft.test_eq((about['scale'], about['shift'], about['vae'], about['moments'], vae_factor(vae)), (SCALE, SHIFT, str(folder), 'mean+std', 4))
+    ft.test_eq((about['scale'], about['shift'], about['vae'], about['moments'], vae_factor(vae)),
+               (SCALE, SHIFT, str(folder), 'mean+std', 4))
     other = load_file(folder/WEIGHTS)
     ft.test_eq(len(about['vae_sha256']), 64)
-    assert not vae.training and not any(p.requires_grad for p in vae.parameters()) and len(other) == len(vae.state_dict())
+    assert (not vae.training and not any(p.requires_grad for p in vae.parameters())
+            and len(other) == len(vae.state_dict()))
 
 def test_half_precision_keeps_rows_in_float32(folder, images):
     half, whole = load_vae(folder, dtype=torch.bfloat16), load_vae(folder)
     (mean, std), (own, _) = encode(half, images), encode(whole, images)
-    ft.test_eq((mean.dtype, std.dtype, decode(half, mean, vae_provenance(half, folder)).dtype), (torch.float32, torch.float32, torch.uint8))
+    ft.test_eq((mean.dtype, std.dtype, decode(half, mean, vae_provenance(half, folder)).dtype),
+               (torch.float32, torch.float32, torch.uint8))
     assert 0 < (mean - own).abs().max() < .1*own.abs().max()
 
 # %% ../../nbs/tests/test_vae.ipynb #9b6e0009
@@ -78,11 +82,14 @@ def test_half_precision_keeps_rows_in_float32(folder, images):
     (lambda f: (f/WEIGHTS).unlink(), 'has no diffusion_pytorch_model.safetensors'),
     (lambda f: (f/'config.json').unlink(), 'holds no VAE'),
     (lambda f: (f/'config.json').write_text('{'), 'config.json is damaged'),
-    (lambda f: (f/'config.json').write_text('{"_class_name": "UNet2DModel"}'), 'holds a UNet2DModel, not an AutoencoderKL'),
+    (lambda f: (f/'config.json').write_text('{"_class_name": "UNet2DModel"}'),
+     'holds a UNet2DModel, not an AutoencoderKL'),
     (lambda f: (f/WEIGHTS).rename(f/'diffusion_pytorch_model.bin'), 'is a pickle'),
     (lambda f: (f/WEIGHTS).write_bytes((f/WEIGHTS).read_bytes()[:-9]), 'cannot be read'),
-    (lambda f: save_file(dict(list(load_file(f/WEIGHTS).items())[1:]), f/WEIGHTS), 'do not fit its config.json: 1 differ'),
-    (lambda f: save_file(load_file(f/WEIGHTS) | dict(more=torch.zeros(1)), f/WEIGHTS), 'do not fit its config.json: 1 differ, more first')])
+    (lambda f: save_file(dict(list(load_file(f/WEIGHTS).items())[1:]), f/WEIGHTS),
+     'do not fit its config.json: 1 differ'),
+    (lambda f: save_file(load_file(f/WEIGHTS) | dict(more=torch.zeros(1)), f/WEIGHTS),
+     'do not fit its config.json: 1 differ, more first')])
 def test_what_is_no_whole_vae_is_named(folder, tmp_path, spoil, says):
     copy = shutil.copytree(folder, tmp_path/'vae')
     spoil(copy)

@@ -30,7 +30,8 @@ def some_work(folder, n=3):
     return work
 
 @pytest.mark.parametrize('file', ['z.npy', 'about.json'])
-@pytest.mark.parametrize('harm', [flip, lambda p: flip(p, 20), lambda p: os.truncate(p, p.stat().st_size - 8), lambda p: p.write_bytes(b''), os.unlink])
+@pytest.mark.parametrize('harm', [flip, lambda p: flip(p, 20), lambda p: os.truncate(p, p.stat().st_size - 8),
+                                  lambda p: p.write_bytes(b''), os.unlink])
 def test_a_damaged_piece(tmp_path, file, harm):
     "A piece that is not what was written is refused by its name; the remedy in the message works, sealed or not"
     for seal in (False, True):
@@ -38,7 +39,8 @@ def test_a_damaged_piece(tmp_path, file, harm):
         if seal: work.seal([4, 4, 4])
         harm(work.path(1)/file)
         ft.test_fail(lambda: work.read(1), exc=ValueError, contains=f'{work.path(1)} is damaged')
-        ft.test_fail(lambda: work.read(1), contains='remove it' + f' and {work.folder}/sealed.json'*seal + ', and run the same command again')
+        ft.test_fail(lambda: work.read(1), contains='remove it' + f' and {work.folder}/sealed.json'*seal
+                     + ', and run the same command again')
         work.remove(1)
         if seal: (work.folder/'sealed.json').unlink()
         ft.test_eq(work.missing(), [1])
@@ -51,7 +53,8 @@ def test_damaged_plans_and_seals(tmp_path, text):
     (work.folder/'sealed.json').write_text(text)
     ft.test_fail(work.missing, exc=ValueError, contains='sealed.json is damaged')
     (work.folder/'plan.json').write_text(text)
-    ft.test_fail(lambda: some_work(work.folder), exc=ValueError, contains='holds work begun with' if text == '{"note": 3}' else 'plan.json is damaged')
+    ft.test_fail(lambda: some_work(work.folder), exc=ValueError,
+                 contains='holds work begun with' if text == '{"note": 3}' else 'plan.json is damaged')
 
 def test_work_of_an_older_version(tmp_path):
     "It is refused by its plan before anything is done"
@@ -88,7 +91,8 @@ def room(bytes):
     try: yield
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-@pytest.mark.parametrize('write', [lambda p: some_work(p.parent), lambda p: WorkFolder(p.parent, dict(a=list(range(999))))])
+@pytest.mark.parametrize('write',
+                         [lambda p: some_work(p.parent), lambda p: WorkFolder(p.parent, dict(a=list(range(999))))])
 def test_no_room_for_small_files(tmp_path, write):
     "What cannot be written leaves nothing half-written"
     with room(100), pytest.raises(OSError): write(tmp_path/'x.json')
