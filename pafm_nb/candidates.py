@@ -578,7 +578,8 @@ class MomentDraws(PoolSampler):
     >>> import torch
     >>> from pafm_nb import MomentDraws, TensorPool
     >>> from pafm_nb.pools import draw
-    >>> pool, g = TensorPool(torch.zeros(5, 2), mean=torch.zeros(5, 2), std=torch.ones(5, 2)), torch.Generator().manual_seed(0)
+    >>> g = torch.Generator().manual_seed(0)
+    >>> pool = TensorPool(torch.zeros(5, 2), mean=torch.zeros(5, 2), std=torch.ones(5, 2))
     >>> MomentDraws(pool, 4)(draw(pool, [0, 3], g), g).z.shape
     torch.Size([2, 4, 2])
     """
@@ -723,7 +724,8 @@ class ExactMoments(WholeClass):
     >>> import torch
     >>> from pafm_nb import ExactMoments, TensorPool
     >>> from pafm_nb.pools import draw
-    >>> pool, g = TensorPool(torch.zeros(5, 2), mean=torch.zeros(5, 2), std=torch.ones(5, 2)), torch.Generator().manual_seed(0)
+    >>> g = torch.Generator().manual_seed(0)
+    >>> pool = TensorPool(torch.zeros(5, 2), mean=torch.zeros(5, 2), std=torch.ones(5, 2))
     >>> ExactMoments(pool)(draw(pool, [0, 3], g)).rows.shape
     torch.Size([2, 5])
     """

@@ -48,10 +48,8 @@ def write_shapes(
         with require('webdataset').TarWriter(str(folder/f'{s:05d}.tar'), encoder=False, mtime=0) as tar:
             for i in range(s*n, (s + 1)*n):
                 jpg, width = io.BytesIO(), side + (i % 3)*side//8
-                image_grid(pool.z[i:i + 1], 1, 1).crop((2, 2, 18, 18)).resize((width, side),
-                                                                              Image.Resampling.BICUBIC).save(jpg,
-                                                                                                             'JPEG',
-                                                                                                             quality=95)
+                picture = image_grid(pool.z[i:i + 1], 1, 1).crop((2, 2, 18, 18))
+                picture.resize((width, side), Image.Resampling.BICUBIC).save(jpg, 'JPEG', quality=95)
                 facts = dict(caption=captions[i], key=f'{s:05d}{i:04d}', status='success', width=width, height=side)
                 tar.write(dict(__key__=facts['key'], jpg=jpg.getvalue(), txt=captions[i].encode(),
                                json=json.dumps(facts).encode()))

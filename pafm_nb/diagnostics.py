@@ -464,8 +464,9 @@ def gradient_variance(model:torch.nn.Module, losses:dict, batch:Batch, bins:int=
     >>> from pafm_nb import FMLoss, PAFMLoss, TensorPool, WholeClass, gradient_variance
     >>> class Scale(torch.nn.Linear):
     ...     def forward(self, z_t, t, y): return super().forward(z_t)
-    >>> pool, g = TensorPool(torch.randn(50, 2, generator=torch.Generator().manual_seed(0))), torch.Generator().manual_seed(1)
-    >>> table = gradient_variance(Scale(2, 2), dict(FM=FMLoss(), PAFM=PAFMLoss(WholeClass(pool))), pool[torch.arange(50)], generator=g)
+    >>> pool = TensorPool(torch.randn(50, 2, generator=torch.Generator().manual_seed(0)))
+    >>> losses, g = dict(FM=FMLoss(), PAFM=PAFMLoss(WholeClass(pool))), torch.Generator().manual_seed(1)
+    >>> table = gradient_variance(Scale(2, 2), losses, pool[torch.arange(50)], generator=g)
     >>> table[-1]['relative'] < 1
     True
     """

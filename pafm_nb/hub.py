@@ -26,13 +26,15 @@ CARD = """---
 
 Trained with [pafm_nb]({{ repo_url }}), the open implementation of [Posterior-Augmented Flow Matching]({{ paper_url }}).
 
-`model(z_t, t, y)` answers with the velocity `eps - z` of the path `z_t = (1 - t) z + t eps`: **data at t = 0, noise at t = 1**. `y` is a label, or the states of a caption. Sizes are in `config.json`.
+`model(z_t, t, y)` answers with the velocity `eps - z` of the path `z_t = (1 - t) z + t eps`: **data at t = 0,
+noise at t = 1**. `y` is a label, or the states of a caption. Sizes are in `config.json`.
 
 ```python
 from pafm_nb.{{ module }} import {{ model_class }}
-from pafm_nb.sampling import sample
+from pafm_nb import sample
 model = {{ model_class }}.from_pretrained("this repository").eval()
-images = sample(model, torch.randn(4, model.in_channels, model.input_size, model.input_size), y, 'heun', 25, guidance_scale=1.5)
+noise = torch.randn(4, model.in_channels, model.input_size, model.input_size)
+images = sample(model, noise, y, 'heun', 25, guidance_scale=1.5)
 ```
 
 ## Data

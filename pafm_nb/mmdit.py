@@ -138,7 +138,8 @@ class MMDiT(nn.Module, HubMixin):
     --------
     >>> import torch
     >>> from pafm_nb import MMDiT
-    >>> model = MMDiT(input_size=8, in_channels=3, depth=2, hidden_size=32, num_heads=4, context_size=16, context_length=5)
+    >>> sizes = dict(depth=2, hidden_size=32, num_heads=4, context_size=16, context_length=5)
+    >>> model = MMDiT(input_size=8, in_channels=3, **sizes)
     >>> tuple(model(torch.zeros(2, 3, 8, 8), torch.rand(2), torch.zeros(2, 5, 16)).shape)
     (2, 3, 8, 8)
     """

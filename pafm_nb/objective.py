@@ -346,7 +346,8 @@ class FMLoss:
     --------
     >>> import torch
     >>> from pafm_nb import Batch, FMLoss
-    >>> loss = FMLoss()(lambda z_t, t, y: torch.zeros_like(z_t), Batch(torch.zeros(1000, 8)), torch.Generator().manual_seed(0)).loss
+    >>> batch, generator = Batch(torch.zeros(1000, 8)), torch.Generator().manual_seed(0)
+    >>> loss = FMLoss()(lambda z_t, t, y: torch.zeros_like(z_t), batch, generator).loss
     >>> round(loss.item(), 1)
     1.0
     """

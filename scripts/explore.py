@@ -256,8 +256,12 @@ def tabs(page, name):
         reached, named = set(), set()
         for _ in range(40):
             page.keyboard.press('Tab')
-            at = page.evaluate("""() => { const e = document.activeElement, s = getComputedStyle(e.type == 'radio' ? e.nextElementSibling : e)
-                return e == document.body ? null : {id: e.id, group: e.name, style: s.outlineStyle, width: parseFloat(s.outlineWidth), label: e.labels?.[0]?.innerText || e.innerText || e.ariaLabel} }""")
+            at = page.evaluate("""() => {
+                const e = document.activeElement
+                const s = getComputedStyle(e.type == 'radio' ? e.nextElementSibling : e)
+                return e == document.body ? null : {
+                    id: e.id, group: e.name, style: s.outlineStyle, width: parseFloat(s.outlineWidth),
+                    label: e.labels?.[0]?.innerText || e.innerText || e.ariaLabel} }""")
             if at is None: break
             reached.add(at['id']); named.add(at['group'])
             if at['style'] == 'none' or at['width'] < 2:

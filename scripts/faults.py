@@ -112,9 +112,8 @@ def damaged(root):
                 named = any('step_00000012 is damaged' in str(w.message) for w in said)
                 if trainer.step != 10 or not named: outcomes[name] = f'SILENT: went on from step {trainer.step}'
                 else:
-                    outcomes[name] = 'fell back' if same(truth,
-                                                         read_checkpoint(trainer.fit().out
-                                                                         /'checkpoints/step_00000012')[0]) else 'OTHER BITS'
+                    tensors, _ = read_checkpoint(trainer.fit().out/'checkpoints/step_00000012')
+                    outcomes[name] = 'fell back' if same(truth, tensors) else 'OTHER BITS'
                 if not (out/'checkpoints/step_best').exists(): outcomes[name] += ', step_best GONE'
                 harm(out/'checkpoints/step_00000012')
                 for other in (out/'checkpoints').glob('step_0*'):

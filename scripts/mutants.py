@@ -34,7 +34,7 @@ MUTANTS = dict(
         ('masked_fill(y[:, None] != pool.labels', 'masked_fill(y[:, None] == pool.labels'),
         ('with torch.random.fork_rng():', 'if True:'),
         ('field(x, t, y) + add + times*x', 'field(x, t, y) + add'),
-        ("if not loss.requires_grad: raise", 'if False: raise')]),
+        ("if not loss.requires_grad:", 'if False:')]),
     posterior=('posterior', [
         ('return r*along - .5*r.square()*apart', 'return r*along - r.square()*apart'),
         ('log_w = log_w/(temperature*(', 'log_w = log_w*(temperature*('),
@@ -46,7 +46,7 @@ MUTANTS = dict(
         ("    check_tensor('log_prior', log_prior,", "    (lambda *a: None)('log_prior', log_prior,"),
         ('flatten(1 + own).double().square()', 'flatten(1 + own).double()'),
         ('    check_weighted(log_w)\n    weights', '    weights'),
-        ("rows=0); check_points('pool', pool", "rows=0); check_tensor('pool', pool"),
+        ("check_points('pool', pool", "check_tensor('pool', pool"),
         ('- 1).abs() < .05).all():', '- 1).abs() < 9e9).all():')]),
     pools=('pools', [
         ('embedding = embedding - mean(', 'embedding = embedding + 0*mean('),
@@ -84,7 +84,7 @@ MUTANTS = dict(
         ('spread.log()).sum(2)', 'spread).sum(2)'),
         ('.addcmul_(var, a_eps[c])', '.addcmul_(var, b_eps[c])'),
         ('else: room.copy_(lookup(pool, rows[c]))', 'else: room.copy_(lookup(pool, rows[c].roll(1, 1)))'),
-        ('if not same.any(): raise', 'if False: raise')]),
+        ('if not same.any():', 'if False:')]),
     candidates=('candidates', [
         ('fits = (batch.y[:, None] == y) | (batch.y[:, None] == -1)', 'fits = (batch.y[:, None] == y)'),
         ('fits = (batch.y[:, None] == y) | (batch.y[:, None] == -1)', 'fits = (batch.y[:, None] == y) | (y == -1)'),
@@ -202,15 +202,15 @@ MUTANTS = dict(
     mmdit=('mmdit', [
         ('    check_weights(model, state)\n', ''), (".get('context_length', 77)", ".get('context_length', 76)")]),
     bank=('bank', [
-        ('if size != bytes: raise', 'if False: raise'),
+        ('if size != bytes:', 'if False:'),
         ("order = labels.argsort(kind='stable')", "order = labels.argsort(kind='stable')[::-1].copy()"),
         ('if found != entry:', 'if False:'), ('self.write_header(rows)\n        self.sync()', 'self.sync()'),
         ("        if bad.any():\n            raise ValueError(f'{name} {first",
          "        if False:\n            raise ValueError(f'{name} {first"),
-        ("if spec != self.spec: raise", 'if False: raise'),
+        ("if spec != self.spec:", 'if False:'),
         ('if not wanted:', 'if False:'), ('if rows and found < size', 'if False'),
         ('for f in self.files.values(): f.check()', 'pass'),
-        ('            self.files = {}                              # half', '            pass # half'),
+        ('            self.files = {}\n', '            pass\n'),
         ("if 'checksum' in meta: unsealed(meta)", 'pass')]),
     neighbors=('neighbors', [
         ('return in_pool(class_neighbors', 'return (class_neighbors'),
@@ -306,7 +306,7 @@ MUTANTS = dict(
         ('images.names[k*n:(k + 1)*n]', 'images.names'),
         ('center_crop(image, size))[:channels]', 'center_crop(image, size))[:1]'),
         ("('.zip', '.tar')", "('.zip',)"),
-        ('and not ours: raise', ': raise')]),
+        ("is_dir() and not ours:", 'is_dir():')]),
     encoding=('encoding', [
         ('say_empty(self.labels, len(images.classes))', 'say_empty(images.labels, len(images.classes))'),
         ('check_writable(out, BANK)', 'check_writable(out)'),

@@ -213,13 +213,13 @@ def check_candidates(
     for _ in range(n):
         rows = torch.as_tensor(arrived('the candidates', answer(i, y, k, g))).tolist()
         assert len(rows) == k, f'the candidates: got {len(rows)} rows, expected {k}, the source among them'
-        assert (
-            i in rows), f'the candidates of row {i}: {rows}. The source is missing: without it the mean of the targets is another field'
-        assert (len(set(rows))
-                == k), f'the candidates of row {i}: {rows}. A row stands there twice, and would get twice its weight'
+        assert i in rows, (f'the candidates of row {i}: {rows}. '
+                           'The source is missing: without it the mean of the targets is another field')
+        assert len(set(rows)) == k, (f'the candidates of row {i}: {rows}. '
+                                     'A row stands there twice, and would get twice its weight')
         assert rows[0] == i, f'the candidates of row {i}: {rows}. Put the source first: `pafm_target` expects it there'
-        assert all(y[j] == y[i]
-                   for j in rows), f'the candidates of row {i}: {rows}. A row of another class cannot have made a point with this label'
+        assert all(y[j] == y[i] for j in rows), (f'the candidates of row {i}: {rows}. '
+                                                 'A row of another class cannot have made a point with this label')
         count[rows] += 1
     often, p = count[others]/n, (k - 1)/len(others)
     assert ((often - p).abs() < 5*(p*(1 - p)/n)**.5).all(), (
@@ -264,8 +264,8 @@ def check_design(
     t:float, # the time
 ) -> str: # 'right'
     "Exercise 2.4"
-    assert callable(sampler) and isinstance(predicted,
-                                            float), f'the design: got {sampler!r} and {predicted!r}, expected a sampler and a number'
+    is_design = callable(sampler) and isinstance(predicted, float)
+    assert is_design, f'the design: got {sampler!r} and {predicted!r}, expected a sampler and a number'
     batch, g = pool[torch.arange(32)], torch.Generator().manual_seed(0)
     used = pafm_target(batch.z, torch.randn(batch.z.shape, generator=g), torch.full((32,), t),
                        sampler(batch, g)).weights.shape[1]

@@ -8,7 +8,7 @@ __all__ = ['BINS', 'run_trials', 'few_noises', 'Trial', 'digits_probe', 'binned'
 
 # %% ../../nbs/29c_trials.ipynb #0167eb31
 import json, math, tempfile, time
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 import numpy as np, torch
@@ -54,11 +54,10 @@ def run_trials(
                 'another name, or remove it there')
     file.parent.mkdir(parents=True, exist_ok=True)
     waiting = [name for name in trials if name not in done]
-    with parallel_config('loky', inner_max_num_threads=1), progress_bar(len(trials), initial=len(trials) - len(waiting),
-                                                                        unit='trial', disable=not progress) as bar:
-        for name, result, seconds in Parallel(processes or -1,
-                                              return_as='generator_unordered')(delayed(_timed)(work, name, trials[name])
-                                                                               for name in waiting):
+    bar_of = partial(progress_bar, len(trials), unit='trial', disable=not progress)
+    with parallel_config('loky', inner_max_num_threads=1), bar_of(initial=len(trials) - len(waiting)) as bar:
+        work_on = Parallel(processes or -1, return_as='generator_unordered')
+        for name, result, seconds in work_on(delayed(_timed)(work, name, trials[name]) for name in waiting):
             done[name] = dict(settings=trials[name], result=result, seconds=round(seconds, 1)) | elsewhere
             write_json(file, found)
             bar.update()

@@ -87,10 +87,8 @@ def paired(z):
     """Of five noises the one that lies nearest, for each row: immiscible diffusion,
     or the beginning of optimal transport"""
     noises = torch.randn(5, *z.shape)
-    return noises.gather(0,
-                         (noises - z).flatten(2).square().sum(2).argmin(0).view(1, -1,
-                                                                                *[1]*(z.ndim - 1)).expand(1,
-                                                                                                          *z.shape))[0]
+    nearest = (noises - z).flatten(2).square().sum(2).argmin(0)
+    return noises[nearest, torch.arange(len(z))]
 
 def pafm(sign=-1, clock=lambda t: 1 - t, path=LinearPath(), rows=lambda z, y: InBatch()(Batch(z, y)),
          eps=lambda x0: x0):

@@ -13,8 +13,8 @@ __all__ = ['IMPORTS', 'FILES', 'random_rows', 'blocks_of', 'make', 'same_tensors
            'spoiled', 'test_bad_rows', 'test_bad_captions', 'test_bad_calls', 'test_damaged_files', 'test_damaged_meta',
            'test_second_writer', 'test_what_a_system_wrote_for_itself_is_not_foreign', 'test_rows_of_an_older_version',
            'test_what_may_not_be_read_is_not_called_damaged', 'Killed', 'killed_at', 'test_opening_a_large_bank',
-           'test_larger_than_memory', 'Rows', 'test_workers_share_a_bank', 'test_resident_on_a_gpu', 'room',
-           'test_no_room_while_writing']
+           'test_a_cut_file_is_not_gone_on_with', 'test_larger_than_memory', 'Rows', 'test_workers_share_a_bank',
+           'test_resident_on_a_gpu', 'room', 'test_no_room_while_writing']
 
 # %% ../../nbs/tests/test_bank.ipynb #a363aa7f
 import json, os, pickle, resource, signal, subprocess, sys
@@ -85,9 +85,8 @@ def test_every_sampler_takes_a_bank(tmp_path, name):
     a, b = (SAMPLERS[name](p, 4)(p[[5, 80]] if name == 'WholeClass' else draw(p, [5, 80], seeds(), **rows), seeds())
             for p in (bank, pool))
     for field in vars(a):
-        assert (getattr(a, field) is None) == (getattr(b, field) is None) and (getattr(a, field) is None
-                                                                               or torch.equal(getattr(a, field),
-                                                                                              getattr(b, field)))
+        one, other = getattr(a, field), getattr(b, field)
+        assert one is other is None or torch.equal(one, other)
 
 # %% ../../nbs/tests/test_bank.ipynb #7f58ac63
 def spoken(n=120, shape=(5, 8), labelled=True, seed=1):
@@ -453,6 +452,14 @@ def test_opening_a_large_bank(tmp_path):
     assert memory is None or memory < 2**21
     assert (len(bank) == 1_281_167 and bank.num_classes == 1000 and bank[[1_281_166]].y.item() == 999
             and (bank.of_class(999)[-1] == 0).all())
+
+def test_a_cut_file_is_not_gone_on_with(tmp_path):
+    "What is missing is told, and not filled with zeros"
+    file = NpyRows(tmp_path/'x.npy', 'float32', (4,))
+    file.append(torch.ones(6, 4)); file.close(6)
+    NpyRows(tmp_path/'x.npy', 'float32', (4,), 6, file.crc32).close(6)
+    os.truncate(tmp_path/'x.npy', (tmp_path/'x.npy').stat().st_size - 16)
+    ft.test_fail(lambda: NpyRows(tmp_path/'x.npy', 'float32', (4,), 6, file.crc32), contains='was cut')
 
 def test_larger_than_memory(tmp_path):
     rows = 4*os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')//8192

@@ -99,11 +99,8 @@ def test_pictures_show_their_scene():
     away = (image - corners[..., None, None]).abs().sum(1)
     mass = away.sum((1, 2))
     for kind in range(len(SCENES['shape'])):
-        covered = lambda which: (away > .25*away.amax((1, 2),
-                                                      keepdim=True)).sum((1,
-                                                                          2))[(shape
-                                                                               == kind) & (size
-                                                                                           == which)].double().mean()
+        count = (away > .25*away.amax((1, 2), keepdim=True)).sum((1, 2)).double()
+        covered = lambda which: count[(shape == kind) & (size == which)].mean()
         assert covered(1) > 1.8*covered(0)
     grid = torch.arange(16).double() - 7.5
     down, right = (away.sum(2) @ grid)/mass, (away.sum(1) @ grid)/mass

@@ -143,8 +143,8 @@ def test_moments_far_from_the_origin():
     assert_close(mu, x.mean(0).numpy() + 1e8, rtol=1e-15, atol=0)
 
 def test_numbers_as_people_write_them():
-    assert results(dict(fd_digits=-1e-9, kd_digits=-.01, kd_digits_std=.1)) == {'FD-digits': 0.,
-                                                                                'KD-digits': (-.01, .1)}
+    said = results(dict(fd_digits=-1e-9, kd_digits=-.01, kd_digits_std=.1))
+    assert said == {'FD-digits': 0., 'KD-digits': (-.01, .1)}
     for n, name in ((50_000, 'FID-50K'), (1500, 'FID-1500'), (360, 'FID-360')):
         assert protocol_line(dict(fid=2.5, n_samples=n)).startswith(f'{name} 2.5 (')
 

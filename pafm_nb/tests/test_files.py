@@ -84,8 +84,9 @@ def test_left_locks(tmp_path):
 
 def test_what_a_kill_left_is_swept(tmp_path):
     "Half files of killed processes go; those of living ones and names of another form stay"
-    code = f'import os\nfrom pafm_nb.files import one_writer, whole_file\nopen(f"{tmp_path}/.probe_{{os.getpid()}}", "w")\n' \
-           f'with whole_file({str(tmp_path/"a.json")!r}): os.kill(os.getpid(), 9)'
+    code = ('import os\nfrom pafm_nb.files import one_writer, whole_file\n'
+            f'open(f"{tmp_path}/.probe_{{os.getpid()}}", "w")\n'
+            f'with whole_file({str(tmp_path/"a.json")!r}): os.kill(os.getpid(), 9)')
     subprocess.run([sys.executable, '-c', code])
     assert len(list(tmp_path.iterdir())) == 2
     others = {f'.a.json.{os.getpid()}.part', f'.probe_{os.getpid()}', '.a.part', '.probe_x',

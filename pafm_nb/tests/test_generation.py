@@ -130,10 +130,10 @@ def test_only_classes_with_rows_are_drawn(tmp_path, monkeypatch, labels):
     z = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     LatentBank.create(tmp_path/'bank', [(z, None if labels is None else torch.tensor(labels).repeat(24//len(labels)))])
     given = []
-    for module in (generation, training):
-        monkeypatch.setattr(module, 'sample_many',
-                            lambda model, seeds, y, *args, **kwargs: (given.append(y),
-                                                                      sample_many(model, seeds, y, *args, **kwargs))[1])
+    def noted(model, seeds, y, *args, **kwargs):
+        given.append(y)
+        return sample_many(model, seeds, y, *args, **kwargs)
+    for module in (generation, training): monkeypatch.setattr(module, 'sample_many', noted)
     sizes = SMALL | dict(num_classes=31)
     trained(tmp_path/'run', data=str(tmp_path/'bank'), candidates='InClass', k=2, model_args=sizes, sample_every=4)
     ft.test_eq(open_run(tmp_path/'run').classes, labels or [])
@@ -157,10 +157,10 @@ def test_random_labels_reach_the_model(run, whole, tmp_path):
 
 def test_what_is_asked_of_the_model(run, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(generation, 'sample_many',
-                        lambda model, seeds, y, shape, batch_size, **kwargs: (asked.append((batch_size, kwargs)),
-                                                                              sample_many(model, seeds, y, shape,
-                                                                                          batch_size, **kwargs))[1])
+    def noted(model, seeds, y, shape, batch_size, **kwargs):
+        asked.append((batch_size, kwargs))
+        return sample_many(model, seeds, y, shape, batch_size, **kwargs)
+    monkeypatch.setattr(generation, 'sample_many', noted)
     out = generate(run, tmp_path/'images', form='npy', n=4, progress=False, method='dopri5', guidance_scale=1.5,
                    guidance_interval=(.1, .6), guidance_channels=1, rtol=1e-2, dtype=torch.float64)
     batch_size, kwargs = asked[0]

@@ -173,8 +173,8 @@ def test_tars_within_a_tar_are_folders(tmp_path):
                           ({'train.tar': write_tar(tmp_path/'j', {'n1/x.jpg': b'n1', 'n2/x.jpg': b'n2'}).read_bytes()},
                            'train/')):
         images = open_images(write_tar(tmp_path/'o.tar', files | {'._n1.tar': b'not a tar', 'deep.zip': b'x'}))
-        assert images.classes == ['n1', 'n2'] and images.around == around and [data for data,
-                                                                               *_ in content(images)][-1] == b'n2'
+        assert images.classes == ['n1', 'n2'] and images.around == around
+        assert [data for data, *_ in content(images)][-1] == b'n2'
     with pytest.raises(ValueError, match='holds train and val'):
         open_images(write_tar(tmp_path/'o.tar', {'train.tar': inner['n1.tar'], 'val.tar': inner['n2.tar']}))
 

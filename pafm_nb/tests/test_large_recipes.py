@@ -92,7 +92,8 @@ from pafm_nb.config import TrainConfig
 from pafm_nb.training import Trainer
 class Killed(Trainer):
     def train_step(self):
-        if self.step == 4 and os.environ.get('KILL') and self.config.data.endswith('imagenet') and os.environ['RANK'] == '1': os.kill(os.getpid(), signal.SIGKILL)
+        asked = os.environ.get('KILL') and self.config.data.endswith('imagenet') and os.environ['RANK'] == '1'
+        if asked and self.step == 4: os.kill(os.getpid(), signal.SIGKILL)
         return super().train_step()
 for out, config in json.loads(sys.argv[1]).items(): Killed(TrainConfig(out, **config), progress=False).fit()
 """

@@ -141,10 +141,10 @@ def test_temperature_reaches_every_sampler(sampler):
     batch = draw(pool, torch.arange(24), g, crop=2 if images else None)
     make = SAMPLERS[sampler](pool, 2)
     if sampler == 'InBatch': batch = batch._replace(y=None)
-    ess = [PAFMLoss(make, temperature=T, time=lambda n, g, d: torch.full((n,), .6))(lambda z, t, y: z,
-                                                                                    batch._replace(text=None),
-                                                                                    torch.Generator().manual_seed(
-                                                                                        0)).ess for T in (.5, 1., 4.)]
+    def ess_at(T):
+        loss = PAFMLoss(make, temperature=T, time=lambda n, g, d: torch.full((n,), .6))
+        return loss(lambda z, t, y: z, batch._replace(text=None), torch.Generator().manual_seed(0)).ess
+    ess = [ess_at(T) for T in (.5, 1., 4.)]
     assert ess[0] < ess[1] < ess[2]
 
 # %% ../../nbs/tests/test_objective.ipynb #67f11205

@@ -188,10 +188,13 @@ STATE = '''
 import hashlib, json, pickle, random, matplotlib, numpy as np, torch
 def digest(x): return hashlib.sha256(pickle.dumps(x)).hexdigest()
 def state():
-    return dict(dtype=str(torch.get_default_dtype()), device=str(torch.get_default_device()), grad=torch.is_grad_enabled(), inference=torch.is_inference_mode_enabled(),
-        anomaly=torch.is_anomaly_enabled(), deterministic=torch.are_deterministic_algorithms_enabled(), precision=torch.get_float32_matmul_precision(),
-        benchmark=torch.backends.cudnn.benchmark, threads=torch.get_num_threads(), rc=digest(sorted((k, repr(v)) for k, v in matplotlib.rcParams.items())),
-        torch=digest(torch.get_rng_state().numpy()), numpy=digest(np.random.get_state()), python=digest(random.getstate()))
+    return dict(dtype=str(torch.get_default_dtype()), device=str(torch.get_default_device()),
+        grad=torch.is_grad_enabled(), inference=torch.is_inference_mode_enabled(), anomaly=torch.is_anomaly_enabled(),
+        deterministic=torch.are_deterministic_algorithms_enabled(), precision=torch.get_float32_matmul_precision(),
+        benchmark=torch.backends.cudnn.benchmark, threads=torch.get_num_threads(),
+        rc=digest(sorted((k, repr(v)) for k, v in matplotlib.rcParams.items())),
+        torch=digest(torch.get_rng_state().numpy()), numpy=digest(np.random.get_state()),
+        python=digest(random.getstate()))
 torch.manual_seed(0); np.random.seed(0); random.seed(0)
 before = state()
 '''
@@ -209,14 +212,18 @@ from pafm_nb import (Batch, CosinePath, FMLoss, InBatch, InClass, LinearPath, PA
 from pafm_nb.candidate_sets import Candidates
 
 class Alone:
-    def __call__(self, batch: Batch, generator: torch.Generator | None = None) -> Candidates: return Candidates(batch.z[:, None])
+    def __call__(self, batch: Batch, generator: torch.Generator | None = None) -> Candidates:
+        return Candidates(batch.z[:, None])
 def looks(batch: Batch, generator: torch.Generator | None, *, z_t: torch.Tensor, t: torch.Tensor) -> Candidates:
     return Candidates(torch.stack([batch.z, z_t], 1))
 
-config, pool, model = TrainConfig('run', k=4), TensorPool(torch.randn(8, 1, 8, 8)), SiT(8, 2, 1, 64, 2, 4, num_classes=1)
+config, pool = TrainConfig('run', k=4), TensorPool(torch.randn(8, 1, 8, 8))
+model = SiT(8, 2, 1, 64, 2, 4, num_classes=1)
 loss: torch.Tensor = PAFMLoss(WholeClass(pool), temperature=config.temperature)(model, pool[torch.arange(8)]).loss
-for sampler in (InBatch(), InBatch(4)): loss = PAFMLoss(sampler, CosinePath())(model, Batch(pool.z, text=torch.rand(8))).loss
-for objective in (PAFMLoss(Alone()), PAFMLoss(looks), PAFMLoss(InClass(pool, 4)), FMLoss(LinearPath())): loss = objective(model, Batch(pool.z)).loss
+for sampler in (InBatch(), InBatch(4)):
+    loss = PAFMLoss(sampler, CosinePath())(model, Batch(pool.z, text=torch.rand(8))).loss
+for objective in (PAFMLoss(Alone()), PAFMLoss(looks), PAFMLoss(InClass(pool, 4)), FMLoss(LinearPath())):
+    loss = objective(model, Batch(pool.z)).loss
 velocity: torch.Tensor = pafm_target(pool.z, torch.randn_like(pool.z), torch.rand(8), pool.z).velocity
 images: torch.Tensor = sample(model, torch.randn(2, 1, 8, 8), steps=10)
 TrainConfig('run', k='four')                                          # error

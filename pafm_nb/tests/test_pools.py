@@ -6,14 +6,14 @@
 __all__ = ['test_pool_keeps_your_order', 'test_a_move_keeps_all', 'test_views_stay_together', 'test_token_ids_are_text',
            'test_draw', 'test_read_rows', 'test_bad_pools', 'refusals', 'test_wrong_arguments_are_named',
            'test_slices_and_masks', 'test_a_condition_needs_labels_where_these_decide',
-           'test_the_empty_caption_says_nothing']
+           'test_the_empty_caption_says_nothing', 'test_labels_of_a_batch_made_by_hand']
 
 # %% ../../nbs/tests/test_pools.ipynb #d0ab1ec8
 import fastcore.test as ft
 import pytest, torch
 from ..candidates import SAMPLERS, InBatch, InClass, RandomCrops
-from ..pools import Batch, TensorPool, caption_embedding, check_index, check_told, class_slices, draw
-from ..pools import random_crops, read_rows
+from ..pools import Batch, TensorPool, caption_embedding, check_batch, check_index, check_told
+from ..pools import class_slices, draw, random_crops, read_rows
 
 # %% ../../nbs/tests/test_pools.ipynb #72b2d2ff
 def test_pool_keeps_your_order():
@@ -150,3 +150,10 @@ def test_the_empty_caption_says_nothing():
     text, null = torch.randn(6, 5, 3, generator=torch.Generator().manual_seed(0)), torch.ones(5, 3)
     torch.testing.assert_close(caption_embedding(text + null, null), caption_embedding(text))
     assert not caption_embedding(null[None], null).any()
+
+# %% ../../nbs/tests/test_pools.ipynb #7e0c4f21
+@pytest.mark.parametrize('y, said', [(torch.tensor([0., 1.]), 'goes into condition'), ([0, 1], 'y must be a tensor'),
+                                     (torch.tensor([0, -2]), 'y holds -2'), (torch.zeros(3).long(), '(3,)')])
+def test_labels_of_a_batch_made_by_hand(y, said):
+    "They are looked at as those of a pool are"
+    ft.test_fail(lambda: check_batch(Batch(torch.zeros(2, 3), y)), exc=ValueError, contains=said)

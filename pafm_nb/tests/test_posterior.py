@@ -7,7 +7,8 @@ __all__ = ['PRIORS', 'draw', 'direct', 'test_weights_are_the_posterior', 'test_s
            'test_limits', 'test_prior_and_temperature', 'test_exact_velocity_is_the_score',
            'test_exact_velocity_with_prior', 'test_refused', 'test_log_priors_refused', 'test_log_priors_that_fit',
            'test_times_with_trailing_axes', 'test_meta_tensors_keep_their_shapes', 'test_moment_posterior_refuses',
-           'test_moments_without_spread_at_the_data', 'test_weights_that_are_none', 'test_exact_velocity_refuses']
+           'test_moment_posterior_is_the_integral', 'test_moments_without_spread_at_the_data',
+           'test_weights_that_are_none', 'test_exact_velocity_refuses']
 
 # %% ../../nbs/tests/test_posterior.ipynb #4eb778ce
 import fastcore.test as ft
@@ -144,11 +145,8 @@ def test_times_with_trailing_axes():
 
 def test_meta_tensors_keep_their_shapes():
     z, t, pool = torch.zeros(4, 3, device='meta'), torch.zeros(4, device='meta'), torch.zeros(5, 3, device='meta')
-    assert exact_velocity(z, t, pool).shape == (4, 3) and log_weights(z, z, t,
-                                                                      pool).shape == (4,
-                                                                                      5) and moment_posterior(z, t,
-                                                                                                              pool,
-                                                                                                              pool)[0].shape == (4, 5)
+    assert exact_velocity(z, t, pool).shape == (4, 3) and log_weights(z, z, t, pool).shape == (4, 5)
+    assert moment_posterior(z, t, pool, pool)[0].shape == (4, 5)
 
 @pytest.mark.parametrize('change, said', [
     (dict(z_t=torch.zeros(2, 3).long()), 'z_t must be floating point, got torch.int64'),
@@ -163,6 +161,17 @@ def test_meta_tensors_keep_their_shapes():
 def test_moment_posterior_refuses(change, said):
     ft.test_fail(lambda: moment_posterior(**dict(z_t=torch.zeros(2, 3), t=torch.tensor([.5, .5]),
                                                  mean=torch.zeros(4, 3), std=torch.ones(4, 3)) | change), contains=said)
+
+def test_moment_posterior_is_the_integral():
+    "Weights and endpoint against a sum over a fine grid of endpoints, in one dimension"
+    mean, std, prior = torch.tensor([[-1.], [.5], [2.]]), torch.tensor([[.3], [1.4], [.6]]), torch.tensor([.2, .5, .3])
+    z, z_t, t = torch.linspace(-15, 15, 60001, dtype=torch.float64), torch.tensor([[-.8], [.4], [2.5]]), .6
+    weights, endpoint = moment_posterior(z_t, torch.full((3,), t), mean, std, log_prior=prior.log())
+    of_each = prior[:, None]/std*(-.5*((z - mean)/std)**2).exp()                   # (3 Gaussians, grid)
+    for b in range(3):
+        joint = of_each*(-.5*((z_t[b].double() - (1 - t)*z)/t)**2).exp()
+        assert_close(weights[b].double(), joint.sum(1)/joint.sum(), rtol=1e-5, atol=1e-6)
+        assert_close(endpoint[b, 0].double(), (joint*z).sum()/joint.sum(), rtol=1e-5, atol=1e-6)
 
 def test_moments_without_spread_at_the_data():
     mean = torch.tensor([[1., 0.], [0., 300.]])

@@ -286,6 +286,7 @@ def test_guided_field_fits_other_solvers():
     y, noise = torch.tensor([0, 1, 2]), normal(3, 4, 2, 2)
     field = guided_velocity(Labelled(), y, 2., null_label=9)
     assert torch.equal(heun(field, noise, 6), sample(Labelled(), noise, y, method='heun', steps=6, guidance_scale=2.))
+    ft.test_fail(lambda: guided_velocity(Labelled(), None, 2.), exc=ValueError, contains='guidance needs labels')
 
 # %% ../../nbs/tests/test_sampling.ipynb #7ce55b0f
 def published(model, noise, y, method, steps, scale=1., low=0., high=1., null=10, seed=0):

@@ -367,9 +367,8 @@ def check_shared(model, inputs, folder):
     "`model` survives `save_pretrained` and `from_pretrained`."
     model.save_pretrained(folder, model_card_kwargs=dict(data='Two moons.'))
     again = type(model).from_pretrained(folder)
-    assert again.state_dict().keys() == model.state_dict().keys() and all(torch.equal(a, b)
-                                                                          for a, b in zip(again.state_dict().values(),
-                                                                                          model.state_dict().values()))
+    ours, theirs = model.state_dict(), again.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
     assert torch.equal(again(*inputs), model.eval()(*inputs)) and not again.training
     card = (folder/'README.md').read_text()
     assert (f'from {type(model).__module__} import {type(model).__name__}\n' in card and 'Two moons.' in card

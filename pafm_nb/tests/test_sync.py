@@ -84,13 +84,10 @@ def one_device():
     """What torch does not offer on meta tensors and has nothing to do with values: autocast, generators,
     pinned memory, the fused optimizer's list of devices"""
     autocast, adam = torch.autocast, importlib.import_module('torch.optim.adam')
-    with patch.object(torch, 'autocast',
-                      lambda kind, *args, **kwargs: autocast('cpu' if kind == 'meta' else kind, *args,
-                                                             **kwargs)), patch.object(training,
-                                                                                      'step_generator',
-                                                                                      lambda *key: None), \
-         patch.object(torch.Tensor, 'pin_memory', pinned), patch.object(adam, '_device_dtype_check_for_fused',
-                                                                        lambda *args, **kwargs: None), Queue() as queue:
+    cast = lambda kind, *args, **kwargs: autocast('cpu' if kind == 'meta' else kind, *args, **kwargs)
+    with patch.object(torch, 'autocast', cast), patch.object(training, 'step_generator', lambda *key: None), \
+         patch.object(torch.Tensor, 'pin_memory', pinned), \
+         patch.object(adam, '_device_dtype_check_for_fused', lambda *args, **kwargs: None), Queue() as queue:
         yield queue
 
 # %% ../../nbs/tests/test_sync.ipynb #5753c22a

@@ -386,11 +386,13 @@ class Killed(Trainer):
     def train_step(self):
         if self.step == int(kill) and rank == 1: os.kill(os.getpid(), signal.SIGKILL)
         return super().train_step()
-def digest(tensors): return hashlib.sha256(b''.join(t.detach().numpy().tobytes() for _, t in sorted(tensors.items()))).hexdigest()
+def digest(tensors):
+    return hashlib.sha256(b''.join(t.detach().numpy().tobytes() for _, t in sorted(tensors.items()))).hexdigest()
 trainer = Killed(TrainConfig(f'{folder}/disk{rank}/run', **json.loads(config)), progress=False)
 began = trainer.step
 trainer.fit()
-parts = (trainer.accelerator.unwrap_model(trainer.model).state_dict(), trainer.ema.module.state_dict(), pack_optimizer(trainer.optimizer.optimizer))
+parts = (trainer.accelerator.unwrap_model(trainer.model).state_dict(), trainer.ema.module.state_dict(),
+         pack_optimizer(trainer.optimizer.optimizer))
 with open(f'{folder}/said{rank}', 'w') as f: json.dump([began, *map(digest, parts)], f)
 """
 
@@ -560,9 +562,8 @@ def test_captions_bf16_pictures_and_logs(tmp_path):
     assert [p.name for p in sorted((tmp_path/'run/samples').iterdir())] == ['step_00000002.png', 'step_00000004.png']
     assert Image.open(tmp_path/'run/samples/step_00000004.png').size[0] > 100
     events = EventAccumulator(str(tmp_path/'run/tensorboard')); events.Reload()
-    assert [(e.step, round(e.value, 4)) for e in events.Scalars('fm_loss')] == [(r['step'], round(r['fm_loss'], 4))
-                                                                                for r in read_log(
-                                                                                    tmp_path/'run/log.jsonl')]
+    logged = [(r['step'], round(r['fm_loss'], 4)) for r in read_log(tmp_path/'run/log.jsonl')]
+    assert [(e.step, round(e.value, 4)) for e in events.Scalars('fm_loss')] == logged
     assert {'loss', 'fm_loss', 'ess', 'source_weight', 'shift', 'grad_norm', 'images_per_second',
             'step'} == set(read_log(tmp_path/'run/log.jsonl')[0])
 
