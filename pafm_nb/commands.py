@@ -16,6 +16,7 @@ from fastcore.docments import docments
 from fastcore.script import Param, anno_parser, call_parse
 from .checkpoints import newest_state
 from .config import RECIPES, TrainConfig, check_data, recipe, saved_config
+from .extras import missing
 from .files import check_writable, write_json
 
 # %% ../nbs/18_commands.ipynb #c3cbd8be
@@ -35,7 +36,9 @@ def run_command(
     resume:str, # what to say when it was stopped
 ):
     "Run `work`; turn a ValueError, or what the system refuses, into one line and a stop into a hint"
-    try: return work()
+    try:
+        try: return work()
+        except ModuleNotFoundError as e: raise missing(e) from None  # a ValueError where an extra brings it
     except ValueError as e: message, code = f'error: {e}', 2
     except OSError as e: message, code = f'error: {system_line(e, resume)}', 2
     except KeyboardInterrupt as e: message, code = f'\n{str(e) or "stopped"}\n{resume}', 130

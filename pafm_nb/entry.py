@@ -8,18 +8,17 @@ __all__ = []
 # %% ../nbs/18a_entry.ipynb #4abd1718
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from .extras import missing
 
 # %% ../nbs/18a_entry.ipynb #e84d0acf
 def __getattr__(
     name:str, # of a command
-) -> Callable[[], None]:
-    "A command of `commands`; where a package is missing it ends with the line that names the extra"
+) -> Callable:
+    "A command of `commands`; where a package is missing, what ends with the line that names the extra"
     if not name.startswith('pafm_'): raise AttributeError(f'there is no command {name}')
-    def command():
-        try: return getattr(import_module('pafm_nb.commands'), name)()
-        except ModuleNotFoundError as e:
-            if missing(e) is e: raise
-            sys.exit(f'error: {missing(e)}')
-    return command
+    try: return getattr(import_module('pafm_nb.commands'), name)
+    except ModuleNotFoundError as e:
+        if (said := missing(e)) is e: raise
+        return partial(sys.exit, f'error: {said}')
