@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'LAW', 'SMALL', 'FOUR', 'LABELS', 'test_unbiased_by_enumeration', 'pool_of',
-           'test_in_class_draws_uniform_sets', 'floyd', 'test_distinct', 'test_distinct_of_few', 'members',
+           'test_in_class_draws_uniform_sets', 'row_by_row', 'test_distinct', 'test_distinct_of_few', 'members',
            'test_source_and_labels', 'test_dropped_labels_take_all', 'test_unlabelled_data', 'test_in_batch_masks',
            'wide_pool', 'test_rows_are_the_class', 'test_dropped_labels_are_unbiased', 'test_exact_moments_of_a_class',
            'test_broadened_is_the_field_of_a_smoothed_pool', 'test_broadened_without_labels_is_unbiased_by_enumeration',
@@ -79,7 +79,7 @@ def test_in_class_draws_uniform_sets():
         count = (which[:, 1:].sort(1).values == torch.tensor(pair)).all(1).sum()
         assert abs(count - n/10) < 5*(n*.09)**.5
 
-def floyd(n, k, generator):
+def row_by_row(n, k, generator):
     "The algorithm as it is usually written, a row and a turn at a time; n >= k"
     u = torch.rand(len(n), k, dtype=torch.float64, generator=generator)
     rows = []
@@ -99,7 +99,7 @@ def test_distinct(n, k):
     rows = distinct(n, k, torch.Generator().manual_seed(2))
     assert (rows.shape == (len(n), k) and ((0 <= rows) & (rows < n[:, None])).all()
             and (rows.sort(1).values.diff(dim=1) > 0).all())
-    assert torch.equal(rows, floyd(n, k, torch.Generator().manual_seed(2)))
+    assert torch.equal(rows, row_by_row(n, k, torch.Generator().manual_seed(2)))
 
 def test_distinct_of_few():
     rows = distinct(torch.tensor([0, 2, 5, 9]).repeat(50), 5, torch.Generator().manual_seed(3))
