@@ -294,7 +294,7 @@ class PoolSampler:
         if log_prior is None: log_prior = torch.zeros(rows.shape, device=rows.device)
         return log_prior.masked_fill(rows < 0, -torch.inf)
 
-    def spans(self,
+    def class_ranges(self,
         batch:Batch, # rows of the pool
         generator=None, # what draws candidates, to be checked
     ) -> tuple: # (B, 2) int64 start and stop of the compatible rows, (B,) int64 row of each source
@@ -464,7 +464,7 @@ class InClass(PoolSampler):
         batch:Batch, # rows of the pool
         generator=None, # torch.Generator on the batch's device
     ) -> Candidates: # (B, k, *D), the source in column 0
-        span, place = self.spans(batch, generator)
+        span, place = self.class_ranges(batch, generator)
         rows = others_of(span[:, :1], place, distinct(span[:, 1] - span[:, 0] - 1, self.k - 1, generator))
         return own_candidates(self.pool, batch.z, rows, generator, self.weigh(rows))
 
@@ -524,7 +524,7 @@ class WholeClass(PoolSampler):
         generator=None, # torch.Generator on the batch's device: for dropped labels
     ) -> tuple: # (B, width) int64 rows of the class or of an arc, then -1; (B,) int64 column of the source
         "A stretch of the pool from where the class begins; for a dropped label an arc of the circle"
-        span, place = self.spans(batch, generator)
+        span, place = self.class_ranges(batch, generator)
         start, n, size = span[:, 0], span[:, 1] - span[:, 0], len(self.pool)
         dropped, source, first = n > self.width, place - start, start
         if self.pool.num_classes > 1:
@@ -541,7 +541,7 @@ class WholeClass(PoolSampler):
     ) -> CandidateSet:
         pool = self.pool
         if pool.num_classes == 1:
-            return SharedCandidates(pool.by_class, self.log_prior, self.spans(batch, generator)[1], pool.norms)
+            return SharedCandidates(pool.by_class, self.log_prior, self.class_ranges(batch, generator)[1], pool.norms)
         rows, source = self.rows(batch, generator)
         return RowCandidates(pool.by_class, rows.clamp_min(0), pool.norms, self.weigh(rows), source)
 
@@ -595,7 +595,7 @@ class MomentDraws(PoolSampler):
         batch:Batch, # draws of the pool's rows, from draw
         generator=None, # torch.Generator on the batch's device
     ) -> Candidates: # (B, k, *D), the source in column 0
-        _, place = self.spans(batch, generator)
+        _, place = self.class_ranges(batch, generator)
         mean, std = self.pool.mean[place][:, None], self.pool.std[place][:, None]
         noise = torch.randn(len(batch.z), self.k - 1, *batch.z.shape[1:], generator=generator, device=batch.z.device)
         return Candidates(torch.cat([batch.z[:, None], mean + std*noise], 1))
@@ -679,7 +679,7 @@ class RandomCrops(PoolSampler):
         batch:Batch, # of rows; or, from a pool of images, of square crops from draw(..., crop=size)
         generator=None, # torch.Generator on the batch's device
     ) -> Candidates: # (B, k, *D), the source in column 0
-        _, place = self.spans(batch, generator)
+        _, place = self.class_ranges(batch, generator)
         if not self.whole_rows:
             check_square(batch.z, self.pool.by_class)
             more = random_crops(self.pool.by_class[place], batch.z.shape[-1], self.k - 1, generator)
@@ -802,7 +802,7 @@ class NearestNeighbors(PoolSampler):
         batch:Batch, # rows of the pool
         generator=None, # torch.Generator on the batch's device, for pools with moments
     ) -> Candidates: # (B, k, *D), the source in column 0
-        _, place = self.spans(batch, generator)
+        _, place = self.class_ranges(batch, generator)
         near = self.near[place]
         if self.pool.num_classes > 1:
             gone = torch.ones_like(place, dtype=torch.bool) if batch.y is None else batch.y == -1
@@ -880,7 +880,7 @@ class SmoothedClass(PoolSampler):
         batch:Batch, # rows of the pool
         generator=None, # not used: nothing is drawn
     ) -> GaussianCandidates: # (B, width of the widest row); on a GPU, which is not asked, of the pool
-        span, place = self.spans(batch, generator)
+        span, place = self.class_ranges(batch, generator)
         check_stored(batch, self.pool.take(place))
         start, n = span[:, :1], span.diff()
         turn = torch.arange(int(n.max()) if readable(n) else len(self.pool), device=place.device)
@@ -969,7 +969,7 @@ class Cells(PoolSampler):
         batch:Batch, # rows of the pool
         generator=None, # torch.Generator on the batch's device
     ) -> Candidates: # (B, (1 + extra)k, *D), the source in column 0, -inf where a cell has no more members
-        span, place = self.spans(batch, generator)
+        span, place = self.class_ranges(batch, generator)
         own = self.cell[place]
         cells = own[:, None]
         if self.extra:
@@ -1110,7 +1110,7 @@ class TextLikelihood(PoolSampler):
         batch:Batch, # rows of the pool; y = -1 where the caption is dropped
         generator=None, # torch.Generator on the batch's device
     ) -> Candidates: # (B, k, *D), the source in column 0
-        _, place = self.spans(batch, generator)
+        _, place = self.class_ranges(batch, generator)
         rows = some_of_all(place, len(self.pool), self.k, generator)
         caption, images = (torch.nn.functional.normalize(read_rows(x, at).float(), dim=-1)
                            for x, at in ((self.captions, place), (self.images, rows)))
@@ -1199,7 +1199,7 @@ class Likelihood(PoolSampler):
         batch:Batch, # rows of the pool with a condition; y = -1 where it is dropped
         generator:torch.Generator|None=None, # on the batch's device
     ) -> Candidates: # (B, k, *D), the source in column 0
-        _, place = self.spans(batch, generator)
+        _, place = self.class_ranges(batch, generator)
         if batch.condition is None:
             raise ValueError(
                 'Likelihood needs the conditions of the rows: draw them from TensorPool(z, condition=y), or pass '

@@ -7,11 +7,11 @@ __all__ = ['MODULES', 'METHOD', 'CORE', 'BLOCKED', 'WITHOUT', 'STATE', 'USER', '
            'test_one_version', 'test_public_names_exist', 'test_every_name_of_the_door_is_there',
            'test_type_checkers_read_the_same_names', 'test_dir_and_help_say_where_to_begin',
            'test_help_describes_every_argument', 'test_examples_of_help_hold', 'test_method_imports_no_machinery',
-           'test_the_library_imports_no_experiments', 'test_the_core_needs_torch_and_numpy',
-           'test_help_stops_at_no_missing_extra', 'test_a_missing_extra_is_one_line_that_names_it',
-           'test_a_command_without_its_extra_is_one_line', 'test_imports_without_extras',
-           'test_import_changes_no_global_state', 'in_a_users_folder', 'test_types_hold_for_a_user',
-           'test_types_hold_for_pyright', 'test_command_explains_itself', 'test_documentation_index_is_found']
+           'test_the_core_needs_torch_and_numpy', 'test_help_stops_at_no_missing_extra',
+           'test_a_missing_extra_is_one_line_that_names_it', 'test_a_command_without_its_extra_is_one_line',
+           'test_imports_without_extras', 'test_import_changes_no_global_state', 'in_a_users_folder',
+           'test_types_hold_for_a_user', 'test_types_hold_for_pyright', 'test_command_explains_itself',
+           'test_documentation_index_is_found']
 
 # %% ../../nbs/tests/test_package.ipynb #0408cb75
 import ast, doctest, importlib, inspect, json, os, pkgutil, re, shutil, subprocess, sys, sysconfig
@@ -104,19 +104,6 @@ def test_method_imports_no_machinery():
     assert [m for m in loaded if m.startswith('pafm_nb.')] == METHOD
     for other in ('accelerate', 'faiss', 'matplotlib', 'sklearn', 'torch_fidelity', 'torchvision'):
         assert other not in loaded
-
-# %% ../../nbs/tests/test_package.ipynb #d0000a0d
-def test_the_library_imports_no_experiments():
-    found = set()
-    for name in MODULES:
-        if name.startswith('pafm_nb.experiments'): continue
-        file = Path(pafm_nb.__file__).parent/f'{name.removeprefix("pafm_nb.")}.py'
-        for node in ast.walk(ast.parse(file.read_text())):
-            if not isinstance(node, (ast.Import, ast.ImportFrom)): continue
-            asked = [getattr(node, 'module', None) or '', *(a.name for a in node.names)]
-            if any('experiments' in m for m in asked): found.add((name, node.col_offset > 0))
-    assert found == {('pafm_nb.commands', True)}
-
 
 # %% ../../nbs/tests/test_package.ipynb #d0000a09
 BLOCKED = """
