@@ -12,7 +12,7 @@ import inspect, math
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 from .paths import Path, readable
 from .pools import Batch
@@ -405,8 +405,13 @@ class PointSampler(Protocol):
     def __call__(self, batch:Batch, generator:torch.Generator|None, /, *, z_t:Tensor, t:Tensor) -> CandidateSet: ...
 
 def asks_for_point(
-    sampler, # anything callable
-) -> bool:
-    "Does the sampler have a parameter `z_t`? Then it is called with `z_t` and `t` by name"
-    try: return 'z_t' in inspect.signature(sampler).parameters
-    except (TypeError, ValueError): return False
+    sampler, # anything callable; of a module its `forward` counts
+) -> tuple: # of 'z_t' and 't' those that the sampler has a parameter for: it is given these by name
+    "What a sampler wants to know of the noisy point"
+    try: found = inspect.signature(sampler.forward if isinstance(sampler, nn.Module) else sampler).parameters
+    except (TypeError, ValueError): return ()
+    names = tuple(name for name in ('z_t', 't') if name in found)
+    for name in names:
+        if found[name].kind is inspect.Parameter.POSITIONAL_ONLY:
+            raise ValueError(f'{sampler!r} takes {name} by position only: it is given by name, so leave out the slash')
+    return names

@@ -223,9 +223,9 @@ def _bias_variance(sampler, pool, time, plan, path, temperature, crop, generator
         for b in batches:
             z = again.z[c, b].to(rows.z.dtype)
             tb = t.expand(len(b))
-            point = dict(z_t=z_t[b].to(z.dtype), t=tb.to(z.dtype)) if asks else {}
+            point = dict(z_t=z_t[b].to(z.dtype), t=tb.to(z.dtype))
             found, z = sampler(Batch(z, None if rows.y is None else label[b], index[c, b]),
-                               generator, **point), z.double()
+                               generator, **{name: point[name] for name in asks}), z.double()
             noise = (z_t[b] - path.alpha(t)*z)/path.sigma(t)
             target, weights = mixed_target(z, noise, tb, found, path, temperature)
             error[c, b], inverse[c, b] = target - again.velocity[b], 1/effective_sample_size(weights)
@@ -305,8 +305,8 @@ def ess_curve(pool:TensorPool, t, sampler:Sampler|PointSampler|None=None, rows:i
     out = []
     for x in times:
         tb = torch.full((rows,), x, device=dev)
-        point = dict(z_t=path.interpolate(batch.z, eps, tb), t=tb) if asks_for_point(sampler) else {}
-        found = sampler(batch, generator, **point)
+        point = dict(z_t=path.interpolate(batch.z, eps, tb), t=tb)
+        found = sampler(batch, generator, **{name: point[name] for name in asks_for_point(sampler)})
         weights = pafm_target(batch.z, eps, tb, found, path, temperature=temperature).weights
         source = found.source_weight(weights)
         row = dict(t=x, n=rows)

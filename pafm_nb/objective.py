@@ -303,6 +303,9 @@ def check_droppable(
         raise ValueError(
             f'condition has shape {tuple(condition.shape)} and null_condition {tuple(null.shape)}: they must be (B, '
             '...) and (...)')
+    if condition is not None and null is not None and null.is_floating_point() > condition.is_floating_point():
+        raise ValueError(
+            f'null_condition is {null.dtype} and the condition {condition.dtype}: give a null of that dtype')
 
 class FMLoss:
     """Flow matching: regress on the velocity of the one path that made the point (L_FM).
@@ -356,6 +359,8 @@ class FMLoss:
                  null_condition:Tensor|None=None, noise:Callable[..., Tensor]=normal_noise, *,
                  null_text:Tensor|None=None):
         check_path(path); check_draws_times(time); check_draws_noise(noise); check_null_text(null_text)
+        if null_text is not None and null_condition is not None:
+            raise ValueError('null_condition and null_text are one thing: give null_condition alone')
         if null_condition is None: null_condition = null_text
         check_dropping(label_dropout, null_label, null_condition)
         self.path, self.time, self.noise = path, time, noise
@@ -396,6 +401,7 @@ class FMLoss:
         t = self.time(len(z), generator, z.device)
         eps = self.noise(z, batch, generator)
         t = check_pair(z, eps, t)
+        eps = eps.to(z.dtype)
         told, condition = self.drop(batch, generator)
         own = self.path.velocity(z, eps, t)
         target, ess, source_weight = self.target(z, eps, t, batch._replace(z=z, y=told), generator, own)
@@ -499,15 +505,16 @@ class PAFMLoss(FMLoss):
         super().__init__(path, time, label_dropout, null_label, null_condition, noise, null_text=null_text)
         check_temperature(temperature); check_sampler(candidates)
         self.candidates:Any = candidates
-        self.temperature, self.with_point = temperature, asks_for_point(candidates)
+        self.temperature = temperature
 
     def drop(self, batch, generator):
         check_told(self.candidates, batch.y is not None, batch.condition)
         return super().drop(batch, generator)
 
     def target(self, z, eps, t, batch, generator, velocity=None):
-        point = dict(z_t=self.path.interpolate(z, eps, t), t=t) if self.with_point else {}
-        candidates = self.candidates(batch, generator, **point)
+        asked = asks_for_point(self.candidates)
+        point = dict(z_t=self.path.interpolate(z, eps, t), t=t) if asked else {}
+        candidates = self.candidates(batch, generator, **{name: point[name] for name in asked})
         check_found(candidates, self.candidates, z)
         found, weights = mixed_target(z, eps, t, candidates, self.path, self.temperature, velocity)
         return found, effective_sample_size(weights), candidates.source_weight(weights)

@@ -64,6 +64,8 @@ class Batch(_Fields):
     def text(self) -> Tensor|None: return self.condition
 
     def _replace(self, **changes):
+        if {'text', 'condition'} <= changes.keys():
+            raise ValueError('condition and text are one slot: give condition alone')
         if 'text' in changes: changes['condition'] = changes.pop('text')
         return super()._replace(**changes)
 
@@ -326,9 +328,8 @@ def check_classes(
 class TensorPool:
     """A data set in memory, sorted by class; `pool[index]` is a `Batch`.
 
-    `pool.z` and `pool.y` are in your order, `pool.by_class`, `pool.labels`, `pool.mean`, `pool.std` and `pool.text` in
-    the
-    pool's; `pool.of_class(y)` is a view of one class, `pool.to(device)` the same pool elsewhere.
+    `pool.z`, `pool.y` and `pool.condition` are in your order, `pool.by_class`, `pool.labels`, `pool.mean`, `pool.std`
+    and `pool.text` in the pool's; `pool.of_class(y)` is a view of one class, `pool.to(device)` the same pool elsewhere.
 
     Parameters
     ----------
@@ -347,7 +348,7 @@ class TensorPool:
     views : int
         Rows are groups of so many views (crops, flips) of one image, one group after the other.
     condition : Tensor, optional
-        (N, ...) any other thing the model is given with a row; in place of `text`, and kept under that name.
+        (N, ...) any other thing the model is given with a row; in place of `text`, and kept under that name, sorted.
 
     Raises
     ------
@@ -400,7 +401,7 @@ class TensorPool:
             f'TensorPool({len(self)} x {tuple(self.by_class.shape[1:])}, {self.num_classes} classes, '
             f'{self.by_class.dtype}, {self.by_class.device})')
     @property
-    def condition(self) -> Tensor|None: return self.text
+    def condition(self) -> Tensor|None: return None if self.text is None else self.text[self.place]
     @property
     def z(self) -> Tensor: return self.by_class[self.place]
     @property

@@ -23,7 +23,9 @@ __all__ = ['PLAIN', 'LAW', 'SMALL', 'FOUR', 'LABELS', 'test_unbiased_by_enumerat
            'test_groups_of_a_batch_are_unbiased_by_enumeration', 'test_rows_seen_before_are_unbiased_by_enumeration',
            'test_known_likelihoods_are_unbiased_by_enumeration', 'test_one_candidate_is_flow_matching',
            'test_groups_are_of_one_label_and_equal', 'test_a_queue_goes_on_where_it_stopped', 'run_rank',
-           'test_rows_of_all_processes_are_one_batch', 'test_what_new_samplers_refuse']
+           'test_rows_of_all_processes_are_one_batch', 'test_what_new_samplers_refuse',
+           'test_a_queue_holds_rows_and_no_graph', 'test_one_candidate_draws_nothing',
+           'test_a_dropped_condition_is_not_looked_at', 'Module', 'test_samplers_of_any_kind_are_asked']
 
 # %% ../../nbs/tests/test_candidates.ipynb #686e0d06
 import multiprocessing, warnings
@@ -808,3 +810,42 @@ def test_rows_of_all_processes_are_one_batch(tmp_path, labelled):
     (lambda p: Recent(2)(p[[1, 2]]), 'condition without labels'), (lambda p: InBatch(2)(Batch(p.z), 3), 'generator')])
 def test_what_new_samplers_refuse(make, said):
     ft.test_fail(lambda: make(TensorPool(pool_of().z, condition=torch.arange(30))), exc=ValueError, contains=said)
+
+# %% ../../nbs/tests/test_candidates.ipynb #6a91c3d0
+def test_a_queue_holds_rows_and_no_graph():
+    "Of an encoder that learns, too; and only what state_dict returned comes back"
+    sampler, w = Recent(3), torch.ones(2, requires_grad=True)
+    for step in range(3): sampler(Batch(w*torch.ones(2, 2)))
+    assert not sampler.state_dict()['z'].requires_grad and (sampler.state_dict()['y'] == -1).all()
+    for state in (None, dict(z=torch.zeros(2, 2)), dict(z=torch.zeros(2, 2), y=torch.zeros(2)),
+                  dict(z=[1.], y=torch.zeros(1).long()),
+                  dict(z=torch.full((1, 2), torch.nan), y=torch.zeros(1).long())):
+        with pytest.raises(ValueError, match='state'): Recent(3).load_state_dict(state)
+
+def test_one_candidate_draws_nothing():
+    "Many steps from one generator are flow matching's, with K = 1"
+    g = torch.Generator().manual_seed(0)
+    state = g.get_state()
+    InBatch(1)(Batch(torch.zeros(4, 2), torch.tensor([0, 0, 1, -1])), g)
+    assert torch.equal(g.get_state(), state)
+
+def test_a_dropped_condition_is_not_looked_at():
+    "What the likelihood says of a row whose condition is dropped does not matter, be it impossible or nan"
+    pool = TensorPool(torch.arange(6.)[:, None], condition=torch.arange(6.))
+    batch = pool[[0, 1, 2]]._replace(y=torch.tensor([-1, 0, -1]), condition=torch.tensor([torch.nan, 1., -9.]))
+    said = lambda c, rows: (rows - c[:, None]).masked_fill(c[:, None] < 0, -torch.inf)
+    found = Likelihood(pool, 4, said)(batch, torch.Generator().manual_seed(0))
+    assert not found.log_prior[[0, 2]].any() and found.log_prior[1].any()
+    assert torch.equal(TensorPool(pool.z, torch.arange(6) % 2, condition=pool.condition).condition, torch.arange(6.))
+
+class Module(torch.nn.Module):
+    def __init__(self): super().__init__(); self.seen = []
+    def forward(self, batch, generator=None, *, t=None): self.seen.append(t); return Candidates(batch.z[:, None])
+
+def test_samplers_of_any_kind_are_asked():
+    "A module by its forward, each of z_t and t for itself; what could not be given by name is refused"
+    sampler, batch = Module(), Batch(torch.zeros(3, 2))
+    PAFMLoss(sampler)(lambda z_t, t, y: z_t, batch)
+    assert sampler.seen[0].shape == (3,)
+    def only_position(batch, generator, z_t, t, /): return Candidates(batch.z[:, None])
+    ft.test_fail(lambda: PAFMLoss(only_position)(lambda z_t, t, y: z_t, batch), contains='by position only')

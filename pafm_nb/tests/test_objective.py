@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['second', 'OTHERS', 'setting', 'test_k1_is_fm_bit_for_bit', 'test_k1_loss_and_gradient',
-           'test_times_with_trailing_axes', 'test_all_data_is_the_exact_field', 'test_float32_against_float64',
-           'plain_target', 'test_the_definition', 'test_temperature_reaches_every_sampler',
-           'test_autocast_is_left_outside', 'test_bfloat16_latents', 'test_mean_target_is_the_field',
-           'test_label_dropout', 'test_share_of_dropped_labels', 'captioned_rows', 'test_caption_dropout',
-           'test_nothing_dropped', 'test_k1_with_text_is_fm', 'test_captions_refused', 'test_reported_means',
-           'test_reported_numbers', 'test_times', 'test_the_point_and_its_target_belong_together',
-           'test_no_side_effects', 'noisy', 'test_honest_points_pass', 'test_other_points_are_named',
-           'test_a_point_of_another_path_is_named', 'test_noise_passes_for_noise', 'test_other_noise_is_named',
-           'test_points_of_a_device_without_values_are_not_looked_at', 'test_flat_noise_of_variance_one_is_named',
-           'test_targets_of_meta_tensors_have_their_shape', 'test_samplers_and_pools_are_no_candidates',
-           'test_labels_that_a_loader_dropped_and_numbers_of_numpy', 'test_target_refuses', 'Output',
-           'test_loss_refuses', 'test_samplers_that_ask_get_the_point', 'test_noise_of_the_users_own',
-           'test_conditions_of_any_kind', 'test_rows_that_come_dropped']
+           'test_times_with_trailing_axes', 'test_noise_of_another_precision', 'test_one_slot_and_one_null',
+           'test_all_data_is_the_exact_field', 'test_float32_against_float64', 'plain_target', 'test_the_definition',
+           'test_temperature_reaches_every_sampler', 'test_autocast_is_left_outside', 'test_bfloat16_latents',
+           'test_mean_target_is_the_field', 'test_label_dropout', 'test_share_of_dropped_labels', 'captioned_rows',
+           'test_caption_dropout', 'test_nothing_dropped', 'test_k1_with_text_is_fm', 'test_captions_refused',
+           'test_reported_means', 'test_reported_numbers', 'test_times',
+           'test_the_point_and_its_target_belong_together', 'test_no_side_effects', 'noisy', 'test_honest_points_pass',
+           'test_other_points_are_named', 'test_a_point_of_another_path_is_named', 'test_noise_passes_for_noise',
+           'test_other_noise_is_named', 'test_points_of_a_device_without_values_are_not_looked_at',
+           'test_flat_noise_of_variance_one_is_named', 'test_targets_of_meta_tensors_have_their_shape',
+           'test_samplers_and_pools_are_no_candidates', 'test_labels_that_a_loader_dropped_and_numbers_of_numpy',
+           'test_target_refuses', 'Output', 'test_loss_refuses', 'test_samplers_that_ask_get_the_point',
+           'test_noise_of_the_users_own', 'test_conditions_of_any_kind', 'test_rows_that_come_dropped']
 
 # %% ../../nbs/tests/test_objective.ipynb #733ee3e4
 import copy
@@ -68,6 +68,21 @@ def test_times_with_trailing_axes():
     assert torch.equal(long.t, t) and torch.equal(long.z_t,
                                                   FMLoss(time=lambda n, generator, device: t).prepare(
                                                       batch, torch.Generator().manual_seed(0)).z_t)
+
+# %% ../../nbs/tests/test_objective.ipynb #2be95f17
+def test_noise_of_another_precision():
+    "What numpy draws is float64; the network gets the data's type"
+    batch = Batch(torch.zeros(5, 2))
+    prepared = FMLoss(noise=lambda z, batch, generator: torch.randn(5, 2).double()).prepare(batch)
+    assert prepared.z_t.dtype == prepared.target.dtype == torch.float32
+
+def test_one_slot_and_one_null():
+    "Two names for one thing are not given together, and a null is of the condition's kind"
+    batch, null = Batch(torch.zeros(2, 2), condition=torch.tensor([3, 4])), torch.tensor(-.5)
+    ft.test_fail(lambda: batch._replace(text=batch.condition, condition=batch.condition), contains='one slot')
+    ft.test_fail(lambda: FMLoss(null_condition=null, null_text=null), contains='one thing')
+    loss = FMLoss(label_dropout=.5, null_condition=null)
+    ft.test_fail(lambda: loss.prepare(batch), contains='give a null of that dtype')
 
 # %% ../../nbs/tests/test_objective.ipynb #efe99b60
 @pytest.mark.parametrize('name', PATHS)
