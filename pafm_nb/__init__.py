@@ -45,8 +45,8 @@ _BY_MODULE = dict(
     sampling='sample',
     evaluation='evaluate')
 _MODULE_OF = {name: module for module, names in _BY_MODULE.items() for name in names.split()}
-# modules that do not import without a package of an extra
-_NEEDS = dict(build='safetensors', training='accelerate', evaluation='PIL')
+# modules that do not import without packages of extras
+_NEEDS = dict(build='safetensors', training='accelerate safetensors PIL', evaluation='PIL')
 __all__ = list(_MODULE_OF)
 
 # %% ../nbs/07_door.ipynb #076e7d02
@@ -86,6 +86,6 @@ else:
     def __dir__():
         "The door's names that can be imported here, and what every module has"
         from pafm_nb.extras import installed
-        absent = {module for module, package in _NEEDS.items() if not installed(package)}
+        absent = {module for module, packages in _NEEDS.items() if not all(map(installed, packages.split()))}
         here = [name for name in __all__ if _MODULE_OF[name] not in absent]
         return here + [name for name in globals() if name.startswith('__')]

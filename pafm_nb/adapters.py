@@ -135,8 +135,7 @@ def check_loop(step, plain, data:TensorPool, called=lambda field: field, path:Pa
         2 to 5000 rows, labelled or not.
     called : callable
         From `field(x, t, y)`, a velocity (B, *D) in our time (0 is data, 1 is noise) and sign, to what your loop can
-        call in
-        the network's place.
+        call in the network's place.
     path : Path
         The path of your loop, in our time.
     batch_size : int
@@ -153,14 +152,12 @@ def check_loop(step, plain, data:TensorPool, called=lambda field: field, path:Pa
     ------
     ValueError
         Where a check fails, with what is wrong as far as it can be told: the convention of the plain loop, a coupling
-        or
-        another noise, the target's sign or clock, candidates that look at the source.
+        or another noise, the target's sign or clock, candidates that look at the source.
 
     Notes
     -----
     The checks are told in 40_your_own_loop: K = 1 is the plain loss, the pool's exact field has no loss with all
-    endpoints
-    as candidates, and there the gradient is 0 on average.
+    endpoints as candidates, and there the gradient is 0 on average.
 
     Examples
     --------

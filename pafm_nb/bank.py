@@ -408,11 +408,9 @@ class LatentBank(TensorPool):
     """Endpoints on disk, mapped and sorted by class: a `TensorPool` that opens at once and takes no memory.
 
     Made by `LatentBank.create`, opened by `LatentBank.open`; every sampler, loss and diagnostic that takes a pool takes
-    it.
-    ``bank[index]`` gives the rows `index` (a list, or an int64 or bool tensor) as a `Batch`, in the order in which they
-    were
-    written. A worker gets the folder's name and maps the same pages. What is written to its tensors stays in this
-    process.
+    it. ``bank[index]`` gives the rows `index` (a list, or an int64 or bool tensor) as a `Batch`, in the order in which
+    they were written. A worker gets the folder's name and maps the same pages. What is written to its tensors stays in
+    this process.
 
     Parameters
     ----------
@@ -441,8 +439,7 @@ class LatentBank(TensorPool):
     ------
     ValueError
         From `open`: a file that is cut, foreign or damaged, an unfinished bank. From `create`: rows that are not finite
-        or go
-        beyond the type, labels out of range, blocks that differ, a folder that holds a bank.
+        or go beyond the type, labels out of range, blocks that differ, a folder that holds a bank.
     FileNotFoundError
         From `open`: no bank, or a file of it is missing.
 
@@ -493,11 +490,9 @@ class LatentBank(TensorPool):
             A new folder.
         blocks
             An iterable of blocks (z, y), (z, y, text) or (z, y, text, embedding, image_embedding): z (n, *D) floating
-            point, or
-            (mean, std) of each row; y (n,) int64, or None; text (n, *L) floating point or (n, L) int32; embeddings (n,
-            E). Or a
-            function of the number of rows already there that returns one: then a bank that was stopped goes on after
-            them.
+            point, or (mean, std) of each row; y (n,) int64, or None; text (n, *L) floating point or (n, L) int32;
+            embeddings (n, E). Or a function of the number of rows already there that returns one: then a bank that was
+            stopped goes on after them.
         dtype
             To store endpoints in: torch.float16, torch.bfloat16 or torch.float32.
         num_classes

@@ -140,8 +140,7 @@ class Recent:
     device.
 
     Called as `sampler(batch, generator=None)`; every call puts the rows of its batch into the queue for the calls after
-    it. A
-    dropped label (-1) takes rows of any label and is taken by dropped ones only.
+    it. A dropped label (-1) takes rows of any label and is taken by dropped ones only.
 
     Parameters
     ----------
@@ -149,8 +148,7 @@ class Recent:
         Candidates, the source included; k = 1 is flow matching. Rows of other labels count and are masked.
     independent : bool
         You say that rows are independent draws of the data (a stream, or with replacement): then, averaged over the
-        queue, the
-        target is exactly unbiased, and `.exact` is True. Shuffled epochs are not.
+        queue, the target is exactly unbiased, and `.exact` is True. Shuffled epochs are not.
 
     Returns
     -------
@@ -166,8 +164,7 @@ class Recent:
     -----
     Every call moves the queue: take another `Recent` for validation, and call it once for rows that are used more than
     once in a step. `state_dict()` and `load_state_dict(state)` hand the queue out and take it back. The hypotheses are
-    proved in
-    04_candidates.
+    proved in 04_candidates.
 
     Examples
     --------
@@ -441,8 +438,7 @@ class InClass(PoolSampler):
     """The source and k - 1 others of its class, uniform without replacement; exactly unbiased.
 
     Called as `sampler(batch, generator=None)` with rows of the pool (their `index`); where the label is dropped (-1)
-    the others
-    come from the whole pool.
+    the others come from the whole pool.
 
     Parameters
     ----------
@@ -494,8 +490,7 @@ class WholeClass(PoolSampler):
     """All endpoints of the row's class: the exact posterior, no noise left where the label is known; exactly unbiased.
 
     Called as `sampler(batch, generator=None)` with rows of the pool; a row whose label is dropped (-1) takes as many of
-    the whole
-    pool as the largest class has, the source among them.
+    the whole pool as the largest class has, the source among them.
 
     Parameters
     ----------
@@ -654,8 +649,7 @@ class RandomCrops(PoolSampler):
     """The source, a random crop of its image, and k - 1 more crops of the same image; exactly unbiased.
 
     Called as `sampler(batch, generator=None)` with crops from `draw(pool, index, crop=size)`, or with rows of a pool of
-    views;
-    labels do not matter, all candidates share them.
+    views; labels do not matter, all candidates share them.
 
     Parameters
     ----------
@@ -716,8 +710,7 @@ class ExactMoments(WholeClass):
     unbiased.
 
     Called as `sampler(batch, generator=None)` with rows from `draw(pool, index)`; a row whose label is dropped (-1)
-    takes as many
-    images of the whole pool as the largest class has.
+    takes as many images of the whole pool as the largest class has.
 
     Parameters
     ----------
@@ -764,8 +757,7 @@ class NearestNeighbors(PoolSampler):
     near data.
 
     Called as `sampler(batch, generator=None)` with rows of the pool; where the label is dropped (-1) they are
-    neighbours in the
-    whole pool. Needs FAISS, or a bank that holds neighbours.
+    neighbours in the whole pool. Needs FAISS, or a bank that holds neighbours.
 
     Parameters
     ----------
@@ -850,8 +842,7 @@ class SmoothedClass(PoolSampler):
     **biased** against the pool itself.
 
     Called as `sampler(batch, generator=None)` with rows of the pool; where the label is dropped (-1) all of the pool.
-    Nothing is
-    drawn. Needs FAISS, or a bank that holds neighbours.
+    Nothing is drawn. Needs FAISS, or a bank that holds neighbours.
 
     Parameters
     ----------
@@ -933,8 +924,7 @@ class Cells(PoolSampler):
     """The source's cell, and `extra` other cells of its class drawn at random; exactly unbiased, and near.
 
     Called as `sampler(batch, generator=None)` with rows of the pool; where the label is dropped (-1) the other cells
-    come from
-    the whole pool. Needs FAISS, or a bank that holds cells.
+    come from the whole pool. Needs FAISS, or a bank that holds cells.
 
     Parameters
     ----------
@@ -1079,8 +1069,7 @@ class TextLikelihood(PoolSampler):
     ----------
     pool : TensorPool or LatentBank
         With captions; of a bank only the stored embeddings are read. With an `image_embedding` the caption of one row
-        is
-        compared with the image of the other, else with its caption.
+        is compared with the image of the other, else with its caption.
     k : int
         Candidates, the source included; at most the rows of the pool.
     scale : float
@@ -1165,8 +1154,7 @@ class Likelihood(PoolSampler):
     unbiased if that is known.
 
     Called as `sampler(batch, generator=None)` with rows of the pool that have a `condition`; where it is dropped (y =
-    -1) all
-    endpoints are compatible.
+    -1) all endpoints are compatible.
 
     Parameters
     ----------
@@ -1176,8 +1164,8 @@ class Likelihood(PoolSampler):
         Candidates, the source included; k = 1 is flow matching, `len(pool)` the whole pool.
     log_p : callable
         `log_p(condition, rows)` with the batch's conditions (B, ...) and the candidates' places (B, k) int64 in your
-        order
-        returns (B, k) floating point log p(y_b|z_j), up to a constant for each row b; -inf for what is impossible.
+        order returns (B, k) floating point log p(y_b|z_j), up to a constant for each row b; -inf for what is
+        impossible.
     exact : bool
         False says that `log_p` is a kernel or another model, not the likelihood.
     log_prior : Tensor, optional
@@ -1192,8 +1180,7 @@ class Likelihood(PoolSampler):
     ------
     ValueError
         For k beyond the pool, a `log_p` that cannot be called; when called, for rows without a condition or that are
-        not the
-        pool's, and for log-likelihoods of another shape, NaN, +inf, or -inf for the source.
+        not the pool's, and for log-likelihoods of another shape, NaN, +inf, or -inf for the source.
 
     Notes
     -----

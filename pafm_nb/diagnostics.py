@@ -444,15 +444,13 @@ def gradient_variance(model:torch.nn.Module, losses:dict, batch:Batch, bins:int=
     -------
     list of dict
         One for each bin and loss, and at the end one for each loss over all t, with the variance of batch means as
-        well:
-        `variance`, `relative` to the first loss, and their standard errors `_se`.
+        well: `variance`, `relative` to the first loss, and their standard errors `_se`.
 
     Raises
     ------
     ValueError
         For losses that differ in path, time or dropout, a model without trainable parameters, a batch of fewer than 2
-        rows,
-        counts below the least.
+        rows, counts below the least.
 
     References
     ----------

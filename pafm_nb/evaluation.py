@@ -371,22 +371,19 @@ def evaluate(
     ----------
     samples
         Generated images: a uint8 tensor (N, C, H, W) with C = 1 or 3, an array of these or with channels last, or a
-        path: an .npz
-        (arr_0) or .npy, a folder, .zip or .tar of image files. Floats are refused: `to_uint8` makes bytes of floats in
-        [-1, 1].
+        path: an .npz (arr_0) or .npy, a folder, .zip or .tar of image files. Floats are refused: `to_uint8` makes bytes
+        of floats in [-1, 1].
     reference
         Real images in any of these forms; for 'fid' and 'sfid' also an .npz with their statistics (mu, sigma).
     metrics
         One or more of 'fid' (Fréchet distance, needs more images than features), 'sfid' (of spatial features), 'isc'
-        (Inception
-        score), 'kid' (kernel distance) and 'prc' (precision and recall).
+        (Inception score), 'kid' (kernel distance) and 'prc' (precision and recall).
     extractor
         'inception', 'dinov2', 'mnist' or 'digits'. Only with 'inception' is the distance called fid; elsewhere it is
         fd_EXTRACTOR.
     weights
         File (for 'dinov2' a folder) of the network's weights. None: Inception's in torch hub's cache, fetched if need
-        be, DINOv2
-        from the Hugging Face Hub, or the classifier that comes with this package.
+        be, DINOv2 from the Hugging Face Hub, or the classifier that comes with this package.
     device
         Of the network. None: the samples' own, or a GPU if there is one.
     batch_size
@@ -402,15 +399,13 @@ def evaluate(
     -------
     dict
         Scores by name (floats: 'fid' or 'fd_EXTRACTOR', 'inception_score', 'kid', 'precision', 'recall', ...), then
-        what was
-        compared and how: numbers of images, checksums of pixels and weights, extractor, device, versions.
+        what was compared and how: numbers of images, checksums of pixels and weights, extractor, device, versions.
 
     Raises
     ------
     ValueError
         For images that are no uint8 or that look like floats cast to bytes, too few images for a metric, two sets of
-        different
-        size, statistics of another network, unknown metrics or extractors.
+        different size, statistics of another network, unknown metrics or extractors.
     FileNotFoundError
         For a path or weights that are not there.
 

@@ -42,4 +42,6 @@ def require(
 ) -> ModuleType:
     "Import a module that an extra brings, or say in one line which"
     try: return import_module(name)
-    except ModuleNotFoundError as e: raise missing(ModuleNotFoundError(name=name)) from e
+    except ModuleNotFoundError as e:
+        if (said := missing(e)) is e: raise
+        raise said from e

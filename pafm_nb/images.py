@@ -450,8 +450,7 @@ def open_images(path, labelled:bool=True) -> Images:
     -------
     Images
         Sorted by class and name, with a label for each class in order; `read(i)` gives bytes, label and name of an
-        image, from any
-        thread, `skipped` what is no image and why.
+        image, from any thread, `skipped` what is no image and why.
 
     Raises
     ------

@@ -88,10 +88,9 @@ class MMDiT(nn.Module, HubMixin):
     """A transformer from (z_t, t, text) to a velocity: REPA's text-to-image model, with its parameter names.
 
     Called as ``model(x, t, text)``: x (B, in_channels, input_size, input_size) floating point, the noisy images or
-    latents z_t; t
-    (B,) floating point times, 0 is data and 1 is noise; text (B, context_length, context_size) floating point, the
-    states of a text
-    encoder, those of an empty caption for no text. Returns the velocity, of x's shape, in the dtype of the weights.
+    latents z_t; t (B,) floating point times, 0 is data and 1 is noise; text (B, context_length, context_size) floating
+    point, the states of a text encoder, those of an empty caption for no text. Returns the velocity, of x's shape, in
+    the dtype of the weights.
 
     Parameters
     ----------
@@ -131,8 +130,7 @@ class MMDiT(nn.Module, HubMixin):
     Notes
     -----
     `MMDIT_MODELS['MMDiT-B/2']()` and its kin have the published sizes. Joint blocks: Esser et al. 2024, arXiv
-    2403.03206; names and
-    sizes: REPA, Yu et al., 2410.06940.
+    2403.03206; names and sizes: REPA, Yu et al., 2410.06940.
 
     Examples
     --------
@@ -215,8 +213,8 @@ def load_mmdit(weights:dict|str|Path, num_heads:int|None=None, context_length:in
     ----------
     weights
         A state dict (names and float tensors), a checkpoint that holds one as 'ema', or the path of a .safetensors, .pt
-        or .pth file
-        of either. What DDP, averaging and torch.compile put into names is taken off. A pickle runs no code.
+        or .pth file of either. What DDP, averaging and torch.compile put into names is taken off. A pickle runs no
+        code.
     num_heads
         Needed for sizes that are not among `MMDIT_MODELS`: no shape tells it.
     context_length

@@ -169,8 +169,7 @@ def pafm_target(z:Tensor, eps:Tensor, t:Tensor, candidates:Tensor|CandidateSet, 
     ------
     ValueError
         For shapes or devices that do not fit, times outside [0, 1], numbers that are not finite, K = 0, a source that
-        is not
-        among its candidates, noise that is none, or points that z and eps did not make (with the way that fits).
+        is not among its candidates, noise that is none, or points that z and eps did not make (with the way that fits).
 
     References
     ----------
@@ -311,11 +310,9 @@ class FMLoss:
     """Flow matching: regress on the velocity of the one path that made the point (L_FM).
 
     Called as `loss(model, batch, generator=None)`: `model(z_t, t, y)` gets noisy points (B, *D), times (B,), 0 is data
-    and 1 is
-    noise, and labels (B,), or `batch.condition` where there is one, or None, and returns a velocity (B, *D). What comes
-    back is a
-    `LossOutput`: `.loss` to call `.backward()` on, and detached means over the batch. `prepare` and `compare` are its
-    two halves.
+    and 1 is noise, and labels (B,), or `batch.condition` where there is one, or None, and returns a velocity (B, *D).
+    What comes back is a `LossOutput`: `.loss` to call `.backward()` on, and detached means over the batch. `prepare`
+    and `compare` are its two halves.
 
     Parameters
     ----------
@@ -338,8 +335,7 @@ class FMLoss:
     ------
     ValueError
         For a path, time or noise that is none, a share outside [0, 1], or dropped rows without a null; when called, for
-        a
-        batch, generator or velocity that does not fit.
+        a batch, generator or velocity that does not fit.
 
     References
     ----------
@@ -451,15 +447,13 @@ class PAFMLoss(FMLoss):
     """Posterior-augmented flow matching: regress on the posterior mean of the velocity (L_PAFM).
 
     Called like `FMLoss`, with the same draws from the same generator: with K = 1 it is flow matching bit for bit. Its
-    `fm_loss`,
-    not its `loss`, is comparable with a run of flow matching.
+    `fm_loss`, not its `loss`, is comparable with a run of flow matching.
 
     Parameters
     ----------
     candidates : Sampler
         Finds the endpoints of each row: `InBatch()`, `WholeClass(pool)`, or anything that is called with a batch and a
-        generator
-        and returns a candidate set; one with parameters `z_t` and `t` gets the noisy points and times.
+        generator and returns a candidate set; one with parameters `z_t` and `t` gets the noisy points and times.
     path : Path
         The path from data to noise.
     time : callable
@@ -482,8 +476,7 @@ class PAFMLoss(FMLoss):
     ------
     ValueError
         For what `FMLoss` refuses, candidates that are no sampler, a temperature that is not above 0; when called, for a
-        set
-        that does not hold the sources.
+        set that does not hold the sources.
 
     References
     ----------

@@ -256,8 +256,7 @@ class VPPath(Path):
     """The variance-preserving diffusion with a linear beta: `alpha = exp(-t^2 (beta_max - beta_min)/4 - t beta_min/2)`.
 
     Methods, shapes and the clock (t = 0 is data, 1 is noise) are those of `LinearPath`. At t = 1 a trace of the data is
-    left,
-    `alpha(1)` is about 0.0066.
+    left, `alpha(1)` is about 0.0066.
 
     Parameters
     ----------
@@ -305,8 +304,7 @@ def reverse_time(model:Callable[..., Tensor]) -> Callable[..., Tensor]:
     ----------
     model : callable
         `model(x, t, ...)` returns a velocity like x, (B, *D), at times t (B,) with 0 = noise and 1 = data (SiT,
-        torchcfm,
-        flow_matching); further arguments are passed on.
+        torchcfm, flow_matching); further arguments are passed on.
 
     Returns
     -------

@@ -35,8 +35,7 @@ class Batch(_Fields):
         (B,) int64 places of the rows in the pool they came from; samplers that draw from a pool need them.
     condition : Tensor, optional
         (B, ...) what the model is given where it is no label: states of a text encoder, numbers, anything with a row
-        for
-        each row of z.
+        for each row of z.
     text : Tensor, optional
         The former name of `condition`, which may still be read and given.
 

@@ -175,8 +175,7 @@ def log_weights(z:Tensor, eps:Tensor, t:Tensor, candidates:Tensor, path:Path=Lin
         Divides the log-likelihood; 1 is exact.
     reduction : str
         'sum' over dimensions, or 'mean', which divides the log-likelihood by their number and is biased against the
-        pool's
-        field.
+        pool's field.
 
     Returns
     -------
@@ -187,8 +186,7 @@ def log_weights(z:Tensor, eps:Tensor, t:Tensor, candidates:Tensor, path:Path=Lin
     ------
     ValueError
         For shapes, dtypes or devices that do not fit, times outside [0, 1], numbers that are not finite, K = 0, or a
-        row
-        without a possible candidate.
+        row without a possible candidate.
 
     References
     ----------
@@ -272,8 +270,7 @@ def exact_velocity(z_t:Tensor, t:Tensor, pool:Tensor, path:Path=LinearPath(), lo
     ------
     ValueError
         For shapes, dtypes or devices that do not fit, times outside [0, 1], numbers that are not finite, or a row for
-        which
-        `log_prior` leaves no point.
+        which `log_prior` leaves no point.
 
     References
     ----------

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from .extras import require
-from .paths import LinearPath, check_count, check_generator, check_model, check_number, check_path, check_tensor
-from .paths import check_velocity, expand
+from .paths import LinearPath, Path, check_count, check_generator, check_model, check_number, check_path
+from .paths import check_tensor, check_velocity, expand
 from .progress import progress_bar
 
 # %% ../nbs/15_sampling.ipynb #ce6c5403
@@ -127,7 +127,7 @@ def euler_maruyama(
     field, # field(z, t) -> velocity, with t a float
     z:Tensor, # (B, *D) noise
     steps:int, # steps, and calls of the field
-    path=LinearPath(), # the path the velocity belongs to
+    path:Path=LinearPath(), # the path the velocity belongs to
     generator=None, # torch.Generator, or a list of one per row
     watch=None, # called as watch(t, z) at every time of the grid
     noise_dtype=None, # in which noise is drawn; None is z's
@@ -242,7 +242,7 @@ def sample(
     guidance_interval=(0., 1.),
     generator=None,
     null_label=None,
-    path=LinearPath(),
+    path:Path=LinearPath(),
     guidance_channels:int|None=None,
     atol:float=1e-6,
     rtol:float=1e-3,

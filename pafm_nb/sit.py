@@ -229,10 +229,8 @@ class SiT(nn.Module, HubMixin):
     """A transformer from (z_t, t, y) to a velocity, with the parameter names of the published weights.
 
     Called as ``model(x, t, y)``: x (B, in_channels, input_size, input_size) floating point, the noisy images or latents
-    z_t; t (B,)
-    floating point times, 0 is data and 1 is noise; y (B,) int64 labels, `model.null_label` for none, or None for no
-    labels at all.
-    Returns the velocity, of x's shape, in the dtype of the weights.
+    z_t; t (B,) floating point times, 0 is data and 1 is noise; y (B,) int64 labels, `model.null_label` for none, or
+    None for no labels at all. Returns the velocity, of x's shape, in the dtype of the weights.
 
     Parameters
     ----------
@@ -270,8 +268,7 @@ class SiT(nn.Module, HubMixin):
     Notes
     -----
     `SIT_MODELS['SiT-B/2']()` and its kin have the published sizes. `save_pretrained`, `from_pretrained` and
-    `push_to_hub` need
-    huggingface_hub. Ma et al. 2024, arXiv 2401.08740.
+    `push_to_hub` need huggingface_hub. Ma et al. 2024, arXiv 2401.08740.
 
     Examples
     --------
@@ -452,8 +449,8 @@ def load_sit(weights:dict|str|Path, num_heads:int|None=None, reverse:bool=False)
     ----------
     weights
         A state dict (names and float tensors), a checkpoint that holds one as 'ema', or the path of a .safetensors, .pt
-        or .pth file
-        of either. What DDP, averaging and torch.compile put into names is taken off. A pickle runs no code.
+        or .pth file of either. What DDP, averaging and torch.compile put into names is taken off. A pickle runs no
+        code.
     num_heads
         Needed for sizes that are not among `SIT_MODELS`: no shape tells it.
     reverse

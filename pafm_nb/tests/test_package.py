@@ -212,7 +212,8 @@ for sampler in (InBatch(), InBatch(4)):
 for objective in (PAFMLoss(Alone()), PAFMLoss(looks), PAFMLoss(InClass(pool, 4)), FMLoss(LinearPath())):
     loss = objective(model, Batch(pool.z)).loss
 velocity: torch.Tensor = pafm_target(pool.z, torch.randn_like(pool.z), torch.rand(8), pool.z).velocity
-images: torch.Tensor = sample(model, torch.randn(2, 1, 8, 8), steps=10)
+images: torch.Tensor = sample(model, torch.randn(2, 1, 8, 8), steps=10, path=CosinePath())
+sample(model, images, path=CosinePath)                                # error
 TrainConfig('run', k='four')                                          # error
 PAFMLoss(3)                                                           # error
 PAFMLoss(InBatch)                                                     # error
