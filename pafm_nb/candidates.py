@@ -51,7 +51,8 @@ def check_alike(
     y:Tensor|None, # (B,) their labels
 ):
     "Refuse rows that are not as many, of one shape and dtype, and with labels or without, on every process"
-    mine, all_of = (tuple(z.shape), str(z.dtype), y is not None), [None]*dist.get_world_size()
+    mine = (tuple(z.shape), str(z.dtype), y is not None)
+    all_of:list[Any] = [None]*dist.get_world_size()
     dist.all_gather_object(all_of, mine)
     if any(other != mine for other in all_of):
         raise ValueError('gathered=True needs equally many rows on every process, of one shape and dtype, with labels '
@@ -291,7 +292,7 @@ class PoolSampler:
     ragged = False # may a row have fewer candidates than the others?
     moments:bool|None = None # must the pool have moments (True), must it have none (False), or does either do?
     def __init__(self,
-        pool, # a TensorPool or a LatentBank
+        pool:TensorPool, # or a LatentBank, which is one
         # (N,) log of how often training draws each row, up to a constant, in your order; None: all alike
         log_prior:Tensor|None=None,
     ):
@@ -472,7 +473,7 @@ class InClass(PoolSampler):
     torch.Size([2, 3, 1])
     """
     exact = True
-    def __init__(self, pool, k:int, log_prior:Tensor|None=None):
+    def __init__(self, pool:TensorPool, k:int, log_prior:Tensor|None=None):
         check_count('k', k, 1)
         super().__init__(pool, log_prior)
         self.k, self.ragged = min(k, len(pool)), warn_small(pool.start.diff(), k)
@@ -524,7 +525,7 @@ class WholeClass(PoolSampler):
     """
     exact = True
     moments = False
-    def __init__(self, pool, log_prior:Tensor|None=None):
+    def __init__(self, pool:TensorPool, log_prior:Tensor|None=None):
         super().__init__(pool, log_prior)
         sizes, device = pool.start.diff(), pool.place.device
         self.width = int(sizes.max())
@@ -602,7 +603,7 @@ class MomentDraws(PoolSampler):
     exact = True
     by_label = False
     moments = True
-    def __init__(self, pool, k:int):
+    def __init__(self, pool:TensorPool, k:int):
         check_count('k', k, 1)
         super().__init__(pool)
         self.k = k
@@ -684,7 +685,7 @@ class RandomCrops(PoolSampler):
     """
     exact = True
     by_label = False
-    def __init__(self, pool, k:int):
+    def __init__(self, pool:TensorPool, k:int):
         check_count('k', k, 1)
         super().__init__(pool)
         self.k, self.whole_rows = k, pool.views > 1
@@ -791,7 +792,7 @@ class NearestNeighbors(PoolSampler):
     tensor([0., 1., 2.])
     """
     exact = False
-    def __init__(self, pool, k:int, log_prior:Tensor|None=None):
+    def __init__(self, pool:TensorPool, k:int, log_prior:Tensor|None=None):
         check_count('k', k, 1)
         super().__init__(pool, log_prior)
         self.k, self.ragged = min(k, len(pool)), warn_small(pool.start.diff(), k)
@@ -879,7 +880,7 @@ class SmoothedClass(PoolSampler):
     """
     exact = False
     moments = False
-    def __init__(self, pool, k:int, width:float=.4, log_prior:Tensor|None=None):
+    def __init__(self, pool:TensorPool, k:int, width:float=.4, log_prior:Tensor|None=None):
         check_count('k', k, 1)
         super().__init__(pool, log_prior)
         self.ragged = pool.num_classes > 1
@@ -961,7 +962,7 @@ class Cells(PoolSampler):
     tensor([10., 11.])
     """
     exact = True
-    def __init__(self, pool, k:int, extra:int=0, log_prior:Tensor|None=None):
+    def __init__(self, pool:TensorPool, k:int, extra:int=0, log_prior:Tensor|None=None):
         check_count('k', k, 1)
         check_count('extra', extra, 0)
         super().__init__(pool, log_prior)
@@ -1102,7 +1103,7 @@ class TextLikelihood(PoolSampler):
     """
     exact = False
     by_label = False
-    def __init__(self, pool, k:int, scale:float=20., log_prior:Tensor|None=None):
+    def __init__(self, pool:TensorPool, k:int, scale:float=20., log_prior:Tensor|None=None):
         check_count('k', k, 1)
         super().__init__(pool, log_prior)
         stored = getattr(pool, 'embedding', None)
@@ -1197,7 +1198,7 @@ class Likelihood(PoolSampler):
     tensor([[-2.0000, -0.5000,  0.0000]])
     """
     by_label = False
-    def __init__(self, pool, k:int, log_p:Callable[[Tensor, Tensor], Tensor], exact:bool=True,
+    def __init__(self, pool:TensorPool, k:int, log_p:Callable[[Tensor, Tensor], Tensor], exact:bool=True,
                  log_prior:Tensor|None=None):
         check_count('k', k, 1)
         super().__init__(pool, log_prior)

@@ -218,6 +218,8 @@ TrainConfig('run', k='four')                                          # error
 PAFMLoss(3)                                                           # error
 PAFMLoss(InBatch)                                                     # error
 PAFMLoss(WholeClass)                                                  # error
+WholeClass(3)                                                         # error
+InClass(pool.z, 3)                                                    # error
 PAFMLoss(InBatch(), CosinePath)                                       # error
 FMLoss(path=CosinePath)                                               # error
 exact_velocity(velocity, torch.rand(8), pool.z, CosinePath)           # error
