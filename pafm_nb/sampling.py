@@ -310,8 +310,8 @@ def sample(
     """
     if null_label is None: null_label = getattr(model, 'null_label', None)
     check_model(model); check_path(path)
-    _check_sample(noise, y, method, steps, guidance_scale, guidance_interval, guidance_channels, generator,
-                  null_label, atol, rtol, dtype)
+    _check_sample(noise, y, method, steps, guidance_scale, guidance_interval, guidance_channels, generator, atol,
+                  rtol, dtype)
     given = torch.promote_types(noise.dtype, torch.float32)
     guided = guided_velocity(model, y, guidance_scale, guidance_interval, null_label, guidance_channels, given)
     finite = {}
@@ -358,7 +358,7 @@ def evaluating(
         for m in training: m.training = True
 
 
-def _check_sample(noise, y, method, steps, scale, interval, channels, generator, null_label, atol, rtol, dtype):
+def _check_sample(noise, y, method, steps, scale, interval, channels, generator, atol, rtol, dtype):
     check_sampling(method, steps, scale, interval, channels, atol, rtol)
     if dtype not in (None, torch.float32, torch.float64):
         raise ValueError(f'dtype is {dtype}: keep the state in torch.float32 or torch.float64')
@@ -379,7 +379,6 @@ def _check_sample(noise, y, method, steps, scale, interval, channels, generator,
     for one in generator if rows else [generator]: check_generator(one)
     if rows and len(generator) != len(noise):
         raise ValueError(f'there are {len(generator)} generators for {len(noise)} rows: give one, or one per row')
-    check_guidance(y, scale, null_label)
 
 
 def check_sampling(

@@ -159,7 +159,7 @@ MUTANTS = dict(
         ('if not z.isfinite().all()', 'if False'),
         ('elif null_label.shape not in ((), y.shape[1:]):', 'elif False:'),
         ('    if noise.is_meta: raise', '    if False: raise'),
-        ('    check_guidance(y, scale, null_label)\n\n', '\n')]),
+        ('    check_guidance(y, scale, null_label)\n', '')]),
     generation=('generation', [
         ('(torch.arange(seeds.start, seeds.stop) - first) % len(labels)',
          'torch.arange(seeds.start, seeds.stop) % len(labels)'),
