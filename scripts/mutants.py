@@ -3,11 +3,13 @@ scripts/mutants.py [MODULE ...]`.
 
 Each mutant lives in a copy of the package; a mutant whose tests stay green *survives* and is listed with the reason it
 may, or must be met by a new test.
-Takes about half an hour on two cores and is no part of CI. Writes `results/mutants.json`."""
-import os, shutil, subprocess, sys, tempfile, time
+Takes about half an hour on two cores and is no part of CI. `results/mutants.json` is written after each mutant; a run
+that was stopped goes on, and one after a change looks again at the mutants whose module or tests changed."""
+import hashlib, json, os, shutil, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
+from threading import Lock
 from fastcore.script import Param, call_parse
 from pafm_nb.files import write_json
 
@@ -343,6 +345,7 @@ MUTANTS = dict(
         ("check_writable(out, BANK)", "check_writable(out)"),
         ("with open(file) as f: found = {i: line for i, line in enumerate(",
          "with open(file) as f: found = {i + 1: line for i, line in enumerate(")]))
+RESULTS = ROOT/'results'/'mutants.json'
 REASONS = {}  # (module, changed to): why no test can notice
 
 def run(package, module, tests, old, new):
@@ -354,7 +357,7 @@ def run(package, module, tests, old, new):
     start = time.time()
     try:
         done = subprocess.run([sys.executable, '-m', 'pytest', '-x', '-q', '--no-header', '-p', 'no:cacheprovider',
-                               str(package/'pafm_nb'/'tests'/f'test_{tests}.py')], cwd=package,
+                               *(str(package/f'pafm_nb/tests/test_{test}.py') for test in tests.split())], cwd=package,
                               env=os.environ | dict(PYTHONPATH=str(package), OMP_NUM_THREADS='1'),
                               capture_output=True, text=True, timeout=900)
         by = next((line.split('::')[-1].split(' - ')[0] for line in done.stdout.splitlines()
@@ -363,14 +366,27 @@ def run(package, module, tests, old, new):
     finally: path.write_text(whole)
     return dict(module=module, old=old, new=new, killed_by=by, seconds=round(time.time() - start, 1))
 
+def state_of(module, tests):
+    "Checksum of a module and of the tests that look at it"
+    files = [ROOT/'pafm_nb'/f'{module}.py', *(ROOT/f'pafm_nb/tests/test_{test}.py' for test in tests.split())]
+    return hashlib.sha256(b''.join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+def told_before(states):
+    "Mutants of the file whose module and tests are as they were: (module, old, new) -> what was found"
+    if not RESULTS.exists(): return {}
+    found = json.loads(RESULTS.read_text())['mutants']
+    return {(m['module'], m['old'], m['new']): m for m in found if m['of'] == states.get(m['module'])}
+
 @call_parse
 def main(
     modules:Param('Modules (default: all)', nargs='*'),
     workers:int=2  # Mutants at a time
 ):
     "Change one place at a time and see whether the tests notice"
-    todo = [(m, tests, *change) for m, (tests, changes) in MUTANTS.items() if not modules
-            or m in modules for change in changes]
+    states = {m: state_of(m, tests) for m, (tests, _) in MUTANTS.items()}
+    listed = [(m, tests, *change) for m, (tests, changes) in MUTANTS.items() for change in changes]
+    done, lock = told_before(states), Lock()
+    todo = [job for job in listed if (not modules or job[0] in modules) and (job[0], *job[2:]) not in done]
     with tempfile.TemporaryDirectory() as tmp:
         copies = Queue()
         for i in range(workers):
@@ -378,19 +394,17 @@ def main(
             copies.put(Path(tmp)/str(i))
         def one(job):
             package = copies.get()
-            try: found = run(package, *job)
+            try: found = run(package, *job) | dict(of=states[job[0]])
             finally: copies.put(package)
             print(
                 f'{found["module"]:15s} {"killed  " if found["killed_by"] else "SURVIVED"} {found["seconds"]:6.1f} s  '
                 f'{found["old"].strip()!r} -> {found["new"].strip()!r}  {found["killed_by"] or ""}', flush=True)
-            return found
-        with ThreadPoolExecutor(workers) as pool: results = list(pool.map(one, todo))
-    survivors = [r for r in results if not r['killed_by']]
-    print(f'{len(results)} mutants, {len(survivors)} survived')
-    if not modules:
-        write_json(ROOT/'results'/'mutants.json', dict(command='python scripts/mutants.py', mutants=len(results),
-                                                       by_module={m: len(c) for m, (_, c) in MUTANTS.items()},
-                               survivors=[r | dict(reason=REASONS.get((r['module'], r['new']))) for r in survivors],
-                               killed=[f'{r["module"]}: {r["old"].strip()} -> {r["new"].strip()} ({r["killed_by"]})'
-                                       for r in results if r['killed_by']]))
-    sys.exit(any((r['module'], r['new']) not in REASONS for r in survivors))
+            if not found['killed_by']: found['reason'] = REASONS.get((found['module'], found['new']))
+            with lock:
+                done[found['module'], found['old'], found['new']] = found
+                kept = [done[m, old, new] for m, _, old, new in listed if (m, old, new) in done]
+                write_json(RESULTS, dict(command='python scripts/mutants.py', listed=len(listed), mutants=kept))
+        with ThreadPoolExecutor(workers) as pool: list(pool.map(one, todo))
+    survivors = [m for m in done.values() if not m['killed_by']]
+    print(f'{len(done)} of {len(listed)} mutants, {len(survivors)} survived')
+    sys.exit(any(not m['reason'] for m in survivors))
