@@ -232,8 +232,7 @@ class BankWriter:
         if not wanted:
             raise ValueError(
                 f'{self.folder} holds the first {state["rows"]} rows of an unfinished bank: give blocks as a function '
-                'of the rows '
-                             'already there, or remove the folder')
+                'of the rows already there, or remove the folder')
         self.spec = state['spec']
         for name in self.columns():                      # a kill while the finished files were put into place
             done, part = self.folder/f'{name}.npy', self.part/f'{name}.npy'
@@ -367,8 +366,7 @@ class BankWriter:
         if free < need:
             raise ValueError(
                 f'putting the rows in class order takes {need:,} bytes, {self.folder} has {free:,}: make room and go '
-                'on; '
-                             f'all {self.rows} rows are kept')
+                f'on; all {self.rows} rows are kept')
         for name, (dtype, shape) in large.items(): self.sort(name, dtype, shape, torch.from_numpy(order))
 
     def sort(self, name, dtype, shape, order):

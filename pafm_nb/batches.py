@@ -88,10 +88,10 @@ def count_micro_batches(
     batch = f'the global batch of {config.batch_size}'
     if before and before['pieces'] != n:
         warnings.warn(
-            f'the run drew its batches in {before["pieces"]} micro-batches and goes on with {n}: {batch} and its '
-                      'rows stay, the noises, times and candidates are others from here on')
+            f'the run drew its batches in {before["pieces"]} micro-batches and goes on with {n}: {batch} and its rows '
+            'stay, the noises, times and candidates are others from here on')
     elif before and before['processes'] != processes:
         warnings.warn(
-            f'the run was on {before["processes"]} processes and goes on with {processes}: {batch} and all draws '
-                      'stay, sums are taken in another order')
+            f'the run was on {before["processes"]} processes and goes on with {processes}: {batch} and all draws stay, '
+            'sums are taken in another order')
     return n

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['NEAR', 'BAG_DERIVATIVE', 'Noisy', 'CandidateSet', 'same_rows', 'check_possible', 'check_numbers', 'check_source',
            'posterior_weights', 'by_differences', 'Candidates', 'lookup', 'felt', 'mix', 'SharedCandidates', 'bag_dot',
-           'check_rows', 'RowCandidates', 'GaussianCandidates', 'Sampler', 'PointSampler', 'asks_for_point']
+           'check_rows', 'RowCandidates', 'GaussianCandidates', 'Sampler', 'PointSampler', 'asks_for_point',
+           'ask_sampler']
 
 # %% ../nbs/03_candidate_sets.ipynb #e7fe75cd
 import inspect, math
@@ -415,3 +416,16 @@ def asks_for_point(
         if found[name].kind is inspect.Parameter.POSITIONAL_ONLY:
             raise ValueError(f'{sampler!r} takes {name} by position only: it is given by name, so leave out the slash')
     return names
+
+def ask_sampler(
+    sampler, # anything callable with a batch and a generator
+    batch:Batch, # the rows
+    generator, # of its draws
+    t:Tensor, # (B,) times, 0 is data, 1 is noise
+    z_t, # called without arguments, if the sampler wants them: (B, *D) noisy points
+) -> CandidateSet:
+    "The candidates of a batch, from a sampler that is told what it asks for"
+    asked = asks_for_point(sampler)
+    point = dict(t=t) if 't' in asked else {}
+    if 'z_t' in asked: point['z_t'] = z_t()
+    return sampler(batch, generator, **point)

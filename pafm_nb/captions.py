@@ -213,8 +213,8 @@ def check_clip(
             f'{pickled[0]} is a pickle, which may run any code when it is read: convert it to safetensors where you '
             'trust it')
     raise FileNotFoundError(
-        f'{folder} has no {lack[0]}: give a folder with model, tokenizer and image processor of a CLIP, '
-                            'as save_pretrained of transformers writes them')
+        f'{folder} has no {lack[0]}: give a folder with model, tokenizer and image processor of a CLIP, as '
+        'save_pretrained of transformers writes them')
 
 def clip_folder(
     name, # a folder, or owner/name on the hub

@@ -108,8 +108,8 @@ def save_checkpoint(
     except (OSError, SafetensorError) as e:
         shutil.rmtree(part, ignore_errors=True)
         raise ValueError(
-            f'the checkpoint of step {step} cannot be written to {folder} ({e}): make room there and go on from '
-                         f'the last one, {last_name(folder)}') from e
+            f'the checkpoint of step {step} cannot be written to {folder} ({e}): make room there and go on from the '
+            f'last one, {last_name(folder)}') from e
     for old in [p for p in checkpoints_in(folder) if _step_of(p) <= step and not p.is_symlink()][:-keep]:
         try: discard(old)
         except OSError as e: warnings.warn(f'{old} cannot be removed ({e.strerror}): remove it where you can')

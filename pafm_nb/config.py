@@ -206,8 +206,8 @@ def check_data(
     "Refuse data that is neither a name nor a folder"
     if config.data not in NAMES['data'] and not (config.data and Path(config.data).is_dir()):
         raise ValueError(
-            f'no data is named {config.data!r} and no folder either: use one of {", ".join(NAMES["data"])}, '
-                         'or the folder of a bank')
+            f'no data is named {config.data!r} and no folder either: use one of {", ".join(NAMES["data"])}, or the '
+            'folder of a bank')
 
 def saved_config(
     folder, # of a run

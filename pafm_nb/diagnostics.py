@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from . import paths
-from .candidate_sets import PointSampler, Sampler, asks_for_point
+from .candidate_sets import PointSampler, Sampler, ask_sampler
 from .candidates import ExactMoments, WholeClass
 from .pools import Batch, TensorPool, check_pool, draw
 from .objective import mixed_target, pafm_target
@@ -218,14 +218,14 @@ def _bias_variance(sampler, pool, time, plan, path, temperature, crop, generator
     z_t = path.interpolate(rows.z.double(), eps, t.expand(n))
     again = revisit(z_t, t, label, pool, len(plan), path, crop, generator)
     error, inverse = torch.empty_like(again.z), z_t.new_empty(again.row.shape)
-    index, asks = pool.order[again.row].long(), asks_for_point(sampler)
+    index = pool.order[again.row].long()
     for c, batches in enumerate(plan):
         for b in batches:
             z = again.z[c, b].to(rows.z.dtype)
             tb = t.expand(len(b))
-            point = dict(z_t=z_t[b].to(z.dtype), t=tb.to(z.dtype))
-            found, z = sampler(Batch(z, None if rows.y is None else label[b], index[c, b]),
-                               generator, **{name: point[name] for name in asks}), z.double()
+            batch = Batch(z, None if rows.y is None else label[b], index[c, b])
+            found = ask_sampler(sampler, batch, generator, tb.to(z.dtype), lambda: z_t[b].to(batch.z.dtype))
+            z = z.double()
             noise = (z_t[b] - path.alpha(t)*z)/path.sigma(t)
             target, weights = mixed_target(z, noise, tb, found, path, temperature)
             error[c, b], inverse[c, b] = target - again.velocity[b], 1/effective_sample_size(weights)
@@ -305,8 +305,7 @@ def ess_curve(pool:TensorPool, t, sampler:Sampler|PointSampler|None=None, rows:i
     out = []
     for x in times:
         tb = torch.full((rows,), x, device=dev)
-        point = dict(z_t=path.interpolate(batch.z, eps, tb), t=tb)
-        found = sampler(batch, generator, **{name: point[name] for name in asks_for_point(sampler)})
+        found = ask_sampler(sampler, batch, generator, tb, lambda: path.interpolate(batch.z, eps, tb))
         weights = pafm_target(batch.z, eps, tb, found, path, temperature=temperature).weights
         source = found.source_weight(weights)
         row = dict(t=x, n=rows)

@@ -98,14 +98,15 @@ def one_launch(
     "One launch at a time writes to a folder; the processes of a second one are all told at once"
     @functools.wraps(work)
     def alone(*args, **kwargs):
-        from accelerate.utils import broadcast_object_list
         out, state = inspect.signature(work).bind(*args, **kwargs).arguments['out'], process_state()
         with ExitStack() as held:
             said = [None]
             if state.is_main_process:
                 try: held.enter_context(one_writer(out, '.launch'))
                 except ValueError as e: said = [str(e)]
-            if state.num_processes > 1: broadcast_object_list(said)
+            if state.num_processes > 1:
+                from accelerate.utils import broadcast_object_list
+                broadcast_object_list(said)
             if said[0] is not None: raise ValueError(said[0])
             return work(*args, **kwargs)
     return alone

@@ -99,7 +99,7 @@ class ImageProducer(Producer):
         if bad.any():
             raise ValueError(
                 f'{names[bad.nonzero()[0].item()//self.views]} is encoded as not a number or beyond {self.dtype}: '
-                             'choose precision bf16 or no, or dtype float32')
+                'choose precision bf16 or no, or dtype float32')
         return dict(mean=mean.numpy(), std=std.numpy(), label=np.repeat(labels, self.views))
 
     def write_notes(self, out, work):
@@ -108,8 +108,8 @@ class ImageProducer(Producer):
         there = labels_of(work)
         if lost := sorted({*self.labels.tolist()} - there):
             raise ValueError(
-                f'no image of class {self.images.classes[lost[0]]} could be read ({len(lost)} such classes): '
-                             f'mend its images or take the class away, and remove {work.folder}')
+                f'no image of class {self.images.classes[lost[0]]} could be read ({len(lost)} such classes): mend its '
+                f'images or take the class away, and remove {work.folder}')
         return counts
 
 def labels_of(

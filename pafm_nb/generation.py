@@ -114,8 +114,8 @@ def check_vae(
     made_by = run.provenance.get('latents', {}).get('vae_sha256')    # published features say a name and no checksum
     if not asked and made_by not in (None, found['vae_sha256']):
         raise ValueError(
-            f'{name} has the checksum {found["vae_sha256"][:12]}, and the bank of {run.config.out} was made '
-                         f'with {made_by[:12]}: bring that VAE back, or name one with --vae')
+            f'{name} has the checksum {found["vae_sha256"][:12]}, and the bank of {run.config.out} was made with '
+            f'{made_by[:12]}: bring that VAE back, or name one with --vae')
 
 
 class Decoder:
@@ -131,8 +131,8 @@ class Decoder:
         if not bank and not vae:
             if run.model.in_channels in (1, 3): return
             raise ValueError(
-                f'{run.config.out} makes latents of {run.model.in_channels} channels and does not say of which '
-                             'VAE: name one with --vae')
+                f'{run.config.out} makes latents of {run.model.in_channels} channels and does not say of which VAE: '
+                'name one with --vae')
         from pafm_nb.vae import load_vae, vae_provenance
         name = vae or bank['vae']
         self.vae = load_vae(name, device)

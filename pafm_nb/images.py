@@ -403,14 +403,13 @@ def _class_level(path, finder):
         if (parts := below(c)) and (len(classes) == 1 if images[c] else len(parts) > 1):
             raise ValueError(f'in {path} the folder {name(c)} holds {images[c] or "no"} images and {len(parts)} '
                              f'folders with images ({name(parts[0])} first), so it is a class or holds classes: give '
-                             '(or pack) '
-                             f'{name(c)} alone if these are the classes, or put its images into itself')
+                             f'(or pack) {name(c)} alone if these are the classes, or put its images into itself')
     named = rf'({"|".join(SPLITS)})(?:set)?(?:[\W_\d].*)?'
     splits = [(m[1], name(c)) for c in classes if (m := re.fullmatch(named, c[-1].lower()))]
     if len(one := dict(splits)) > 1 and 2*len(splits) >= len(classes):    # a class may be called test tube
         raise ValueError(
-            f'{path} holds {" and ".join(one.values())}, which are parts of a data set and no classes: give '
-                         '(or pack) one of them alone')
+            f'{path} holds {" and ".join(one.values())}, which are parts of a data set and no classes: give (or pack) '
+            'one of them alone')
     if classes and (empty := sorted(inside[level] - full)):
         raise ValueError(f'{len(empty)} of {len(inside[level])} classes in {path} have no image, {name(empty[0])} '
                          'first: add images or take them away')

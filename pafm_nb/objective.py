@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import math, torch
 from torch import Tensor
 from .candidate_sets import (Candidates, CandidateSet, Noisy, PointSampler, Sampler, SharedCandidates,
-                                    asks_for_point)
+                                    ask_sampler)
 from .paths import (PATHS, LinearPath, Path, check_count, check_generator, check_model, check_number, check_path,
                            check_velocity, expand, readable)
 from .pools import Batch, check_batch, check_null_text, check_told, sent
@@ -37,8 +37,7 @@ def as_set(
     if not isinstance(candidates, (Tensor, CandidateSet)):
         raise ValueError(
             'candidates must be a tensor (B, K, *D) or (N, *D), or what a sampler returns, got '
-            f'{type(candidates).__name__}: '
-                         'call a sampler with the batch, sampler(batch); of a pool give its z')
+            f'{type(candidates).__name__}: call a sampler with the batch, sampler(batch); of a pool give its z')
     if isinstance(candidates, CandidateSet):
         if log_prior is not None: raise ValueError('log_prior was given twice: a candidate set carries its own')
     else:
@@ -131,8 +130,7 @@ def check_point(
     off = (z_t - path.interpolate(z, eps, t)).square().mean().sqrt().item()
     raise ValueError(
         f'z_t is not path.interpolate(z, eps, t) in {(~made).sum().item()} of {len(z)} rows, off by {off:.2g}: another '
-        'noise made it. '
-                     'Take sigma = 0, eta = 0 and a matcher without a coupling, or draw eps and z_t yourself')
+        'noise made it. Take sigma = 0, eta = 0 and a matcher without a coupling, or draw eps and z_t yourself')
 
 # %% ../nbs/05_objective.ipynb #2c0ea7c6
 def pafm_target(z:Tensor, eps:Tensor, t:Tensor, candidates:Tensor|CandidateSet, path:Path=LinearPath(),
@@ -505,9 +503,7 @@ class PAFMLoss(FMLoss):
         return super().drop(batch, generator)
 
     def target(self, z, eps, t, batch, generator, velocity=None):
-        asked = asks_for_point(self.candidates)
-        point = dict(z_t=self.path.interpolate(z, eps, t), t=t) if asked else {}
-        candidates = self.candidates(batch, generator, **{name: point[name] for name in asked})
+        candidates = ask_sampler(self.candidates, batch, generator, t, lambda: self.path.interpolate(z, eps, t))
         check_found(candidates, self.candidates, z)
         found, weights = mixed_target(z, eps, t, candidates, self.path, self.temperature, velocity)
         return found, effective_sample_size(weights), candidates.source_weight(weights)

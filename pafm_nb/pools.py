@@ -119,9 +119,8 @@ def check_told(
     name = sampler.__name__ if isinstance(sampler, type) else type(sampler).__name__
     raise ValueError(
         f'{name} goes by labels, and there is a condition without labels: it would take every endpoint for every '
-        'condition. '
-                     'Give y, a number for each distinct condition, or use TextLikelihood or Likelihood, or give '
-                     'pafm_target a log_prior')
+        'condition. Give y, a number for each distinct condition, or use TextLikelihood or Likelihood, or give '
+        'pafm_target a log_prior')
 
 # %% ../nbs/02_pools.ipynb #47adc980
 def read_rows(

@@ -341,9 +341,7 @@ class NotFinite(ValueError):
         self.rows, self.t = (~z.flatten(1).isfinite().all(1)).nonzero().flatten().tolist(), t
         super().__init__(
             f'{who} are not finite: it began at t = {t:.3g}. At t = 1 the weights are to blame: look at them, or take '
-            'an '
-                         'older checkpoint; later the steps are: take more of them, less guidance, or a model in '
-                         'float32')
+            'an older checkpoint; later the steps are: take more of them, less guidance, or a model in float32')
 
 
 @contextmanager

@@ -397,9 +397,8 @@ def _read_file(path):
         if not asked: raise ValueError(f'{path} is damaged ({type(e).__name__}): download or save it again') from e
         raise ValueError(
             f'{path} was refused and nothing of it run: it asks for {asked[1]}, and weights_only=True builds only '
-            'tensors, plain '
-                         'containers and argparse.Namespace. Have the state dict saved alone, best as '
-                         '.safetensors') from e
+            'tensors, plain containers and argparse.Namespace. Have the state dict saved alone, best as '
+            '.safetensors') from e
 
 # %% ../nbs/13_sit.ipynb #050b7b63
 def shapes_of(

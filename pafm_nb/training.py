@@ -75,9 +75,7 @@ def check_average(
     if config.steps > 1 and left > .01:
         warnings.warn(
             f'{left:.0%} of the averaged weights, from which is sampled, will be those of the first of {config.steps} '
-            'steps '
-                      f'(ema_decay={config.ema_decay}): take more steps, or '
-                      f'ema_decay={max(0., 1 - 5/config.steps):.6g}')
+            f'steps (ema_decay={config.ema_decay}): take more steps, or ema_decay={max(0., 1 - 5/config.steps):.6g}')
 
 # %% ../nbs/14d_training.ipynb #672760c6
 # one sampler reads each
@@ -137,12 +135,12 @@ def check_alike(
                     f'process {rank} was started with {k}={v!r}, process 0 with {first[k]!r}: give all the same')
         if read != first_data:
             raise ValueError(
-                f'{config.data} is not the same everywhere: process 0 reads {first_data}, process {rank} {read}: '
-                             'copy one to all machines')
+                f'{config.data} is not the same everywhere: process 0 reads {first_data}, process {rank} {read}: copy '
+                'one to all machines')
         if last != 'none' and (first_newest == 'none' or last > first_newest):
             raise ValueError(
-                f'{config.out} holds {last} for process {rank} and {first_newest} for process 0, which hands '
-                             'over: make that machine the first, or copy its folder there')
+                f'{config.out} holds {last} for process {rank} and {first_newest} for process 0, which hands over: '
+                'make that machine the first, or copy its folder there')
 
 # %% ../nbs/14d_training.ipynb #5c658ca3
 class TrainingSteps:
@@ -428,6 +426,5 @@ class Trainer(TrainingSteps):
         if self.main: write_json(self.out/'not_finite.json', dict(step=step, rows=rows, **said))
         raise ValueError(
             f'step {step} is not finite: loss {values["loss"]}, gradient norm {values["grad_norm"]}, on rows '
-                         f'{rows[:8]}... of the pool (all of them in {self.out}/not_finite.json): lower '
-                         f'lr={self.config.lr} or '
-                         f'look at these rows; the last good checkpoint is {last_name(self.out/"checkpoints")}')
+            f'{rows[:8]}... of the pool (all of them in {self.out}/not_finite.json): lower lr={self.config.lr} or look '
+            f'at these rows; the last good checkpoint is {last_name(self.out/"checkpoints")}')

@@ -146,8 +146,7 @@ MUTANTS = dict(
         ("if null_label is not None: check_count('null_label', null_label, 0)", 'pass'),
         ("    candidates.check(z)\n    return candidates", '    return candidates'),
         ('    candidates.check(z)\n\nclass', '\nclass'),
-        ('point = dict(z_t=self.path.interpolate(z, eps, t), t=t) if asked else {}',
-         'point = dict(z_t=z, t=t) if asked else {}')]),
+        ('generator, t, lambda: self.path.interpolate(z, eps, t))', 'generator, t, lambda: z)')]),
     diagnostics=('diagnostics', [
         ('- variance/len(error)', ''), ('slope.square()*variance', 'slope*variance'),
         ('w.multinomial(draws, replacement=True', 'torch.ones_like(w).multinomial(draws, replacement=True'),

@@ -175,9 +175,8 @@ def moons_verdict(
         errors.append(f"Error to the {field}'s field: PAFM {mean(pafm, key):.3f}, FM {mean(fm, key):.3f}; {who}. ")
     return (
         f'Two moons, {result["protocol"]["steps"]} steps: {mean(pafm, "stray"):.1%} of PAFM\'s samples are stray '
-        f'points, of FM\'s {mean(fm, "stray"):.1%}. '
-            f'{"".join(errors)}The weights are those of the last step, not averaged. '
-            f'A run trained for {mean(pafm, "seconds"):.1f} s with PAFM, {mean(fm, "seconds"):.1f} s with FM.')
+        f'points, of FM\'s {mean(fm, "stray"):.1%}. {"".join(errors)}The weights are those of the last step, not '
+        f'averaged. A run trained for {mean(pafm, "seconds"):.1f} s with PAFM, {mean(fm, "seconds"):.1f} s with FM.')
 
 def digits_verdict(
     result:dict, # of compare

@@ -38,15 +38,17 @@ def run_trials(
 ) -> dict:
     "Run what the file does not hold yet; each result is written when it is there"
     from joblib import Parallel, delayed, parallel_config
+    from joblib.externals.loky import get_reusable_executor
     file = Path(file)
     check_writable(file.parent)
     here = machine()
-    found:dict = read_json(file, 'mend or remove it',
-                           lambda f: ([t['settings'] for t in f['trials'].values()],
-                                      [f['machine'][k] for k in ('cpu', 'cores', 'torch')])) if file.exists() else dict(
-                                          command=command, machine=here, trials={})
+    same = lambda one: [one[k] for k in ('cpu', 'cores', 'torch')]
+    found:dict = dict(command=command, machine=here, trials={})
+    if file.exists():
+        found = read_json(file, 'mend or remove it',
+                          lambda f: ([t['settings'] for t in f['trials'].values()], same(f['machine'])))
     done = found['trials']
-    elsewhere = {} if all(here[k] == found['machine'][k] for k in ('cpu', 'cores', 'torch')) else dict(machine=here)
+    elsewhere = {} if same(here) == same(found['machine']) else dict(machine=here)
     for name, settings in trials.items():
         if name in done and done[name]['settings'] != json.loads(json.dumps(settings)):
             raise ValueError(
@@ -61,6 +63,7 @@ def run_trials(
             done[name] = dict(settings=trials[name], result=result, seconds=round(seconds, 1)) | elsewhere
             write_json(file, found)
             bar.update()
+    if waiting: get_reusable_executor().shutdown()       # or its idle processes keep this one for five minutes
     return found
 
 def _timed(work, name, settings):

@@ -14,10 +14,10 @@ __all__ = ['IMPORTS', 'FILES', 'random_rows', 'blocks_of', 'make', 'same_tensors
            'test_second_writer', 'test_what_a_system_wrote_for_itself_is_not_foreign', 'test_rows_of_an_older_version',
            'test_what_may_not_be_read_is_not_called_damaged', 'Killed', 'killed_at', 'test_opening_a_large_bank',
            'test_a_cut_file_is_not_gone_on_with', 'test_larger_than_memory', 'Rows', 'test_workers_share_a_bank',
-           'test_resident_on_a_gpu', 'room', 'test_no_room_while_writing']
+           'test_resident_on_a_gpu', 'test_no_room_while_writing']
 
 # %% ../../nbs/tests/test_bank.ipynb #a363aa7f
-import json, os, pickle, resource, signal, subprocess, sys
+import json, os, pickle, signal, subprocess, sys
 from contextlib import contextmanager
 
 import fastcore.test as ft
@@ -35,6 +35,7 @@ from ..pools import TensorPool, draw, read_rows
 from ..objective import PAFMLoss
 from ..work_folder import WorkFolder
 from ..files import check_writable, one_writer, write_json
+from .test_work_folder import room
 
 # %% ../../nbs/tests/test_bank.ipynb #e6d2ba88
 def random_rows(n=120, classes=5, seed=0, shape=(2, 3)):
@@ -503,14 +504,6 @@ def test_resident_on_a_gpu(tmp_path):
             SAMPLERS[name](there, 3)(there[[5, 80]], torch.Generator('cuda').manual_seed(0))
 
 # %% ../../nbs/tests/test_bank.ipynb #9a12e13e
-@contextmanager
-def room(bytes):
-    "No file may grow beyond this, as on a full disk"
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, before[1]))
-    try: yield
-    finally: resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
 @pytest.mark.parametrize('sort', [False, True])
 def test_no_room_while_writing(tmp_path, sort):
     "Without room a bank is one OSError, half a block is never gone on from, and the same call goes on"

@@ -129,7 +129,8 @@ TUBES = ('cat/1.jpg', 'dog/2.jpg', 'rat/3.jpg', 'test tube/4.jpg', 'train_statio
     (['cat/1.jpg', 'cat/2.jpg'], '', ['cat/1.jpg', 'cat/2.jpg']),
     (['train/cat/1.jpg'], 'train/', ['cat/1.jpg']),
     ([f'{split}/{name}' for split in ('train', 'val') for name in PAIR], None, 'train holds no images and 2 folders '
-     'with images .train/cat first.*give .or pack. train alone'),
+                                                                               'with images .train/cat first.*give '
+                                                                               '.or pack. train alone'),
     (['train/cat/1.jpg', 'val/cat/1.jpg'], None, 'holds train and val, which are parts of a data set'),
     (['Train/1.jpg', 'test/2.jpg', 'cat/3.jpg'], None, 'holds Train and test'),
     ([f'train/{name}' for name in PAIR] + ['test/1.jpg'], None, 'train holds no images and 2'),
@@ -149,7 +150,7 @@ TUBES = ('cat/1.jpg', 'dog/2.jpg', 'rat/3.jpg', 'test tube/4.jpg', 'train_statio
       *(f'ILSVRC/Data/CLS-LOC/train/{name}' for name in PAIR), 'ILSVRC/Data/CLS-LOC/val/3.jpg'], None,
      'ILSVRC/Data/CLS-LOC holds no images and 2 folders .* give .or pack. ILSVRC/Data/CLS-LOC alone'),
     (['cat\\1.jpg', 'dog\\2.jpg'], None, 'no images in class folders.*is left out .its path has a backslash.* write / '
-     'between'),
+                                         'between'),
     (['cat/1.gif'], None, 'cat/1.gif, for one, is left out .no image by its name'),
     (['1.jpg'], None, '1.jpg, for one, is left out .it lies in no class folder'),
 ])

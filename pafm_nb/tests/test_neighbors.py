@@ -19,7 +19,8 @@ from ..neighbors import (balanced_cells, class_neighbors, coarse_lists, list_nei
                                pool_neighbors, prepare_cells,
                                prepare_neighbors)
 from ..pools import TensorPool
-from .test_bank import Killed, blocks_of, killed, killed_at, make, random_rows, room
+from .test_bank import Killed, blocks_of, killed, killed_at, make, random_rows
+from .test_work_folder import room
 
 # %% ../../nbs/tests/test_neighbors.ipynb #4bba88e9
 @pytest.mark.parametrize('n, k', [(1, 1), (9, 4), (64, 8), (30, 30), (30, 1)])
