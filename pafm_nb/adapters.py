@@ -60,6 +60,7 @@ def loss_of(
     raise ValueError(
         f'a step must return its loss, one finite number, got {got}: pass lambda model, z, y: ... that does')
 
+# %% ../nbs/40_your_own_loop.ipynb #8cf58088
 def mean_slopes(
     step, # step(model, z, y) -> loss
     called, # as `check_loop` has it
@@ -99,6 +100,7 @@ def check_loop_arguments(step, plain, data, called, batch_size, batches):
     if not isinstance(data, TensorPool) or not 2 <= len(data) <= 5000:
         raise ValueError(f'data must be a TensorPool of 2 to 5000 rows, got {data!r}: TensorPool(z[:500], y[:500])')
 
+# %% ../nbs/40_your_own_loop.ipynb #304ef6d7
 def check_measured(
     k1:float, # largest relative difference to the plain loss where no row has another candidate
     exact:float, # loss of the pool's exact field with all endpoints as candidates
@@ -120,6 +122,7 @@ def check_measured(
         raise ValueError(f"with PAFM the gradient at the pool's exact field is {score:.1f} standard errors from 0: "
                          'candidates are not drawn without looking at the source')
 
+# %% ../nbs/40_your_own_loop.ipynb #37becb8a
 def check_loop(step, plain, data:TensorPool, called=lambda field: field, path:Path=LinearPath(), batch_size:int=128,
                batches:int=60) -> CheckedLoop:
     """Find a wrong clock, sign, path, noise or coupling in a training loop with PAFM, by three checks.

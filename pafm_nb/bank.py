@@ -142,6 +142,7 @@ def check_stored(
             raise ValueError(f'{name} {first + bad.nonzero()[0].item()} {why} '
                              f'({bad.sum().item()} such rows in this block; nothing of it was written)')
 
+# %% ../nbs/12_bank.ipynb #2cff5f81
 def check_block(
     z:Tensor, # (n, *D) endpoints
     std:Tensor|None, # (n, *D) their standard deviations
@@ -402,6 +403,7 @@ def check_meta(
                                                      for part in (meta['prepared'], meta.get('about', {}))):
         raise ValueError('labelled, prepared or about in it is of another type')
 
+# %% ../nbs/12_bank.ipynb #f4aceec7
 class LatentBank(TensorPool):
     """Endpoints on disk, mapped and sorted by class: a `TensorPool` that opens at once and takes no memory.
 

@@ -139,6 +139,7 @@ class Producer:
                 work.write(p, self.pack(values) if values else {}, dict(skipped=skipped))
                 bar.update(len(done))
 
+# %% ../nbs/12b_bank_build.ipynb #12a3cddf
 def image_notes(
     out, # folder of the bank
     work:WorkFolder, # all pieces there
@@ -175,6 +176,7 @@ def piece_blocks(
         for at in range(max(0, start - (end - n)), n, chunk):
             yield block_of({name: torch.from_numpy(np.array(x[at:at + chunk])) for name, x in arrays.items()})
 
+# %% ../nbs/12b_bank_build.ipynb #50aa6eb0
 def publish(
     out:Path, # folder of the bank
     work:WorkFolder, # sealed: rows of each piece
@@ -202,6 +204,7 @@ def summary(
     return dict(rows=len(bank), classes=classes, skipped=len(skipped), bytes=sum(f['bytes'] for f in files.values()),
                 sha256=hashlib.sha256(content.encode()).hexdigest())
 
+# %% ../nbs/12b_bank_build.ipynb #8e05ec46
 def print_summary(
     bank:LatentBank, # finished
     done:int=0, # rows of this call

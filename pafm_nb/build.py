@@ -91,6 +91,7 @@ def check_captions(
         raise ValueError(f'{config.model} takes text of {context} and a row of {config.data} has {given}: '
                          'choose another model, or model_args')
 
+# %% ../nbs/14c_build.ipynb #1d32fa57
 def check_fit(
     config:TrainConfig, # the run
     pool, # its data
@@ -174,6 +175,7 @@ def trained_classes(
     pool = open_data(config)
     return classes_with_rows(pool).tolist() if pool.labelled else []
 
+# %% ../nbs/14c_build.ipynb #4c2ebff0
 def open_run(
     folder, # of a run
     device='cpu', # of the model
@@ -188,6 +190,7 @@ def open_run(
     known = state['step'], state['checksums']['ema'], trained_classes(config, state), state.get('about', {})
     return TrainedModel(model.eval().requires_grad_(False).to(device), config, *known)
 
+# %% ../nbs/14c_build.ipynb #899655a8
 def load_run(folder) -> tuple[nn.Module, TrainConfig]:
     """The model that a run has trained, and its config.
 

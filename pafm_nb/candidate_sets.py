@@ -48,6 +48,7 @@ class Noisy(NamedTuple):
         "Some of the rows"
         return Noisy(self.z[rows], self.eps[rows], self.a[rows], self.b[rows], self.temperature)
 
+# %% ../nbs/03_candidate_sets.ipynb #6d5ebb3d
 class CandidateSet:
     """What a sampler returns: the endpoints that each row may have come from.
     A kind of set says how it is checked and averaged"""
@@ -95,6 +96,7 @@ def check_possible(
     raise ValueError(
         f'row {gone.nonzero()[0].item()} has log_prior -inf for its own source: the source must stay possible')
 
+# %% ../nbs/03_candidate_sets.ipynb #7db574f8
 def check_numbers(
     name:str, # of the tensor, for the message
     x, # what was given
@@ -114,6 +116,7 @@ def check_numbers(
     if readable(x) and not (0 <= x.min() <= x.max() < n):
         raise ValueError(f'{name} holds {(x.min() if x.min() < 0 else x.max()).item()}: count from 0 to {n - 1}')
 
+# %% ../nbs/03_candidate_sets.ipynb #c983867a
 def check_source(
     z:Tensor, # (B, *D) sources
     found:Tensor, # (B, *D) what stands where the source should
@@ -162,6 +165,7 @@ def by_differences(
         shift[c] = products(d.mT, weights[c])
     return shift, weights
 
+# %% ../nbs/03_candidate_sets.ipynb #149a973e
 @dataclass
 class Candidates(CandidateSet):
     "Candidates of each row's own"
@@ -202,6 +206,7 @@ def felt(
     share = (outside.log().maximum(best) + 2*error).clamp_max(0)
     return (error.clamp_max(1).log() + share > math.log(1e3*unit)).nonzero()[:, 0]
 
+# %% ../nbs/03_candidate_sets.ipynb #042d7b43
 def mix(
     noisy:Noisy, # the rows
     dot, # (B, D) queries -> (B, K) inner products with the candidates
@@ -314,6 +319,7 @@ def check_rows(
     if candidates.source is not None: check_numbers('source', candidates.source, (len(z),), candidates.rows.shape[1])
     check_log_prior(candidates.log_prior, z, tuple(candidates.rows.shape))
 
+# %% ../nbs/03_candidate_sets.ipynb #9a5b19cb
 @dataclass
 class RowCandidates(CandidateSet):
     "Rows of a pool, too many to be gathered"

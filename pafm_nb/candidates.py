@@ -46,6 +46,7 @@ def random_groups(
     gone = y == -1
     return torch.where(gone[:, None], arc, rows), torch.where(gone, 0, own//groups)
 
+# %% ../nbs/04_candidates.ipynb #ac4c6eb2
 def check_gathered(
     z:Tensor, # (B, *D) rows of this process
     y:Tensor|None, # (B,) their labels
@@ -72,6 +73,7 @@ def gather_rows(
     if readable(z): check_gathered(z, y)
     return everyone(z), None if y is None else everyone(y), dist.get_rank()*len(z)
 
+# %% ../nbs/04_candidates.ipynb #16f6180a
 class InBatch:
     """The rows of the batch that share the row's label, all of them or random groups of k; exactly unbiased.
 
@@ -208,6 +210,7 @@ class Recent:
         self.z, self.y = (x if x is None else x[:self.k - 1].detach().clone()
                           for x in (state.get('z'), state.get('y')))
 
+# %% ../nbs/04_candidates.ipynb #4691769d
 def check_queue(
     state, # what was given
 ):
@@ -244,6 +247,7 @@ def check_source_pool(
             f'{name} takes rows as they are stored, and a row of a pool with moments is a fresh draw: use ExactMoments '
             'or MomentDraws, or a pool without')
 
+# %% ../nbs/04_candidates.ipynb #f271a167
 def check_places(
     batch:Batch, # checked already
     pool, # a TensorPool or a LatentBank
@@ -268,6 +272,7 @@ def check_places(
     if readable(z) and (index < 0).any():
         raise ValueError(f'index {index[index < 0][0].item()} is out of range: the pool has {n} rows')
 
+# %% ../nbs/04_candidates.ipynb #b577b180
 def check_labels_of(
     y:Tensor, # (B,) labels of the batch, -1 where dropped
     stored:Tensor, # (B,) those of the pool
@@ -285,6 +290,7 @@ def check_labels_of(
         f'row {b} has label {y[b].item()}, its place {index[b].item()} in the pool {stored[b].item()}: is index in the '
         'pool\'s order?')
 
+# %% ../nbs/04_candidates.ipynb #fac8e416
 class PoolSampler:
     "A sampler that draws from a pool: checks, and the stretch of the sorted pool that fits each row's label"
     by_label = True # are rows of one label taken as equally compatible with its condition?
@@ -332,6 +338,7 @@ class PoolSampler:
         stop = torch.where(y < 0, len(pool), pool.start[known + 1])
         return torch.stack([pool.start[known], stop], 1), place        # the first class starts at 0
 
+# %% ../nbs/04_candidates.ipynb #15826a62
 def check_stored(
     batch:Batch, # the rows
     stored:Tensor, # (B, *D) the pool's rows at their places
@@ -382,6 +389,7 @@ def distinct(
     for _ in range((k - 1).bit_length()): before = before.gather(1, before)
     return torch.where(turn < n[:, None], torch.where(before[:, :k] == k, most, drawn), -1)
 
+# %% ../nbs/04_candidates.ipynb #4ab7885e
 def others_of(
     start:Tensor, # (B, 1) int64 first row of the stretch to draw from
     own:Tensor, # (B,) int64 row that is left out
@@ -401,6 +409,7 @@ def some_of_all(
     "The source and k - 1 others, uniform without replacement"
     return others_of(torch.zeros_like(place)[:, None], place, distinct(torch.full_like(place, n - 1), k - 1, generator))
 
+# %% ../nbs/04_candidates.ipynb #b32f9e7c
 def own_candidates(
     pool, # a TensorPool or a LatentBank
     z:Tensor, # (B, *D) the sources
@@ -435,6 +444,7 @@ def warn_small(
         f'{small.nonzero()[0].item()} has {sizes[small][0].item()}): their rows take all there are')
     return True
 
+# %% ../nbs/04_candidates.ipynb #b9ab2525
 class InClass(PoolSampler):
     """The source and k - 1 others of its class, uniform without replacement; exactly unbiased.
 
@@ -617,6 +627,7 @@ class MomentDraws(PoolSampler):
         noise = torch.randn(len(batch.z), self.k - 1, *batch.z.shape[1:], generator=generator, device=batch.z.device)
         return Candidates(torch.cat([batch.z[:, None], mean + std*noise], 1))
 
+# %% ../nbs/04_candidates.ipynb #7db36e0f
 def check_crops(
     pool, # of images, or of views
     k:int, # crops of each image
@@ -646,6 +657,7 @@ def check_square(
         f'RandomCrops takes square crops of {tuple(images.shape[1:])} and the batch has {tuple(z.shape[1:])}: draw it '
         'with draw(pool, index, crop=size)')
 
+# %% ../nbs/04_candidates.ipynb #7da3414b
 class RandomCrops(PoolSampler):
     """The source, a random crop of its image, and k - 1 more crops of the same image; exactly unbiased.
 
@@ -838,6 +850,7 @@ def local_spread(
         parts.append(((off.square()*there).sum(1)/there.sum(1).clamp_min(1)).sqrt())
     return torch.cat(parts)
 
+# %% ../nbs/04_candidates.ipynb #2853a386
 class SmoothedClass(PoolSampler):
     """All endpoints of the row's class as Gaussians, as wide as neighbours are far: exact for this smoothed pool,
     **biased** against the pool itself.
@@ -921,6 +934,7 @@ def first_cells(
     for s, e in zip(edges, edges[1:]): first.append(first[-1] if s == e else int(cell[s:e].max()) + 1)
     return torch.tensor(first)
 
+# %% ../nbs/04_candidates.ipynb #5e326fd8
 class Cells(PoolSampler):
     """The source's cell, and `extra` other cells of its class drawn at random; exactly unbiased, and near.
 
@@ -1019,6 +1033,7 @@ def balance(
             v = v + step*way
     return v
 
+# %% ../nbs/04_candidates.ipynb #4073458d
 def sinkhorn(
     captions:Tensor, # (N, E) embeddings, of length 1 or 0
     scale:float, # s in exp(s cos)
@@ -1059,6 +1074,7 @@ def check_drawn_from(
     "Refuse more candidates than the pool has endpoints"
     if k > len(pool): raise ValueError(f'k = {k} is more than the pool\'s {len(pool)} endpoints: choose a smaller k')
 
+# %% ../nbs/04_candidates.ipynb #6a43bbcf
 class TextLikelihood(PoolSampler):
     """The source and k - 1 uniform draws of the pool, compatible with its caption as far as embeddings are similar: a
     model, not exact.
@@ -1150,6 +1166,7 @@ def check_log_p(
     check_possible(log_p[:, 0])
     return log_p - log_p[:, :1]
 
+# %% ../nbs/04_candidates.ipynb #318f0a24
 class Likelihood(PoolSampler):
     """The source and k - 1 uniform draws of the pool, weighed by the likelihood of the row's condition: exactly
     unbiased if that is known.

@@ -138,6 +138,7 @@ def _read_entry(file, files, ending):
     if len(data := file.read(where[1])) < where[1]: raise ValueError(f'its {ending} is cut')
     return data
 
+# %% ../nbs/12d_captions.ipynb #b0e2ccf8
 def shard_samples(
     path, # of a shard
     skip, # is called with a name and a reason
@@ -216,6 +217,7 @@ def check_clip(
         f'{folder} has no {lack[0]}: give a folder with model, tokenizer and image processor of a CLIP, as '
         'save_pretrained of transformers writes them')
 
+# %% ../nbs/12d_captions.ipynb #312d9c4f
 def clip_folder(
     name, # a folder, or owner/name on the hub
 ) -> Path: # with all files of a CLIP
@@ -236,6 +238,7 @@ def clip_folder(
         raise ValueError(f'there is no folder {name}, and the hub does not give it ({str(e).strip().splitlines()[0]}): '
                          'download it where there is a network, and give its folder') from None
 
+# %% ../nbs/12d_captions.ipynb #0b877fab
 def load_clip(
     name, # a folder, or owner/name on the hub
 ) -> tuple: # transformers' CLIPModel, frozen, on the CPU; its folder; SHA-256 of its weights
@@ -304,6 +307,7 @@ class TextEncoder:
         "The direction of each caption among images"
         return self.encode(tokens)[1]
 
+# %% ../nbs/12d_captions.ipynb #23f2a91a
 def load_text_encoder(
     name, # a folder, or owner/name on the hub: 'openai/clip-vit-large-patch14'
     device='cpu', # to load to
@@ -374,6 +378,7 @@ def encode_batch(
     arrays = {name: x.half().cpu().numpy() for name, x in found.items()}
     return arrays if text == 'states' else arrays | dict(text=tokens.numpy())
 
+# %% ../nbs/12d_captions.ipynb #f14d4ef6
 def encode_shard(
     path, # of a shard
     encoders:Encoders,
@@ -457,6 +462,7 @@ def write_notes(
             'other shards')
     return counts
 
+# %% ../nbs/12d_captions.ipynb #1b683f69
 def read_captions(
     bank:LatentBank, # of prepare_cc12m
     rows, # places in the bank

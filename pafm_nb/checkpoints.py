@@ -48,6 +48,7 @@ def last_name(
     "The newest checkpoint, for a message"
     return next((p.name for p in reversed(checkpoints_in(folder))), 'none')
 
+# %% ../nbs/14b_checkpoints.ipynb #d790d3b9
 def newest_state(
     folder, # of a run
 ) -> dict: # of the newest checkpoint whose state is whole
@@ -84,6 +85,7 @@ def check_keep(
     if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
         raise ValueError(f'keep must be an integer of at least 1, got {keep!r}')
 
+# %% ../nbs/14b_checkpoints.ipynb #2171c06d
 def save_checkpoint(
     folder, # of all checkpoints of a run
     step:int, # optimizer steps done
@@ -201,6 +203,7 @@ class JsonLines:
                 f'{self.path} cannot be written ({e.strerror}): make room there and go on from the last '
                 'checkpoint') from e
 
+# %% ../nbs/14b_checkpoints.ipynb #37c1e42e
 def read_log(
     path, # of a log.jsonl
 ) -> list: # of dicts, a last line cut by a kill left out

@@ -107,6 +107,7 @@ def train_parser() -> argparse.ArgumentParser:
                             metavar={bool: 'true|false', dict: 'JSON'}.get(f.type, f.name.upper()), help=help[f.name])
     return parser
 
+# %% ../nbs/18_commands.ipynb #f8b94a35
 def train_config(
     flags:dict, # of train_parser
 ) -> TrainConfig:
@@ -185,6 +186,7 @@ def _imagenet(
     prepare_imagenet(images, vae, out, size, crops, flip, batch_size, limit or None, getattr(torch, dtype),
                      None if precision == 'auto' else precision, seed)
 
+# %% ../nbs/18_commands.ipynb #0da4bc2b
 def _repa(
     folder:str='', # of REPA's vae-sd, or of U-ViT's features
     out:str='', # folder for the bank
@@ -202,6 +204,7 @@ def _repa(
     from pafm_nb.encoding import prepare_repa
     prepare_repa(folder, out, None if layout == 'auto' else layout, vae or None, limit or None, getattr(torch, dtype))
 
+# %% ../nbs/18_commands.ipynb #f52ae4c8
 def _cc12m(
     shards:str='', # 'cc12m-{00000..01242}.tar' or a folder of img2dataset's shards
     vae:str='', # folder of a VAE, or owner/name on the hub
@@ -222,6 +225,7 @@ def _cc12m(
     prepare_cc12m(shards, vae, clip, out, text, size, batch_size, limit or None,
                   None if precision == 'auto' else precision)
 
+# %% ../nbs/18_commands.ipynb #e896f847
 def _neighbors(
     bank:str='', # folder of the bank
     k:int=16, # neighbours of each row, itself included
@@ -295,6 +299,7 @@ def check_folders(
         if value is None: raise ValueError(f'which folder? give it with --{name}')
     if not Path(run).is_dir(): raise FileNotFoundError(f'there is no folder {run}: give that of a training run')
 
+# %% ../nbs/18_commands.ipynb #fbb8351a
 @call_parse
 def pafm_sample(
     run:str=None, # folder of a training run: the averaged weights of its newest checkpoint
@@ -364,6 +369,7 @@ def check_images(**flags):
         if not Path(value).exists():
             raise FileNotFoundError(f'there is nothing at {value}: give the --{name} as a file or folder')
 
+# %% ../nbs/18_commands.ipynb #3170cc58
 def check_files(**flags):
     "Refuse files that cannot be written where they are asked for"
     for name, value in flags.items():
@@ -371,6 +377,7 @@ def check_files(**flags):
             raise FileNotFoundError(f'there is no folder for --{name} {value}: make it first')
         if value and Path(value).is_dir(): raise ValueError(f'--{name} {value} is a folder: give a file')
 
+# %% ../nbs/18_commands.ipynb #cf25ab24
 @call_parse
 def pafm_evaluate(
     samples:str=None, # folder of pafm_sample, .npz with arr_0 (N, H, W, C), .npy, or folder of images

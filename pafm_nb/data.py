@@ -133,6 +133,7 @@ def _cover(shape, radius, down, right, angle, side=16):
         covered[rows] = (.5 - _outside(name, x[rows], y[rows], radius[rows])).clamp(0, 1)
     return covered[:, None]
 
+# %% ../nbs/11_data.ipynb #d7860603
 def _tinted(kind, which, u):
     "(N, 3, 1, 1) shades of a colour"
     hsv = torch.tensor([_PAINT[name] for name in SCENES[kind]], dtype=u.dtype)[which]
@@ -164,6 +165,7 @@ def captioned_shapes(
     text, null_text = encode_captions(captions), encode_captions([''])[0]
     return TensorPool(z.float(), (facts*row_of_scene).sum(1), text=text, null_text=null_text)
 
+# %% ../nbs/11_data.ipynb #31628452
 def _shape_caption(facts, with_size, with_place, with_background):
     size, color, shape, place, background = (names[i] for names, i in zip(SCENES.values(), facts))
     return f'a {size*with_size} {color} {shape} {place*with_place} {f"on {background}"*with_background}'
@@ -183,6 +185,7 @@ class Scenes(NamedTuple):
     size:Tensor # (N,) int64; several objects are small
     background:Tensor # (N,) int64
 
+# %% ../nbs/11_data.ipynb #a076935d
 def random_scenes(
     n:int, # scenes
     seed:int=0, # of all of them
@@ -264,6 +267,7 @@ def scene_views(
     "All windows of 16 pixels"
     return torch.stack([pictures[..., i:i + 16, j:j + 16] for i in range(2) for j in range(2)], 1)
 
+# %% ../nbs/11_data.ipynb #b04eb24f
 def captioned_scenes(
     n:int=3072, # pictures, of four views each
     seed:int=0, # of scenes (those of random_scenes), pictures and captions

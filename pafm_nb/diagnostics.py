@@ -51,6 +51,7 @@ class Revisit(NamedTuple):
     variance:Tensor # (B,) FM's: E||v - E[v|z_t]||^2, summed over dimensions
     same:Tensor # (B,) 1/ESS of the whole posterior, 0 for Gaussians
 
+# %% ../nbs/06_diagnostics.ipynb #e9ff0314
 def revisit(
     z_t:Tensor, # (B, *D) float64 noisy points
     t:Tensor, # () float64 their time, above 0
@@ -147,6 +148,7 @@ def check_measurable(sampler, pool, path, temperature, crop, generator, **counts
     if sampler is None: raise ValueError('sampler is None: give one, such as WholeClass(pool)')
     check_same_pool(sampler, pool, crop)
 
+# %% ../nbs/06_diagnostics.ipynb #21f4018f
 @torch.no_grad()
 def bias_variance(sampler:Sampler|PointSampler, pool:TensorPool, t, points:int=1000, draws:int=4, batch_size:int=32,
                   path:paths.Path=LinearPath(),
@@ -209,6 +211,7 @@ def bias_variance(sampler:Sampler|PointSampler, pool:TensorPool, t, points:int=1
     plan = meetings(groups, batch_size, draws).to(pool.place.device)
     return [_bias_variance(sampler, pool, x, plan, path, temperature, crop, generator) for x in times]
 
+# %% ../nbs/06_diagnostics.ipynb #55e49794
 def _bias_variance(sampler, pool, time, plan, path, temperature, crop, generator):
     n, dev = plan[0].numel(), pool.place.device
     t = torch.tensor(time, dtype=torch.float64, device=dev)
@@ -231,6 +234,7 @@ def _bias_variance(sampler, pool, time, plan, path, temperature, crop, generator
             error[c, b], inverse[c, b] = target - again.velocity[b], 1/effective_sample_size(weights)
     return dict(t=time, n=n, draws=len(plan), batch_size=plan.shape[-1], **_summary(error.flatten(2), inverse, again))
 
+# %% ../nbs/06_diagnostics.ipynb #630754bf
 def _summary(error, inverse, again):
     fm, n = again.variance, len(again.variance)
     variance = error.var(0).sum(-1)
@@ -350,6 +354,7 @@ def variances(
     share, rest = v/v[0], square - v/v[0]*square[:, :1]
     return dict(variance=v, variance_se=square.std(0)/n**.5, relative=share, relative_se=rest.std(0)/n**.5/v[0])
 
+# %% ../nbs/06_diagnostics.ipynb #c1c4169b
 class GradientSums:
     "Sums over rows, for bins of t and L losses: of gradients, of their squares, and of the squares of batch means"
     def __init__(self, params, losses:int, bins:int):
@@ -414,6 +419,7 @@ def check_gradients(model, losses, batch, generator, **counts) -> dict: # the tr
     if not params: raise ValueError('the model has no parameter that requires a gradient: call model.requires_grad_()')
     return params
 
+# %% ../nbs/06_diagnostics.ipynb #c04fdcb1
 def gradient_variance(model:torch.nn.Module, losses:dict, batch:Batch, bins:int=8, batches:int=50,
                       batch_size:int=64, chunk:int=16,
                       generator:torch.Generator|None=None) -> list[dict]:
@@ -479,6 +485,7 @@ def gradient_variance(model:torch.nn.Module, losses:dict, batch:Batch, bins:int=
     finally: model.train(training)
     return sums.table(losses)
 
+# %% ../nbs/06_diagnostics.ipynb #10c39346
 def _gradients(model, params, losses, rows, bins, chunk, generator):
     dev, first, z = rows.z.device, next(iter(losses.values())), rows.z.to(working_dtype(rows.z))
     t = first.time(len(z), generator, dev)

@@ -77,6 +77,7 @@ def on_main(
     "`work()` on process 0, and None on the others; what fails there fails on all"
     return on_all_ranks(work if group is None or dist.get_rank(group) == 0 else lambda: None, group)
 
+# %% ../nbs/10b_distributed.ipynb #da99cc18
 def broadcast(
     tensors:dict, # name -> tensor, of process 0; what the others give is not looked at
     group=None, # of the processes; None: this one alone

@@ -112,6 +112,7 @@ class ImageProducer(Producer):
                 f'images or take the class away, and remove {work.folder}')
         return counts
 
+# %% ../nbs/12c_encoding.ipynb #036ee77b
 def labels_of(
     work, # a WorkFolder, all pieces there
 ) -> set: # of ints
@@ -166,6 +167,7 @@ def _labels(file):
         raise ValueError(f'{file} names {twice} twice: a file has one label')
     return rows
 
+# %% ../nbs/12c_encoding.ipynb #8c431fc6
 def find_features(
     folder, # of REPA's vae-sd (or the one around it), or of U-ViT's features
     layout:str|None=None, # 'repa' or 'uvit'; None: by the marks
@@ -194,6 +196,7 @@ def find_features(
     return 'uvit', folder, [(f'{i}.npy', None, tuple(name for _, name in sorted(captions[i])))
                             for i in sorted(captions, key=lambda i: (int(i), i))]
 
+# %% ../nbs/12c_encoding.ipynb #00a0c1b6
 def _load(file):
     try: return np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError) as e:
@@ -276,6 +279,7 @@ class FeatureProducer(Producer):
             say_empty(np.array(sorted(there)), self.classes)
         return counts
 
+# %% ../nbs/12c_encoding.ipynb #fc3ffae9
 def _empty_caption(folder):
     file = next((f for f in (folder/'empty_context.npy', folder.parent/'empty_context.npy') if f.exists()), None)
     if not file:

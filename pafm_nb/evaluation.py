@@ -42,6 +42,7 @@ def check_moments(
         raise ValueError(f'covariance{where} has negative eigenvalues, so it is none: make or fetch it again') from None
     return mu, sigma
 
+# %% ../nbs/16_evaluation.ipynb #2b8b1b7a
 def frechet_distance(
     mu1:np.ndarray, # (d,) mean
     sigma1:np.ndarray, # (d, d) covariance
@@ -96,6 +97,7 @@ def _keys(distance, score, kernel):
                 kernel_inception_distance_mean=kernel, kernel_inception_distance_std=f'{kernel}_std',
                 precision='precision', recall='recall')
 
+# %% ../nbs/16_evaluation.ipynb #48bba8ce
 _OF_INCEPTION = dict(features='2048', logits='logits_unbiased', spatial='spatial')
 _OF_DIGITS = dict(features='features', logits='logits')
 EXTRACTORS = dict(
@@ -151,6 +153,7 @@ def check_levels(
 def _float32(device):
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if device.type == 'cuda' else nullcontext()
 
+# %% ../nbs/16_evaluation.ipynb #003e404e
 @torch.no_grad()
 def read_features(
     net, # a torch-fidelity feature extractor
@@ -248,6 +251,7 @@ def _is_result(path):
     try: return 'line' in json.loads(path.read_text())
     except (ValueError, TypeError): return False
 
+# %% ../nbs/16_evaluation.ipynb #2115673e
 def _device(name, samples):
     "A device that is there; None: the samples' own, or a GPU if there is one"
     here = samples.device if isinstance(samples, Tensor) else torch.device('cpu')
@@ -283,6 +287,7 @@ def check_reference(
     if size and real and real.shape[2:] != (size, size):
         raise ValueError(f'size={size} cuts folders of images, and {real.name} is {real.shape[2:]}: leave it out')
 
+# %% ../nbs/16_evaluation.ipynb #dee352ea
 def _check_images(images, metrics, spec, dim):
     "Refuse images that the extractor does not read, and too few of them"
     count, channels, *sides = images.shape
@@ -307,6 +312,7 @@ def _check_sets(fake, real, metrics, spec, dim):
         raise ValueError(f'{fake.name} is {fake.shape[2:]} and {real.name} {real.shape[2:]}: '
                          'make them alike, or give the size to which real images are cut')
 
+# %% ../nbs/16_evaluation.ipynb #30af31cd
 def _check_stats(path, moments, provenance, extractor, dims):
     "Refuse moments of another network"
     for key, value in extractor.items():

@@ -76,6 +76,7 @@ def train_digits_classifier(
     net.scale.copy_((64/features.var(0).sum()).sqrt())
     return net.eval()
 
+# %% ../nbs/16a_extractors.ipynb #1f651545
 def _untrained(size, generator):
     with torch.device('meta'): net = DigitsClassifier(size)
     net.to_empty(device='cpu')

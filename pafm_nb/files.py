@@ -99,6 +99,7 @@ def whole_file(
         part.replace(path)
     finally: part.unlink(missing_ok=True)
 
+# %% ../nbs/10_files.ipynb #bda249be
 def write_json(
     path, # where
     value, # what
@@ -156,6 +157,7 @@ def sealed(
     "A state that can be checked when it is read"
     return state | dict(checksum=zlib.crc32(json.dumps(state, sort_keys=True).encode()))
 
+# %% ../nbs/10_files.ipynb #ca38f760
 def unsealed(
     state:dict, # of sealed
 ) -> dict: # without checksum
@@ -213,6 +215,7 @@ def _sweep(folder):
             with suppress(OSError): file.unlink()
         except (OSError, OverflowError): pass            # it lives, or is no process
 
+# %% ../nbs/10_files.ipynb #2910c3c3
 @contextmanager
 def one_writer(
     folder, # to write to; made if it is not there, and removed if nothing came of it

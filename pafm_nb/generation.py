@@ -60,7 +60,7 @@ def read_captions(
     if not lines: raise ValueError(f'{file} holds no caption: write one a line')
     return lines
 
-
+# %% ../nbs/15a_generation.ipynb #3df1d151
 class Captions:
     "Text for a model: `of(numbers)` gives states, `null` those of the empty caption"
     sha256:str|None # of the captions in a file; None: the run's own
@@ -117,7 +117,7 @@ def check_vae(
             f'{name} has the checksum {found["vae_sha256"][:12]}, and the bank of {run.config.out} was made with '
             f'{made_by[:12]}: bring that VAE back, or name one with --vae')
 
-
+# %% ../nbs/15a_generation.ipynb #96cd92f9
 class Decoder:
     "Model space to uint8 images; `protocol` is what the protocol says of it"
     vae:Any
@@ -181,7 +181,7 @@ def _write_pngs(work, target, state):
     state.wait_for_everyone()
     if state.is_main_process: part.rename(target)
 
-
+# %% ../nbs/15a_generation.ipynb #b18758e4
 def write_form(
     work:WorkFolder, # with all of its pieces
     out, # folder
@@ -226,7 +226,7 @@ def draw_images(
     batches = -(-len(seeds)//batch_size)
     return images, dict(nfe=model.calls/batches, rows=model.rows)
 
-
+# %% ../nbs/15a_generation.ipynb #955cd63e
 @one_launch
 def generate(
     run, # folder of a training run
@@ -297,7 +297,7 @@ def check_request(
     check_name('form', form, FORMS)
     check_name('precision', precision, ('no', 'bf16'))
 
-
+# %% ../nbs/15a_generation.ipynb #33768f35
 def check_run(
     run:TrainedModel, # to draw from
     texts, # Captions, or None
@@ -325,7 +325,7 @@ def check_out(
     foreign = sorted(str(p.relative_to(out)) for p in there)
     if foreign: raise ValueError(f'{out} holds {foreign[0]} and no images of ours: give a folder of their own')
 
-
+# %% ../nbs/15a_generation.ipynb #e5d7501c
 def check_free(
     out, # folder for the images
     work:WorkFolder, # their pieces
@@ -353,7 +353,7 @@ def check_same_images(
     if not (Path(out)/FORMS[form]).exists():
         raise ValueError(f'{out} has lost its {FORMS[form]}: remove the folder, or give another one')
 
-
+# %% ../nbs/15a_generation.ipynb #4b587f01
 def finished(
     out, # folder for the images
     form:str, # of FORMS
@@ -391,7 +391,7 @@ def _versions():
     return dict(pafm_nb=pafm_nb.__version__, commit=commit, torch=str(torch.__version__),
                 python=platform.python_version())
 
-
+# %% ../nbs/15a_generation.ipynb #51cee9b1
 def _first_images(work, n=64):
     "The first n images, (n, C, H, W)"
     first, size = [], 0

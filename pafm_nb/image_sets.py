@@ -76,6 +76,7 @@ def npz_keys(path:str|Path, # .npz
     except BROKEN as error:
         raise ValueError(f'{path} is no .npz, or a damaged one ({error}): make or fetch it again') from error
 
+# %% ../nbs/11b_image_sets.ipynb #b97a0eaa
 def npz_images(path:str|Path, # .npz with arr_0 (N, H, W, C) uint8
               )->ImageSet:
     "The images of an ADM batch, streamed from the archive"
@@ -112,6 +113,7 @@ def _heads(images):
                          f'({len(lost)} such images); mend it or take it away')
     return [image_head(images.open(i), f'{images.path}/{name}') for i, name in enumerate(images.names)]
 
+# %% ../nbs/11b_image_sets.ipynb #28176476
 def folder_images(folder:str|Path, # image files at any depth, or a zip or tar of them
                   size:int|None=None, # ADM's centre crop of this side; None: as they are, all of one size
                   threads:int|None=None, # decoding; None: one a core, eight at most
@@ -158,6 +160,7 @@ def image_file(source:str|Path, # a file, or a folder
                          'name that file, or move it out of the folder')
     return files[0] if files else path
 
+# %% ../nbs/11b_image_sets.ipynb #9bb5ebbb
 def image_set(source, # (N, C, H, W) uint8 tensor; array; path of an .npz (arr_0), .npy, folder, zip or tar
                 name:str='images', # of a tensor or array, for messages
                 size:int|None=None, # centre crop of image files
@@ -186,6 +189,7 @@ def image_set(source, # (N, C, H, W) uint8 tensor; array; path of an .npz (arr_0
         raise ValueError(str(error) if str(path) in str(error)
                          else f'{path} cannot be read ({error}): save it again with np.save') from error
 
+# %% ../nbs/11b_image_sets.ipynb #6ca1c6bc
 def protocol_of(source, # as given to image_set
                )->dict: # of protocol.json; empty where there is none
     "How the images at a path were made, if they say so"

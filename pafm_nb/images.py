@@ -36,6 +36,7 @@ def _upright(image):
     for note in NOTES: image.info.pop(note, None)        # what is wrong with other notes does not matter
     return ImageOps.exif_transpose(image)
 
+# %% ../nbs/11a_images.ipynb #9b0c20e0
 def _rgb(image, depth):
     """`depth`: bits of a PNG's sample; its transparent color is given in their numbers, and Pillow's pixels are others.
     Of 16-bit RGB Pillow keeps high bytes: a color that differs from the clear one in low bytes turns white too"""
@@ -66,6 +67,7 @@ def _opened(file, name):
     except Exception as e: reason = f'{e}' or type(e).__name__
     raise ValueError(f'{name} is no image that can be read: {reason}')
 
+# %% ../nbs/11a_images.ipynb #3fecf6a7
 def image_head(
     file, # its path, or a file that is open
     name:str='image', # for the message
@@ -191,6 +193,7 @@ class _Window(RawIOBase):
         self.at += len(data)
         return data
 
+# %% ../nbs/11a_images.ipynb #d6106819
 class _Finder:
     "Collects images, the folders around them, and what is skipped and why"
     def __init__(self): self.found, self.skipped, self.folders, self.seen = [], [], set(), set()
@@ -259,6 +262,7 @@ def tar_members(
         raise ValueError(f'{name} goes on after its end at byte {tar.offset:,}: if tars were put one after another, '
                          'make one of them (tar --concatenate)')
 
+# %% ../nbs/11a_images.ipynb #ae3a4a83
 def _walk_tar(fd, start, size, name, finder, below=''):
     for m in tar_members(fd, start, size, name):
         path = below + m.name
@@ -293,6 +297,7 @@ NOT_THE_IMAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.
 
 def _stamp(path): return [(s := os.stat(path)).st_size, s.st_mtime_ns]
 
+# %% ../nbs/11a_images.ipynb #98571519
 class Images:
     "Labelled images in a folder or an archive; any of them by its number, from any thread"
     def __init__(self,
@@ -415,6 +420,7 @@ def _class_level(path, finder):
                          'first: add images or take them away')
     return level
 
+# %% ../nbs/11a_images.ipynb #d1821b07
 def _found(path):
     "What is in a folder or an archive: its kind, and a _Finder that has seen all of it"
     finder = _Finder()
@@ -435,6 +441,7 @@ def images_in(
     "The image files at any depth, sorted"
     return sorted('/'.join(parts) for parts, *_ in _found(Path(path))[1].found)
 
+# %% ../nbs/11a_images.ipynb #9c2809b3
 def open_images(path, labelled:bool=True) -> Images:
     """Find the images of a folder or an archive; none is read yet.
 

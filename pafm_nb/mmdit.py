@@ -56,7 +56,7 @@ class LastContext(nn.Module):
     )->tuple: # (B, L, 3*hidden_size) queries, keys, values; and nothing to finish with
         return self.attn['qkv'](modulated_norm(x, *self.adaLN_modulation(c)[:, None].chunk(2, dim=-1))), ()
 
-
+# %% ../nbs/13a_mmdit.ipynb #5f461572
 class JointBlock(nn.Module):
     "A block of text and one of image that share their attention (Esser et al. 2024)."
     def __init__(self,
@@ -187,7 +187,7 @@ class MMDiT(nn.Module, HubMixin):
         for block in self.joint_blocks: context, x = block(context, x, c)
         return unpatchify(self.final_layer(x, c), self.patch_size)
 
-
+# %% ../nbs/13a_mmdit.ipynb #c87047cf
 def _initialize(model, adaln_zero, generator):
     for m in model.modules():
         if isinstance(m, (nn.Linear, nn.Conv2d)):
@@ -250,7 +250,7 @@ def load_mmdit(weights:dict|str|Path, num_heads:int|None=None, context_length:in
     model.to_empty(device='cpu').load_state_dict(state)
     return model
 
-
+# %% ../nbs/13a_mmdit.ipynb #548cf999
 def _sizes_of(state, num_heads, context_length):
     ranks = {'x_embedder.proj.weight': 4, 'pos_embed': 3, 'context_embedder.weight': 2,
              'joint_blocks.0.x_block.mlp.fc1.weight': 2}

@@ -85,6 +85,7 @@ def _fill(data, centres, room):
         waiting = waiting[cell[waiting] < 0]
     return torch.from_numpy(cell)
 
+# %% ../nbs/12a_neighbors.ipynb #207e7a3c
 def balanced_cells(
     x:Tensor, # (n, *D) endpoints of one class
     k:int, # largest size of a cell
@@ -147,6 +148,7 @@ def _away(x, k, which, near, asking):
     true = which[nearest_among(x, asking, torch.arange(len(x)), k)[:, 1:]]
     return near.argsort(1)[which[asking][:, None], true].flatten().sort().values
 
+# %% ../nbs/12a_neighbors.ipynb #8c7fe264
 def coarse_lists(
     x:Tensor, # (n, *D) endpoints of one class
     k:int, # neighbours to be found, the row itself included
@@ -186,6 +188,7 @@ class Stretch(NamedTuple):
     lists:Lists|None=None # of a large class
     i:int=0 # which of the lists
 
+# %% ../nbs/12a_neighbors.ipynb #80c78935
 class Preparation(NamedTuple):
     "A file of the bank that is filled stretch by stretch"
     name:str # of the file
@@ -212,6 +215,7 @@ class Preparation(NamedTuple):
                 made = _kept_lists(lists, c, x, self.k, self.recall)
                 for i in range(len(made.near)): yield Stretch(s, x, made.rows(i), made, i)
 
+# %% ../nbs/12a_neighbors.ipynb #332ae3ea
 def _kept_lists(lists, c, x, k, recall):
     if not lists.path(c).exists():
         made = coarse_lists(x, k, recall)
@@ -244,6 +248,7 @@ def _publish(bank, job, recall):
     os.replace(result, bank.folder/f'{job.name}.npy')
     write_json(bank.folder/'meta.json', state())
 
+# %% ../nbs/12a_neighbors.ipynb #8ebbf051
 def prepare(
     bank:LatentBank, # whose folder gets the file
     job:Preparation, # what is to be there
@@ -285,6 +290,7 @@ def prepare_neighbors(
     return prepare(bank, Preparation(name, dict(k=k, wanted_recall=recall), work, (k,), across, exact, k, recall),
                    progress)
 
+# %% ../nbs/12a_neighbors.ipynb #0e95d7bb
 def prepare_cells(
     bank, # a LatentBank or its folder
     k:int, # largest size of a cell

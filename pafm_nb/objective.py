@@ -46,6 +46,7 @@ def as_set(
     candidates.check(z)
     return candidates
 
+# %% ../nbs/05_objective.ipynb #dd8ae396
 @torch.no_grad()
 def mixed_target(
     z:Tensor, # (B, *D) sources
@@ -78,6 +79,7 @@ def made_by(
     size = lambda x: x.flatten(1).square().mean(1).sqrt()
     return size(z_t - path.interpolate(z, eps, t)) <= within*(size(z) + size(eps))
 
+# %% ../nbs/05_objective.ipynb #e2d5ed53
 def noise_faults(
     eps:Tensor, # (B, *D) what should be noise
     z:Tensor, # (B, *D) data
@@ -96,6 +98,7 @@ def noise_faults(
             f'it goes with z, by {with_z:.1f} standard deviations: rows are paired, by optimal transport or the like')
     return faults
 
+# %% ../nbs/05_objective.ipynb #d2f7cd89
 def other_ways(z_t, z, eps, t, path) -> Iterator[str]:
     "How else the points may have been made, in words"
     ways = {'(z, eps, 1 - t)': ((z, eps, 1 - t),
@@ -109,6 +112,7 @@ def other_ways(z_t, z, eps, t, path) -> Iterator[str]:
     for other in (P() for P in PATHS.values()):
         if other != path and made_by(z_t, z, eps, t, other).all(): yield f'path={other}: pass it'
 
+# %% ../nbs/05_objective.ipynb #bf788aca
 def check_point(
     z_t, # what was given as noisy points
     z:Tensor, # (B, *D) sources
@@ -218,6 +222,7 @@ def logit_normal_time(
         return (mean + std*torch.randn(n, generator=generator, device=device)).sigmoid()
     return time
 
+# %% ../nbs/05_objective.ipynb #2b85a9d4
 def shifted_time(
     shift:float, # above 1 moves times towards the noise, 1 leaves them
     time=uniform_time, # what is shifted
@@ -277,6 +282,7 @@ def check_dropping(label_dropout, null_label, null_condition):
             f'null_condition must be a tensor, got {type(null_condition).__name__}: convert with torch.as_tensor')
     check_finite('null_condition', null_condition)
 
+# %% ../nbs/05_objective.ipynb #af32a694
 def check_droppable(
     y:Tensor, # (B,) labels, -1 where dropped
     condition:Tensor|None, # (B, ...) what the model is given in place of labels
@@ -304,6 +310,7 @@ def check_droppable(
         raise ValueError(
             f'null_condition is {null.dtype} and the condition {condition.dtype}: give a null of that dtype')
 
+# %% ../nbs/05_objective.ipynb #cfe10894
 class FMLoss:
     """Flow matching: regress on the velocity of the one path that made the point (L_FM).
 
@@ -441,6 +448,7 @@ def check_found(
             'Candidates(z)')
     candidates.check(z)
 
+# %% ../nbs/05_objective.ipynb #3cbd11c7
 class PAFMLoss(FMLoss):
     """Posterior-augmented flow matching: regress on the posterior mean of the velocity (L_PAFM).
 

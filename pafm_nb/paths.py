@@ -46,6 +46,7 @@ def check_count(
     if isinstance(n, bool) or not isinstance(n, Integral) or n < least:
         raise ValueError(f'{name} must be an integer of at least {least}, got {n!r}')
 
+# %% ../nbs/00_paths.ipynb #7d040e60
 def check_generator(
     generator, # what was given; None is torch's own
     device=None, # where numbers are drawn, if that is known
@@ -138,6 +139,7 @@ def check_rows(
     if t.numel() not in (1, *rows):
         raise ValueError(f't must be ({max(rows, default=1)},), one time for each row, got {tuple(t.shape)}')
 
+# %% ../nbs/00_paths.ipynb #fdeff742
 class Path:
     "A Gaussian path `z_t = alpha(t) z + sigma(t) eps`, from data at t = 0 to noise at t = 1"
     def alpha(self, t:Tensor) -> Tensor: raise NotImplementedError

@@ -22,6 +22,7 @@ class _Fields(NamedTuple):
     index:Tensor|None=None # type: ignore[assignment] # hides tuple.index
     condition:Tensor|None=None
 
+# %% ../nbs/02_pools.ipynb #3d759a80
 class Batch(_Fields):
     """Rows of a data set: what a training step sees and a sampler is called with; a named tuple.
 
@@ -94,6 +95,7 @@ def check_condition(
         f'condition must be a tensor ({n}, ...), got {got}: of what is no tensor give numbers, which the model looks '
         'up')
 
+# %% ../nbs/02_pools.ipynb #220cf3c2
 def check_batch(
     batch, # what was given
 ):
@@ -151,6 +153,7 @@ def check_null_text(
     check_tensor('null_text', null_text, '(*L)', 'or int32 token ids: encode the empty caption again')
     if not null_text.isfinite().all(): raise ValueError('null_text must be finite: encode the empty caption again')
 
+# %% ../nbs/02_pools.ipynb #8233f898
 def check_text(
     text:Tensor|None, # (N, *L) states of captions, or (N, L) int32 token ids
     null_text:Tensor|None, # (*L) of the empty caption
@@ -202,6 +205,7 @@ def check_embedding(
             row = first + bad.nonzero()[0].item()
             raise ValueError(f'{name} {why} in row {row} ({bad.sum().item()} rows in all): {remedy}')
 
+# %% ../nbs/02_pools.ipynb #8b404bc1
 def check_views(
     y:Tensor|None, # (N,) labels
     views:int, # rows of one image
@@ -291,6 +295,7 @@ def check_endpoints(
     if std is not None and (std < 0).any():
         raise ValueError(f'std must not be negative, got {std.min().item():g}: is it a log-variance?')
 
+# %% ../nbs/02_pools.ipynb #31682277
 def check_conditions(
     condition:Tensor, # (N, ...) what the model is given with each row
     text:Tensor|None, # captions, which would take the same slot
@@ -307,6 +312,7 @@ def check_conditions(
                 'them out')
     return condition
 
+# %% ../nbs/02_pools.ipynb #e0d20df5
 def check_classes(
     y:Tensor, # (N,) labels
     z:Tensor, # (N, *D)
@@ -470,6 +476,7 @@ def random_crops(
                   torch.arange(c, device=images.device)[:, None, None], row[:, :, None, :, None],
                   col[:, :, None, None, :]]
 
+# %% ../nbs/02_pools.ipynb #9e561fbf
 def draw(
     pool, # a TensorPool or a LatentBank
     index, # (B,) places in the pool

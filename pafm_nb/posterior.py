@@ -84,6 +84,7 @@ def check_temperature(temperature):
     "Refuse a temperature that weighs nothing"
     check_number('temperature', temperature, lambda x: 0 < x < float('inf'), 'a finite number above 0 (1 is exact)')
 
+# %% ../nbs/01_posterior.ipynb #6ea47586
 def check_pair(z, eps, t) -> Tensor: # (B,) t
     "Refuse sources, noises and times that do not belong together"
     check_points('z', z); check_points('eps', eps)
@@ -100,6 +101,7 @@ def check_device(z, **others):
     for name, x in others.items():
         if x.device != z.device: raise ValueError(f'{name} is on {x.device} and z on {z.device}: move one with .to()')
 
+# %% ../nbs/01_posterior.ipynb #88a4e4e6
 def check_log_prior(
     log_prior, # what was given; None is none
     like:Tensor, # what it is added to, on the same device
@@ -119,6 +121,7 @@ def check_log_prior(
             f'log_prior holds {log_prior[~(log_prior < torch.inf)][0].item()}: give the log of a probability, -inf for '
             'what is impossible')
 
+# %% ../nbs/01_posterior.ipynb #3cb5c2ab
 def check_candidates(z, candidates, log_prior):
     "Refuse candidates that do not fit the sources; True for a pool that all rows share"
     check_tensor('candidates', candidates, '(B, K, *D) or (N, *D), or what a sampler of pafm_nb.candidates returns')
@@ -241,6 +244,7 @@ def check_field(z_t, t, pool, path, log_prior) -> Tensor: # (B,) t
     check_log_prior(log_prior, z_t, (len(pool),), (len(z_t), len(pool)))
     return t
 
+# %% ../nbs/01_posterior.ipynb #1981aa8d
 @torch.no_grad()
 def exact_velocity(z_t:Tensor, t:Tensor, pool:Tensor, path:Path=LinearPath(), log_prior:Tensor|None=None,
                    chunk:int=4096) -> Tensor:
@@ -323,6 +327,7 @@ def check_gaussians(
     check_log_prior(log_prior, z_t, (len(z_t), k), (k,))
     return t, own
 
+# %% ../nbs/01_posterior.ipynb #4fe587cb
 @torch.no_grad()
 def moment_posterior(z_t:Tensor, t:Tensor, mean:Tensor, std:Tensor, path:Path=LinearPath(),
                      log_prior:Tensor|None=None) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,7 @@ def time_grid(
     check_count('steps', steps, 1)
     return [i / steps for i in range(steps, -1, -1)]
 
-
+# %% ../nbs/15_sampling.ipynb #c0f36b10
 def euler(
     field, # field(z, t) -> velocity, with t a float
     z:Tensor, # (B, *D) noise
@@ -58,7 +58,7 @@ def euler(
     if watch: watch(0., z)
     return z
 
-
+# %% ../nbs/15_sampling.ipynb #f47847e2
 def heun(
     field, # field(z, t) -> velocity, with t a float
     z:Tensor, # (B, *D) noise
@@ -90,7 +90,7 @@ def check_tolerances(
     for name, x in dict(atol=atol, rtol=rtol).items():
         check_number(name, x, lambda x: 0 < x < math.inf, 'a number above 0, such as 1e-6 for atol and 1e-3 for rtol')
 
-
+# %% ../nbs/15_sampling.ipynb #c5967e79
 def dopri5(
     field, # field(z, t) -> velocity, with t a float
     z:Tensor, # (B, *D) noise
@@ -153,7 +153,7 @@ def _normal(like, generator):
     device = generator.device if generator is not None else like.device
     return torch.randn(like.shape, dtype=like.dtype, device=device, generator=generator).to(like.device)
 
-
+# %% ../nbs/15_sampling.ipynb #62554202
 def normal_rows(
     generators, # one torch.Generator per row, on the CPU
     shape, # of a row
@@ -181,7 +181,7 @@ def check_guided(
     if channels is not None and (isinstance(channels, bool) or not isinstance(channels, int) or channels < 1):
         raise ValueError(f'guidance_channels is {channels!r}: give 1 or more, or None for all')
 
-
+# %% ../nbs/15_sampling.ipynb #7f1b936d
 def check_guidance(
     y, # labels or text
     scale, # of the guidance; 1 asks for neither
@@ -200,7 +200,7 @@ def check_guidance(
             f'null_label has shape {tuple(null_label.shape)} and a row of y {tuple(y.shape[1:])}: give one like a row '
             'of y')
 
-
+# %% ../nbs/15_sampling.ipynb #93733a60
 def guided_velocity(
     model, # model(z, t, y) -> velocity
     y=None, # Tensor (B, ...) of labels or text; None for a model without
@@ -355,7 +355,7 @@ def evaluating(
     finally:
         for m in training: m.training = True
 
-
+# %% ../nbs/15_sampling.ipynb #9a963be4
 def _check_sample(noise, y, method, steps, scale, interval, channels, generator, atol, rtol, dtype):
     check_sampling(method, steps, scale, interval, channels, atol, rtol)
     if dtype not in (None, torch.float32, torch.float64):
@@ -378,7 +378,7 @@ def _check_sample(noise, y, method, steps, scale, interval, channels, generator,
     if rows and len(generator) != len(noise):
         raise ValueError(f'there are {len(generator)} generators for {len(noise)} rows: give one, or one per row')
 
-
+# %% ../nbs/15_sampling.ipynb #e7b7ea7c
 def check_sampling(
     method:str='euler', # as sample takes them, all of these
     steps:int=50,

@@ -143,7 +143,7 @@ def modulated_norm(
     "Layer norm, scaled by 1 + `scale` and moved by `shift`."
     return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
-
+# %% ../nbs/13_sit.ipynb #a73c6296
 class Block(nn.Module):
     "A transformer block steered by time and label (adaLN-Zero)."
     def __init__(self,
@@ -318,7 +318,7 @@ class SiT(nn.Module, HubMixin):
         for block in self.blocks: x = block(x, c)
         return unpatchify(self.final_layer(x, c), self.patch_size)[:, :self.in_channels]
 
-
+# %% ../nbs/13_sit.ipynb #b8f4b7e0
 def _initialize(model, generator):
     for m in model.modules():
         if isinstance(m, nn.Linear): nn.init.xavier_uniform_(m.weight, generator=generator)
@@ -381,7 +381,7 @@ def read_weights(
                 '(of a checkpoint its ema or model)')
     return state
 
-
+# %% ../nbs/13_sit.ipynb #d8ffa9c7
 def _read_file(path):
     if path.suffix not in ('.safetensors', '.pt', '.pth'):
         raise ValueError(f'{path} is none of .safetensors, .pt, .pth: give a file of one of these, or a state dict')
@@ -427,7 +427,7 @@ def check_weights(
     raise ValueError(f'{len(wrong)} tensors do not fit {type(model).__name__}; {k} is {have.get(k, "missing")}, '
                      f'wanted {want.get(k, "nothing of that name")}')
 
-
+# %% ../nbs/13_sit.ipynb #3a624e51
 def heads_of(
     models:Models, # the known ones
     hidden_size:int, # width of a token
@@ -489,7 +489,7 @@ def load_sit(weights:dict|str|Path, num_heads:int|None=None, reverse:bool=False)
     model.to_empty(device='cpu').load_state_dict(state)
     return model
 
-
+# %% ../nbs/13_sit.ipynb #18c3338e
 def _sizes_of(state, num_heads):
     ranks = {'x_embedder.proj.weight': 4, 'pos_embed': 3, 'y_embedder.embedding_table.weight': 2,
              'blocks.0.mlp.fc1.weight': 2}

@@ -52,6 +52,7 @@ def check_environment(
                       f'(precision={config.precision!r}, compile={config.compile}, '
                       f'micro_batches={config.micro_batches})')
 
+# %% ../nbs/14d_training.ipynb #3801fbdf
 def connect(
     config:TrainConfig, # the run
 ) -> Accelerator:
@@ -119,6 +120,7 @@ def check_same_run(
         raise ValueError(f'{config.out} holds a run of {state["step"]} steps already, more than steps={config.steps}: '
                          'ask for more, or give another folder')
 
+# %% ../nbs/14d_training.ipynb #505446e7
 def check_alike(
     config:TrainConfig, # of this process
     data:str, # fingerprint of what it reads

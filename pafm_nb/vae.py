@@ -36,6 +36,7 @@ def _diffusers():
     except ImportError as e: raise ValueError("latents need diffusers: pip install 'pafm_nb[imagenet]'") from e
     return diffusers
 
+# %% ../nbs/11c_vae.ipynb #ec25e18f
 def tiny_vae(
     folder, # to save it in, as diffusers does
     factor:int=8, # pixels of a side for one latent: a power of two
@@ -87,6 +88,7 @@ def vae_folder(
             f'there is no folder {name}, and the hub does not give {name} with {WEIGHTS} ({why}): download it where '
             'there is a network, and give its folder') from None
 
+# %% ../nbs/11c_vae.ipynb #26599c33
 # of passes, by the name they have in commands
 PRECISIONS = dict(no=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
 

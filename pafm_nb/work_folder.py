@@ -106,6 +106,7 @@ class WorkFolder:
         file = self.folder/'sealed.json'
         return read_sealed(file, f'remove {file}, and run the same command again')['note'] if file.exists() else None
 
+# %% ../nbs/10c_work_folder.ipynb #1ea96a61
 def remove_work(
     folder, # a WorkFolder whose work is done, if it is there
 ):

@@ -67,6 +67,7 @@ def peak_memory(
     fn()
     return None if before is None else max(0, _status('VmHWM') - before)
 
+# %% ../../nbs/29e_bench.ipynb #162f2a6b
 def measure(
     fn, # called without arguments
     repeats:int=7, # timed calls; 1 takes the time of the only call there is
@@ -83,6 +84,7 @@ def measure(
         for _ in range(repeats): timed()
     return dict(seconds=median(seconds), memory=memory)
 
+# %% ../../nbs/29e_bench.ipynb #f34826d8
 def seconds_in_turn(
     forms:dict, # name -> called without arguments
     repeats:int, # rounds
@@ -125,6 +127,7 @@ def broadcast_target(
     w = (-((z_t - a*candidates)**2).sum(-1)/(2*s[..., 0]**2)).softmax(1)
     return (w[..., None]*(z_t - candidates)/s).sum(1)
 
+# %% ../../nbs/29e_bench.ipynb #2f4bb302
 def bench_target(
     batch:int=64, # rows
     k:int=64, # candidates of each
@@ -165,6 +168,7 @@ def bench_target(
                          **measure(lambda: pafm_target(rows.z, noise, times, sampler(rows)), max(3, repeats//3)))
     return out
 
+# %% ../../nbs/29e_bench.ipynb #c23c3c68
 def spectrum(
     d:int, # dimensions
 ) -> torch.Tensor: # (d,) float32
@@ -199,6 +203,7 @@ class DeviceCost(TorchDispatchMode):
         self.names.append(name)
         return out
 
+# %% ../../nbs/29e_bench.ipynb #6400e508
 def _faked(x, shape):
     "A copy whose tensors are empty ones on a GPU, endpoints of the given shape"
     if isinstance(x, torch.Tensor): return torch.empty(x.shape, dtype=x.dtype, device='cuda')
@@ -210,6 +215,7 @@ def _faked(x, shape):
                 if big else _faked(value, shape))
     return new
 
+# %% ../../nbs/29e_bench.ipynb #77cbd239
 def device_cost(
     name:str, # of a sampler in SAMPLERS
     k:int=16, # candidates
@@ -264,6 +270,7 @@ def sparse_bank(
     write_json(folder/'meta.json', meta_of(counts, True, entries))
     return folder
 
+# %% ../../nbs/29e_bench.ipynb #078362ce
 def bench_bank(
     rows:int=16_384, # rows to draw from
     batch:int=256, # sources
@@ -343,6 +350,7 @@ def _model_and_row(name, batch, generator):
         return model, (x, t, torch.randint(model.null_label, (batch,), generator=generator))
     return model, (x, t, torch.randn(batch, model.context_length, model.context_size, generator=generator))
 
+# %% ../../nbs/29e_bench.ipynb #7b5964ad
 def _form(model, row, target, plain=False, compiled=False, bf16=False):
     model, decay = copy.deepcopy(model), .9999
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0., fused=not plain, foreach=False)
@@ -363,6 +371,7 @@ def _form(model, row, target, plain=False, compiled=False, bf16=False):
         update()
     return dict(forward=torch.no_grad()(forward), step=step, update=update)
 
+# %% ../../nbs/29e_bench.ipynb #ebaa68ac
 def bench_model(
     # names in MODELS, and rows
     settings:tuple=(('SiT-digits', 128), ('SiT-S/2', 2), ('SiT-S/2', 4), ('MMDiT-captions', 32)),
@@ -422,6 +431,7 @@ def peak_of_training(
     for _ in range(3): trainer.train_step()
     return _status('VmHWM')
 
+# %% ../../nbs/29e_bench.ipynb #1c05e65f
 def _plain_write(folder, tensors):
     old, new = Path(folder)/'plain', Path(folder)/'newer'
     new.mkdir()
@@ -434,6 +444,7 @@ def _plain_write(folder, tensors):
     shutil.rmtree(old, ignore_errors=True)
     new.rename(old)
 
+# %% ../../nbs/29e_bench.ipynb #8a8ae7ee
 def bench_train(
     model:str='SiT-S/2', # a SiT of 4 x 32 x 32 latents
     batch:int=8, # rows in a step
@@ -506,11 +517,13 @@ def repa_loop(
         if method == 'euler_maruyama' and s > 0: z = z + (2*t*(t - s)).sqrt()*torch.randn_like(z)
     return z
 
+# %% ../../nbs/29e_bench.ipynb #b9eeb695
 def repa_script(model, z, y, *settings):
     "The same as the script calls it: everything doubled, half thrown away"
     return repa_loop(model, torch.cat([z, z]), torch.cat([y, torch.full_like(y, model.null_label)]),
                      *settings).chunk(2)[0]
 
+# %% ../../nbs/29e_bench.ipynb #50b1c869
 def bench_sampling(
     settings:tuple=(('SiT-digits', 64, 50), ('SiT-S/2', 2, 10)), # (model, batch, steps)
     scale:float=1.8, # guidance, REPA's
@@ -654,6 +667,7 @@ def stablevm_mean(
         v += (share[..., None]*(slope*z_t[:, None] - back*part)).sum(1)
     return v
 
+# %% ../../nbs/29e_bench.ipynb #ca6c02ca
 def stablevm_target(
     z, # (B, D) endpoints
     eps, # (B, D) noise
@@ -679,6 +693,7 @@ def efm_target(
     for part, share in zip(pool.split(piece), w.split(piece, 1)): u += (share[..., None]*(part - x)/(1 - s)).sum(1)
     return u
 
+# %% ../../nbs/29e_bench.ipynb #0e9fc413
 def efm_products(
     x1, # (B, D) endpoints
     x0, # (B, D) noise
@@ -718,6 +733,7 @@ def repa_target(
     t = t[:, None]
     return (1 - t)*z + t*eps, eps - z
 
+# %% ../../nbs/29e_bench.ipynb #af73a360
 def assigned_noise(
     z, # (B, *D) endpoints
     eps, # (B, *D) noise
@@ -753,6 +769,7 @@ def peer_forms(
                 stablevm=lambda: stablevm_mean((1 - t)[:, None]*z + t[:, None]*eps, t, pool),
                 efm=lambda: efm_target(z, eps, s, pool), efm_products=lambda: efm_products(z, eps, s, pool))
 
+# %% ../../nbs/29e_bench.ipynb #98cf1896
 def peer_errors(
     z, # (B, D) endpoints
     eps, # (B, D) noise
@@ -792,6 +809,7 @@ def _pairs(batch, dim, repeats):
         forms['torchcfm'] = lambda: matcher.sample_location_and_conditional_flow(eps, z, 1 - t)
     return dict(batch=batch, dim=dim, **seconds_in_turn(forms, repeats))
 
+# %% ../../nbs/29e_bench.ipynb #0ab24a79
 def _digit_steps(batch, repeats):
     "A training step of SiT-digits after each kind of target"
     pool, g, matcher = digits(), torch.Generator().manual_seed(0), torchcfm_matcher()
@@ -817,6 +835,7 @@ def _digit_steps(batch, repeats):
         return step
     return dict(batch=batch, **seconds_in_turn({name: stepper(target) for name, target in kinds.items()}, repeats))
 
+# %% ../../nbs/29e_bench.ipynb #d11389c5
 def bench_scaling(
     k:tuple=(1, 4, 16, 64, 256, 1024), # candidates of each row's own
     n:tuple=(64, 256, 1024, 4096), # endpoints of a class, all of them candidates
@@ -903,6 +922,7 @@ def seconds_of_steps(
         trainer.ahead.close()
     return seconds if trainer.accelerator.is_main_process else None
 
+# %% ../../nbs/29e_bench.ipynb #47d02303
 def bench_processes(
     processes:tuple=(1, 2), # how many, in turn
     batch:int=256, # rows of a step, over all of them

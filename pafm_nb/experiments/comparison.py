@@ -74,6 +74,7 @@ def mean_spread(
     "Mean and sample standard deviation over seeds"
     return dict(mean=float(np.mean(values)), std=float(np.std(values, ddof=1)) if len(values) > 1 else None)
 
+# %% ../../nbs/29a_comparison.ipynb #8e2b9b7f
 def compare(
     out, # folder for everything
     seeds=(0,), # of the runs
@@ -129,6 +130,7 @@ def side_by_side(
     fig.savefig(path)
     plt.close(fig)
 
+# %% ../../nbs/29a_comparison.ipynb #712afc5e
 def plot_curves(
     runs:list, # of dicts with objective, seed and curve
     path=None, # of the picture; None leaves the figure to the caller

@@ -52,6 +52,7 @@ def arrived(
                                got) == n, f'{what}: got {got!r}, expected {n} values: return them with commas between'
     return got
 
+# %% ../../nbs/50_course.ipynb #63b52f6b
 def agree(
     what:str, # is compared
     got, # the answer
@@ -153,6 +154,7 @@ def half_time(
         low, high = (t, high) if kept > .5 else (low, t)
     return (low + high)/2
 
+# %% ../../nbs/50_course.ipynb #5423ad18
 def check_half_time(
     answer:float, # t
 ) -> str: # 'right'
@@ -203,6 +205,7 @@ def check_total_variance(
                 torch.full_like(share, 1/len(cells)), mean)})
     return 'right'
 
+# %% ../../nbs/50_course.ipynb #e0094027
 def check_candidates(
     answer, # answer(i, y (N,), k, generator) -> (k,) int64 rows: the source i first, then others of its class
 ) -> str: # 'right'
@@ -400,6 +403,7 @@ def evidence(
     seeds = seeds_of(trials, *arms)
     return tuple(by_seed(trials, arm, 'averaged', score, seeds=seeds).reshape(len(seeds), -1).mean(1) for arm in arms)
 
+# %% ../../nbs/50_course.ipynb #e84abf54
 def check_reading(
     answer:dict, # letter -> does the file support the claim at 95%?
     trials:dict, # what results/digits_trials.json holds under 'trials'

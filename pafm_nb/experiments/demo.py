@@ -178,6 +178,7 @@ def moons_verdict(
         f'points, of FM\'s {mean(fm, "stray"):.1%}. {"".join(errors)}The weights are those of the last step, not '
         f'averaged. A run trained for {mean(pafm, "seconds"):.1f} s with PAFM, {mean(fm, "seconds"):.1f} s with FM.')
 
+# %% ../../nbs/29d_demo.ipynb #2f65d8bf
 def digits_verdict(
     result:dict, # of compare
 ) -> str:

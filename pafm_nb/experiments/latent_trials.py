@@ -109,6 +109,7 @@ def latent_errors(
         out[name] = binned(error, t)
     return out
 
+# %% ../../nbs/22a_latent_trials.ipynb #885f5a26
 def latents_trial(
     root, # folder of latent_banks
     seed:int, # of weights, rows, times, noises and candidates

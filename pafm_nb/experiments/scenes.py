@@ -42,6 +42,7 @@ class SceneJudge(nn.Module):
         color, shape, size, background = self.head(F.silu(features)).split((35, 30, 2, 3), 1)
         return features, color.unflatten(1, (5, 7)), shape.unflatten(1, (5, 6)), size, background
 
+# %% ../../nbs/25_scenes.ipynb #5fac146e
 def train_scene_judge(
     n:int=24576, # drawings
     epochs:int=16, # times each is seen, in one of its views and with fresh grain
@@ -71,6 +72,7 @@ def scene_judge() -> SceneJudge: # in eval mode
     net.load_state_dict(load_file(str(files('pafm_nb').joinpath('weights', 'scene_judge.safetensors'))))
     return net.requires_grad_(False).eval()
 
+# %% ../../nbs/25_scenes.ipynb #b3edfd57
 @torch.no_grad()
 def judged(
     images:Tensor, # (N, 3, 16, 16) in [-1, 1]
@@ -116,6 +118,7 @@ def draw_captions(
     return sample_many(model, range(len(captions)), text, (3, 16, 16), batch_size=128, progress=False, method='heun',
                        steps=8, guidance_scale=guidance_scale, null_label=null).clamp(-1, 1)
 
+# %% ../../nbs/25_scenes.ipynb #0d387d22
 def captions_trial(
     seed:int, # of weights, rows, times, noises and candidates
     steps:int=6000, # optimizer steps

@@ -66,6 +66,7 @@ def run_trials(
     if waiting: get_reusable_executor().shutdown()       # or its idle processes keep this one for five minutes
     return found
 
+# %% ../../nbs/29c_trials.ipynb #525288c6
 def _timed(work, name, settings):
     torch.set_num_threads(1)
     began = time.perf_counter()
@@ -149,6 +150,7 @@ def some_digits(
     return pool if drawn is None else TensorPool(pool.z, pool.y, mean=pool.z,
                                                  std=drawn*local_spread(pool, 16)[pool.place])
 
+# %% ../../nbs/29c_trials.ipynb #23077ebd
 def digits_trial(
     seed:int, # of weights, rows, times, noises and candidates
     steps:int=2000, # optimizer steps

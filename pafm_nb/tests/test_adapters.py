@@ -99,6 +99,7 @@ def off_centre(labelled=True):
     pool, *_ = problem()
     return TensorPool(.6*pool.z + torch.linspace(-.5, 1.5, 4).view(2, 2), pool.y if labelled else None)
 
+# %% ../../nbs/tests/test_adapters.ipynb #8c68af19
 @pytest.mark.parametrize('path', [LinearPath(), CosinePath()])
 @pytest.mark.parametrize('labelled', [True, False])
 def test_a_loop_that_is_right(path, labelled):
@@ -114,6 +115,7 @@ def test_slopes_in_many_dimensions():
     data = TensorPool(torch.randn(40, 100, generator=g)/5, torch.arange(40) % 3)
     assert check_loop(loop(pafm()), loop(), data, turned, batch_size=32).slopes == 128
 
+# %% ../../nbs/tests/test_adapters.ipynb #f836749f
 second_noise = lambda s: lambda z, x0, t: LinearPath().interpolate(z, x0, 1 - t) + s*torch.randn_like(z)
 MISTAKES = dict(sign=(loop(pafm(1)), loop(), 'no row has another candidate'),
                 clock=(loop(pafm(clock=lambda t: t)), loop(), 'hand pafm_target our clock'),
@@ -144,6 +146,7 @@ def test_a_mistake_that_only_grows_with_the_noisy_point():
     with pytest.raises(ValueError, match='noise of another mean or variance'):
         check_loop(loop(pafm(), wide), loop(noise=wide), both, turned)
 
+# %% ../../nbs/tests/test_adapters.ipynb #243b9d07
 def test_loops_that_cannot_be_checked():
     pool = off_centre()
     for args, said in (((None, loop(), pool), 'step must be a function'),
@@ -162,6 +165,7 @@ def test_exact_field_of_a_loop():
                                                      pool.of_class(batch.y[b].item()), CosinePath()))
     assert_close(exact_field(pool)(noise, t, None), exact_velocity(noise, t, pool.z))
 
+# %% ../../nbs/tests/test_adapters.ipynb #b07db904
 def test_torchcfm():
     matching = pytest.importorskip('torchcfm.conditional_flow_matching',
                                    reason='torchcfm is not installed: pip install torchcfm')
@@ -200,6 +204,7 @@ def test_flow_matching_targets(name):
     assert_close(pafm_target(batch.z, x_0, t, pool.z, SchedulerPath(made)).velocity.flatten(1),
                  exact, rtol=1e-6, atol=1e-6)
 
+# %% ../../nbs/tests/test_adapters.ipynb #ea9a5657
 def test_flow_matching_loop():
     paths = pytest.importorskip('flow_matching.path',
                                 reason='flow_matching is not installed: pip install flow_matching (CC BY-NC: not for '

@@ -116,6 +116,7 @@ def test_captions(tmp_path, shape, labelled, null):
     bank.verify()
     assert make(tmp_path/'silent').text is None
 
+# %% ../../nbs/tests/test_bank.ipynb #2be8bbe1
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_captions_in_half_precision(tmp_path, dtype):
     z, y, text, null_text = spoken()
@@ -137,6 +138,7 @@ def test_the_sampler_reads_no_text(tmp_path):
     assert (torch.equal(sampler(batch, seeded()).log_prior, before) and sampler.captions.data_ptr()
             == bank.embedding.data_ptr())
 
+# %% ../../nbs/tests/test_bank.ipynb #573a4d55
 @pytest.mark.parametrize('dtype', [torch.float16, torch.float32])
 def test_views_tokens_and_image_embeddings(tmp_path, dtype):
     g = torch.Generator().manual_seed(3)
@@ -208,6 +210,7 @@ LatentBank.create({str(tmp_path/'bank')!r}, blocks, dtype=torch.float32)''')
     assert starts == [70] and bank.meta == make(tmp_path/'undisturbed').meta
     assert sorted(p.name for p in bank.folder.iterdir()) == sorted(p.name for p in (tmp_path/'undisturbed').iterdir())
 
+# %% ../../nbs/tests/test_bank.ipynb #c8772b24
 @pytest.mark.parametrize('sort', [True, False])
 def test_stopped_while_sorting(tmp_path, monkeypatch, sort):
     z, y, text, null_text = spoken()
@@ -267,6 +270,7 @@ def test_an_unfinished_bank_lacks_a_file(tmp_path):
     (unfinished(tmp_path/'bank')/'norms.npy').unlink()
     ft.test_fail(lambda: go_on(tmp_path/'bank'), exc=ValueError, contains='norms.npy')
 
+# %% ../../nbs/tests/test_bank.ipynb #cbfb4ad0
 def test_a_bit_that_flips_while_rows_arrive(tmp_path):
     "Rows are compared with what was handed over before a bank is made of them"
     def blocks():
@@ -320,6 +324,7 @@ def test_bad_rows(tmp_path, blocks, said):
     ft.test_fail(lambda: LatentBank.create(tmp_path/'bank', blocks(*random_rows()), num_classes=5), contains=said)
     assert not (tmp_path/'bank/meta.json').exists() and not (tmp_path/'bank/.lock').exists()
 
+# %% ../../nbs/tests/test_bank.ipynb #54aae8bb
 @pytest.mark.parametrize('blocks, null_text, said', [
     (lambda z, t: [(z, None, t), (z, None, t.where(t != t[77, 2, 2], torch.nan))], None,
      'text is not finite in row 197'), (lambda z, t: [(z, None, 1e5*t)], None, 'text 0 goes beyond torch.float16'),
@@ -372,6 +377,7 @@ def test_damaged_files(tmp_path, name):
     path.write_bytes(whole)
     opens().verify()
 
+# %% ../../nbs/tests/test_bank.ipynb #b47361e0
 def test_damaged_meta(tmp_path):
     bank, path = make(tmp_path/'bank'), tmp_path/'bank/meta.json'
     whole = path.read_text()

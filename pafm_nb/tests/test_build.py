@@ -54,6 +54,7 @@ def test_the_config_reaches_the_loss(changes, by_hand):
     for a, b in zip(got, wanted): assert torch.equal(a, b)
     assert any(not torch.equal(a, b) for a, b in zip(got, usual))
 
+# %% ../../nbs/tests/test_build.ipynb #b359ad77
 @pytest.mark.parametrize('objective', ['fm', 'pafm'])
 @pytest.mark.parametrize('share', [0., .1, .5, 1.])
 def test_label_dropout_has_its_rate(objective, share):
@@ -119,6 +120,7 @@ def test_a_run_comes_back(tmp_path):
     ft.test_eq({p.requires_grad for p in run.model.parameters()}, {False})
     assert any(p.requires_grad for p in model.parameters())
 
+# %% ../../nbs/tests/test_build.ipynb #203a980e
 def test_a_run_of_an_older_version(tmp_path):
     "It does not say where its data came from nor which classes had rows: the data do"
     z = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -51,6 +51,7 @@ def test_kinds_agree(path, kind):
     assert_close(weights.double(), truth.weights, rtol=1e-3, atol=1e-5)
     assert_close(sets[kind].source_weight(found.weights).double(), truth.weights[:, 0], rtol=1e-3, atol=1e-5)
 
+# %% ../../nbs/tests/test_candidate_sets.ipynb #1dfe35b3
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_rows_of_a_half_precision_pool(dtype):
     z, eps, t, sets, place = four_kinds()
@@ -79,6 +80,7 @@ def test_float32_is_enough(time, kind, D):
     assert found.isfinite().all() and (found - truth).norm() < 2e-5*truth.norm()
     if time < 1e-20: assert torch.equal(found.float(), eps - z)
 
+# %% ../../nbs/tests/test_candidate_sets.ipynb #cb8a044b
 @pytest.mark.parametrize('kind', ['shared', 'rows'])
 @pytest.mark.parametrize('time', [0., 1e-30, 1e-5, 1e-3, .05, .3, .7, .95])
 @pytest.mark.parametrize('D, apart', [(64, 0.), (64, 1e-3), (4096, 1e-3), (64, None)])
@@ -105,6 +107,7 @@ def test_sixteen_copies_where_the_device_is_not_asked(kind, time, monkeypatch):
     monkeypatch.setattr(candidate_sets, 'readable', lambda x: False)
     for apart in (0., 1e-3): test_three_hundred_near_copies(torch.float32, 1024, apart, time, kind, copies=15)
 
+# %% ../../nbs/tests/test_candidate_sets.ipynb #338aeea3
 @pytest.mark.parametrize('kind', ['shared', 'rows'])
 def test_differences_are_taken_where_they_are_felt(kind, monkeypatch):
     "Strangers cost nothing more at any time; sixty copies of a source make its row, and no other, dear"
@@ -131,6 +134,7 @@ def test_differences_are_taken_where_they_are_felt(kind, monkeypatch):
         ft.test_eq(set(calls), {1} if copies else set())
         calls.clear()
 
+# %% ../../nbs/tests/test_candidate_sets.ipynb #be1df153
 def test_stored_norms_do_not_spoil_float64():
     z, eps, t, sets, place = four_kinds(torch.float64)
     pool, prior = sets['shared'].z, sets['shared'].log_prior

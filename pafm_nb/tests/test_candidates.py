@@ -94,6 +94,7 @@ def row_by_row(n, k, generator):
         rows.append(row)
     return torch.tensor(rows, dtype=torch.int64).view(len(n), k)
 
+# %% ../../nbs/tests/test_candidates.ipynb #c88a991e
 @pytest.mark.parametrize('n, k', [((1,), 1), ((5,), 5), ((5,), 0), ((1300,), 64), ((64, 65, 70), 64),
                                   ((9, 12, 30), 8), ((500, 400), 333)])
 def test_distinct(n, k):
@@ -134,6 +135,7 @@ def test_source_and_labels(name):
     again = sampler(batch, torch.Generator().manual_seed(3))
     assert torch.equal(candidates.z, again.z)
 
+# %% ../../nbs/tests/test_candidates.ipynb #5399a831
 @pytest.mark.parametrize('name', PLAIN)
 def test_dropped_labels_take_all(name):
     pool = pool_of()
@@ -183,6 +185,7 @@ def test_rows_are_the_class(dtype):
         alone = pafm_target(batch.z[b:b+1], eps[b:b+1], t[b:b+1], pool.of_class(batch.y[b].item())).velocity
         assert_close(v[b:b+1], alone, rtol=1e-3, atol=1e-4)
 
+# %% ../../nbs/tests/test_candidates.ipynb #03c65b83
 def test_dropped_labels_are_unbiased():
     g, n, time = torch.Generator().manual_seed(2), 30_000, .6
     pool, z_t = wide_pool(), torch.tensor([.3, -.2, .1])
@@ -209,6 +212,7 @@ def test_exact_moments_of_a_class(labelled):
         endpoint = moment_posterior(z_t[b:b+1], t[:1], moments.mean[of], moments.std[of])[1]
         assert_close(v[b:b+1], (z_t[b:b+1] - endpoint)/.4, rtol=1e-3, atol=1e-4)
 
+# %% ../../nbs/tests/test_candidates.ipynb #2233d035
 @pytest.mark.parametrize('labelled', [True, False])
 def test_broadened_is_the_field_of_a_smoothed_pool(labelled):
     pool, g = wide_pool(), torch.Generator().manual_seed(9)
@@ -222,6 +226,7 @@ def test_broadened_is_the_field_of_a_smoothed_pool(labelled):
         endpoint = moment_posterior(z_t[b:b+1], t[b:b+1], x, .7*spread)[1]
         assert_close(v[b:b+1], (z_t[b:b+1] - endpoint)/t[b], rtol=1e-3, atol=1e-3)
 
+# %% ../../nbs/tests/test_candidates.ipynb #8d7dfd23
 @pytest.mark.parametrize('asked', [True, False])
 @pytest.mark.parametrize('time', [.05, .3, .8])
 def test_broadened_without_labels_is_unbiased_by_enumeration(time, asked, monkeypatch):
@@ -272,6 +277,7 @@ def test_the_law_of_the_rows_enters_the_weights(name, large):
     again = base*law[pool.order][place].exp()
     assert_close(wanted, again/again.sum(1, keepdim=True), rtol=1e-3, atol=1e-5)
 
+# %% ../../nbs/tests/test_candidates.ipynb #57c1ecc3
 def test_uneven_rows_are_unbiased_with_their_law():
     g, time, n = torch.Generator().manual_seed(7), .7, 20_000
     z = torch.cat([2 + .5*torch.randn(3, 2, generator=g), torch.randn(30, 2, generator=g)])
@@ -437,6 +443,7 @@ def test_crops_come_from_their_image():
         assert (all((possible == crop).flatten(1).all(1).any() for crop in crops[b])
                 and len(crops[b].flatten(1).unique(dim=0)) > 5)
 
+# %% ../../nbs/tests/test_candidates.ipynb #0423a1cf
 @pytest.mark.parametrize('time', [.05, .3, .6, .95])
 def test_crops_that_are_rows_are_unbiased(time):
     g = torch.Generator().manual_seed(11)
@@ -567,6 +574,7 @@ def test_bad_samplers(make, said):
     pool = pool_of()
     ft.test_fail(lambda: make(pool.z, pool.y), contains=said)
 
+# %% ../../nbs/tests/test_candidates.ipynb #2f7b0c5a
 @pytest.mark.parametrize('change, said', [
     (dict(y=torch.tensor([0, 3])), 'label 3'), (dict(y=torch.tensor([0, -2])), 'y holds -2'),
     (dict(index=None), 'pool[index]'), (dict(index=[0, 1]), 'list'), (dict(index=torch.tensor([0, 99])), '99'),
@@ -593,6 +601,7 @@ def test_bad_batches_of_no_pool(batch, said):
     ft.test_fail(lambda: InBatch()(batch), exc=ValueError, contains=said)
     if batch is None: ft.test_fail(lambda: InClass(pool_of(), 2)(batch), exc=ValueError, contains=said)
 
+# %% ../../nbs/tests/test_candidates.ipynb #d17583c2
 @pytest.mark.parametrize('name', SAMPLERS)
 def test_a_condition_without_labels(name):
     """Two-moons posterior: theta given x. What goes by labels refuses, when it is built or called;
@@ -620,6 +629,7 @@ def test_a_class_without_rows():
     pool = TensorPool(z, torch.tensor([0, 0, 2, 2]))
     ft.test_fail(lambda: WholeClass(pool)(Batch(z[:1], torch.tensor([1]), torch.tensor([0]))), contains='label 1')
 
+# %% ../../nbs/tests/test_candidates.ipynb #f03d973b
 @pytest.mark.parametrize('make', [lambda p: InClass(p, 4), lambda p: ExactMoments(p), lambda p: MomentDraws(p, 4),
                                   lambda p: NearestNeighbors(p, 4), lambda p: Cells(p, 4)])
 def test_rows_as_stored_are_no_draws(make):
@@ -671,6 +681,7 @@ def test_groups_of_a_batch_are_unbiased_by_enumeration(k, label, monkeypatch):
     mean, field = expected_of(mechanism, label)
     assert_close(mean, field, rtol=1e-12, atol=1e-12)
 
+# %% ../../nbs/tests/test_candidates.ipynb #2aecfa61
 @pytest.mark.parametrize('label', [0, 1, -1])
 def test_rows_seen_before_are_unbiased_by_enumeration(label):
     "Over all queues of three independent rows, one of them dropped, and inside a shuffled epoch; not so over its end"
@@ -693,6 +704,7 @@ def test_rows_seen_before_are_unbiased_by_enumeration(label):
     mean, field = expected_of(epochs, label)
     assert label == 1 or (mean - field).abs().max() > 1e-3
 
+# %% ../../nbs/tests/test_candidates.ipynb #2f4e07af
 @pytest.mark.parametrize('k', [1, 3, 5])
 @pytest.mark.parametrize('dropped', [False, True])
 def test_known_likelihoods_are_unbiased_by_enumeration(k, dropped, monkeypatch):
@@ -730,6 +742,7 @@ def test_one_candidate_is_flow_matching(make):
                 for loss in (FMLoss(**null), PAFMLoss(sampler, **null)))
         assert torch.equal(a.target, b.target) and torch.equal(a.condition, b.condition)
 
+# %% ../../nbs/tests/test_candidates.ipynb #cf2191ec
 @pytest.mark.parametrize('k', [1, 2, 5, 64])
 def test_groups_are_of_one_label_and_equal(k):
     g = torch.Generator().manual_seed(k)
@@ -751,6 +764,7 @@ def test_groups_are_of_one_label_and_equal(k):
     assert torch.equal(InBatch(k)(Batch(z, y), torch.Generator().manual_seed(0)).rows,
                        InBatch(k)(Batch(z, y), torch.Generator().manual_seed(0)).rows)
 
+# %% ../../nbs/tests/test_candidates.ipynb #89475ef9
 def test_a_queue_goes_on_where_it_stopped():
     "Its state in a loop that is resumed, labelled or not; a queue of another length keeps the newest"
     g = torch.Generator().manual_seed(0)
@@ -772,6 +786,7 @@ def test_a_queue_goes_on_where_it_stopped():
     ft.test_fail(lambda: whole(Batch(torch.zeros(2, 5))), contains='rows were (2,) and are (5,) now')
     ft.test_fail(lambda: whole.load_state_dict(dict(z=torch.zeros(3, 2))), contains='as state_dict returns it')
 
+# %% ../../nbs/tests/test_candidates.ipynb #407215b7
 def run_rank(rank, folder, z, y, eps, t):
     torch.set_num_threads(1)
     dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
@@ -797,6 +812,7 @@ def test_rows_of_all_processes_are_one_batch(tmp_path, labelled):
     assert_close(found, pafm_target(z, eps, t, InBatch()(Batch(z, y))).velocity, rtol=1e-5, atol=1e-5)
     assert torch.equal(InBatch(gathered=True)(Batch(z, y)).z, z)       # without processes: the batch
 
+# %% ../../nbs/tests/test_candidates.ipynb #1272036c
 @pytest.mark.parametrize('make, said', [
     (lambda p: Likelihood(p, 31, lambda c, r: r*1.), 'more than the pool'),
     (lambda p: Likelihood(p, 2, 3.), 'log_p must be a function'), (lambda p: Likelihood(p, 0, len), 'k must be'),
@@ -842,6 +858,7 @@ class Module(torch.nn.Module):
     def __init__(self): super().__init__(); self.seen = []
     def forward(self, batch, generator=None, *, t=None): self.seen.append(t); return Candidates(batch.z[:, None])
 
+# %% ../../nbs/tests/test_candidates.ipynb #5ef93984
 def test_samplers_of_any_kind_are_asked():
     "A module by its forward, each of z_t and t for itself; what could not be given by name is refused"
     sampler, batch = Module(), Batch(torch.zeros(3, 2))

@@ -135,6 +135,7 @@ def samples_of(path):
     skipped:list = []
     return [(s.key, s.caption) for s in shard_samples(path, lambda *what: skipped.append(what))], skipped
 
+# %% ../../nbs/tests/test_captions.ipynb #cb1395ba
 def test_files_with_one_name_are_a_sample_wherever_they_are(tmp_path):
     pair = lambda key, caption, ending='jpg': [(f'{key}.{ending}', jpg()), (f'{key}.txt', caption.encode())]
     photos = pair('photo v2.0', 'a') + pair('photo v2.1', 'b', 'PNG')
@@ -154,6 +155,7 @@ def test_names_of_img2dataset_are_read_as_webdataset_reads_them(made):
         assert [tuple(s) for s in shard_samples(path, pytest.fail)] == [(p['__key__'], p['jpg'], p['txt'].decode())
                                                                         for p in peers]
 
+# %% ../../nbs/tests/test_captions.ipynb #c4e7aa46
 ONE_REASON = {
     'thumb': ([('thumb.small.jpg', b'x')], 'thumb.small', 'it has no caption'),
     'moves': ([('moves.gif', b'x'), ('moves.txt', b'a')], 'moves',
@@ -174,6 +176,7 @@ def test_each_picture_is_a_row_or_has_one_true_reason(tmp_path, kind):
     write_tar(tmp_path/'0.tar', [('a.jpg', jpg()), ('a.txt', b'\xef\xbb\xbfa red circle\r\n'), *entries])
     assert samples_of(tmp_path/'0.tar') == ([('a', 'a red circle')], [(key, reason)])
 
+# %% ../../nbs/tests/test_captions.ipynb #6fb2f511
 def test_links_and_cut_entries_have_their_reason(tmp_path):
     with tarfile.open(tmp_path/'0.tar', 'w') as tar:
         for name, kind in (('soft', tarfile.SYMTYPE), ('hard', tarfile.LNKTYPE), ('device', tarfile.CHRTYPE)):
@@ -195,6 +198,7 @@ def test_captions_of_a_file_lose_their_mark(tmp_path):
     marked, plain = (Captions(run, tmp_path/name) for name in ('c.txt', 'plain.txt'))
     assert marked.sha256 == plain.sha256 and torch.equal(marked.text, plain.text)
 
+# %% ../../nbs/tests/test_captions.ipynb #3ab26fd9
 def test_wrong_samples_are_listed_and_left_out(made, tmp_path):
     good = [('good.jpg', jpg()), ('good.txt', b'a red circle'), ('good.json', b'not even json')]
     again = [('good.jpg', jpg(32)), ('good.txt', b'another')]
@@ -252,6 +256,7 @@ def launch(made, out):
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
                             env=os.environ | dict(OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true'))
 
+# %% ../../nbs/tests/test_captions.ipynb #ba910fd5
 def test_killed_as_two_processes_and_finished_by_two(made, banks, tmp_path):
     process, began = launch(made, tmp_path/'bank'), time.monotonic()
     while (not list(tmp_path.glob('bank/.pieces/00000[0-9]')) and process.poll() is None
@@ -291,6 +296,7 @@ def test_a_folder_of_something_else_is_refused_before_work(made, tmp_path, monke
     with pytest.raises(ValueError, match='is not empty .mine.txt.: give a new folder'): bank_of(made, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ['mine.txt']
 
+# %% ../../nbs/tests/test_captions.ipynb #a4175ad4
 def test_other_settings_are_refused(made, banks, tmp_path):
     out = shutil.copytree(banks['tokens'].folder, tmp_path/'bank')
     assert files(bank_of(made, out).folder) == files(out)

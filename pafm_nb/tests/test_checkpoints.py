@@ -88,6 +88,7 @@ def test_a_damaged_newer_one_is_passed(tmp_path):
     save(tmp_path, 3, keep=1)
     ft.test_eq((names(tmp_path), newest_checkpoint(tmp_path)[2]['step']), (['step_00000003'], 3))
 
+# %% ../../nbs/tests/test_checkpoints.ipynb #4b1ae633
 def test_a_checkpoint_may_be_a_link(tmp_path):
     "A checkpoint on another disk is read through its link, which stays"
     shutil.move(save(tmp_path/'run', 1), tmp_path/'elsewhere')
@@ -157,6 +158,7 @@ def test_an_edited_state(tmp_path):
     with pytest.raises(ValueError, match='step_00000012 is damaged .state.json: it does not match its checksum'):
         read_checkpoint(path.parent)
 
+# %% ../../nbs/tests/test_checkpoints.ipynb #97c6c01e
 def test_nothing_whole(tmp_path):
     for step in (1, 2): HARM['cut'](save(tmp_path/'checkpoints', step)/'state.json')
     with warnings.catch_warnings():

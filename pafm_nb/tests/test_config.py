@@ -47,6 +47,7 @@ def test_what_makes_sense_is_taken():
                 micro_batches=128, sample_every=0, seed=0)
     TrainConfig('x', batch_size=2**20, k=2**16, seed=2**63 - 1)
 
+# %% ../../nbs/tests/test_config.ipynb #b609ed3f
 def test_saved_and_back():
     config = TrainConfig('here', steps=7, model_args=dict(depth=1), crop=6)
     assert 'out' not in config.saved()
@@ -143,12 +144,12 @@ def test_what_no_machine_can_do_is_one_line(monkeypatch, capsys, tmp_path, line,
     ft.test_eq((stopped.value.code, len(written), list(tmp_path.iterdir())), (2, 1, []))
     assert written[0].startswith('error: ') and said in written[0]
 
+# %% ../../nbs/tests/test_config.ipynb #596972bc
 @pytest.mark.parametrize('flags, said', [(dict(out=''), '--out is empty'), (dict(steps=0), 'count from 1, got 0'),
                                          (dict(seeds=-1), 'count from 1')])
 def test_a_demo_of_nothing_is_one_line(capsys, flags, said):
     with pytest.raises(SystemExit): commands.pafm_demo.__wrapped__(**flags)
     assert said in capsys.readouterr().err
-
 
 # %% ../../nbs/tests/test_config.ipynb #95c0f01d
 @pytest.mark.parametrize('out', [None, 3, ['x'], ''])

@@ -89,6 +89,8 @@ def at_random(i, y, k, generator, replacement=False):
     rows = (torch.randint(len(others), (k - 1,), generator=generator) if replacement
             else torch.randperm(len(others), generator=generator)[:k - 1])
     return torch.cat([torch.tensor([i]), others[rows]])
+
+# %% ../../nbs/tests/test_course.ipynb #2888588d
 SOLVED['candidates'] = at_random,
 MISTAKES['candidates'] = {
     'source is missing': lambda i, y, k, g: at_random(i, y, k + 1, g)[1:],
@@ -114,6 +116,8 @@ MISTAKES['bias_variance'] = {
 
 TRAIN = digits()
 def design(make, guess, k=32): return make, guess, TRAIN, k, .7
+
+# %% ../../nbs/tests/test_course.ipynb #3ba3fbad
 SOLVED['design'] = design(InClass(TRAIN, 32), .095)
 MISTAKES['design'] = {
     '1/K forgets': design(InClass(TRAIN, 32), 1/32), 'a finite ESS': design(InClass(TRAIN, 32), .128),
@@ -150,6 +154,8 @@ MISTAKES['fair'] = {
     'expected': lambda a, b, real: [x**.5 for x in fair(a, b, real)]}
 
 def geometric(ours, theirs): return np.exp(np.log(ours/theirs).mean())
+
+# %% ../../nbs/tests/test_course.ipynb #a22f61c2
 def by_hand(ours, theirs, ddof=1, n=None, quantile=None, apart=False, average=geometric):
     log, n = np.log(ours/theirs), len(ours) if n is None else n
     s = (np.log(ours).var(ddof=1) + np.log(theirs).var(ddof=1))**.5 if apart else log.std(ddof=ddof)

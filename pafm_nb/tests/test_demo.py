@@ -84,6 +84,7 @@ def test_stray():
     assert (stray(torch.tensor([[0., 0.], [-1., 1.5], [-1., 1.5 + .29], [-1., 1.5 + .31]])).tolist()
             == [True, False, False, True])
 
+# %% ../../nbs/tests/test_demo.ipynb #fd2eb7be
 def test_demo_leaves_pictures_numbers_and_a_verdict(tmp_path):
     moons, digits = run_demo(tmp_path, moons_steps=20, **{k: v for k, v in SMALL.items() if k != 'marks'})
     for name in ('moons.png', 'samples.png', 'curve.png', 'moons.json', 'metrics.json'):

@@ -183,6 +183,7 @@ def table_of_class(z, t, path, sets_of, temperature):
                    one_over_ess=fm*inverse, equidistant=fm*((inverse - all_)/(1 - all_)).clamp(0, 1), ess=ess)
     return {k: (chance*x).sum() for k, x in columns.items()}
 
+# %% ../../nbs/tests/test_diagnostics.ipynb #7c684187
 def exact_table(pool, t, path, sets_of, temperature=1.):
     "The table of `bias_variance`, exactly: sets_of(class's points)(source) -> sets"
     t, out = torch.tensor(t, dtype=torch.float64), {}
@@ -212,6 +213,7 @@ def test_bias_variance_against_enumeration(path, t, temperature):
     assert temperature == 1 or truth['bias2'] > 8*row['bias2_se']
     assert (row['t'], row['draws'], row['batch_size']) == (t, 4, 32) and row['n'] >= 6000
 
+# %% ../../nbs/tests/test_diagnostics.ipynb #81516f4a
 @pytest.mark.parametrize('draws', [2, 6])
 def test_bias_of_neighbors_against_enumeration(draws):
     pool, g = small_pool()
@@ -294,6 +296,7 @@ def drawn(pool, rows, seed):
     index = torch.randint(len(pool), (rows,), generator=g)
     return pool[index], torch.randn(rows, *pool.by_class.shape[1:], generator=g)
 
+# %% ../../nbs/tests/test_diagnostics.ipynb #2aded8d7
 @pytest.mark.parametrize('name', PATHS)
 @pytest.mark.parametrize('temperature', [1., 3.])
 def test_ess_curve_directly(name, temperature):
@@ -320,6 +323,7 @@ def test_ess_curve_of_moments():
     assert_close(row['ess_low'], ess.quantile(.1).item(), rtol=.1, atol=0)
     assert_close(row['ess_high'], ess.quantile(.9).item(), rtol=.1, atol=0)
 
+# %% ../../nbs/tests/test_diagnostics.ipynb #9907fb55
 def test_ess_curve_of_crops():
     pool, g = setting(15, shape=(1, 3, 3))
     row, = ess_curve(pool, 1., RandomCrops(pool, 4), rows=20, crop=2, generator=g)
@@ -359,6 +363,7 @@ class Recorded:
 class RecordedFM(Recorded, FMLoss): pass
 class RecordedPAFM(Recorded, PAFMLoss): pass
 
+# %% ../../nbs/tests/test_diagnostics.ipynb #8b7ebf35
 def row_by_row(model, seen):
     "The gradient of every row, by autograd, in float64"
     rows = []
@@ -399,6 +404,7 @@ def test_gradient_variance_is_that_of_autograd(attention):
             assert_close(r[f'batch_{k}'], x.item()*(8 if 'variance' in k else 1), rtol=1e-8, atol=1e-12)
     assert all(p.grad is None for p in model.parameters()) and model.training
 
+# %% ../../nbs/tests/test_diagnostics.ipynb #19cfb695
 def test_row_gradients():
     model, g = Net().double(), seeded(3)
     z_t, u = torch.randn(4, 6, generator=g, dtype=torch.float64), torch.randn(4, 2, 6, generator=g, dtype=torch.float64)
@@ -426,6 +432,7 @@ def test_k1_is_fm_and_order_of_variances():
         assert whole['variance'] < some['variance'] < fm['variance']
     assert [r['loss'] for r in table[-4:]] == list(losses) and (table[-1]['low'], table[-1]['high']) == (0, 1)
 
+# %% ../../nbs/tests/test_diagnostics.ipynb #de4bd9f4
 def test_labels_dropped_or_absent():
     pool, _ = gradients()
     drop, counts = dict(label_dropout=.5, null_label=2), dict(bins=1, batches=5, generator=seeded())

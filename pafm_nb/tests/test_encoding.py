@@ -115,6 +115,7 @@ def test_stopped_anywhere(made, whole, tmp_path, small, monkeypatch, at):
     assert files(prepare_imagenet(made[1], made[0], tmp_path/'bank', **HOW).folder) == files(whole.folder)
     assert len(calls) <= 60 + 3                                          # one piece of two passes is made again
 
+# %% ../../nbs/tests/test_encoding.ipynb #00bf3cd7
 @pytest.mark.parametrize('name', ['piece_blocks', 'write_json'])
 def test_stopped_while_the_bank_is_written(made, whole, tmp_path, small, monkeypatch, name):
     real, calls = getattr(bank_build, name), []
@@ -132,6 +133,7 @@ def test_stopped_while_the_bank_is_written(made, whole, tmp_path, small, monkeyp
     assert files(bank.folder) == files(whole.folder) and len(json.loads((bank.folder/'skipped.json').read_text())) == 4
     assert prepare_imagenet(made[1], made[0], tmp_path/'bank', **HOW).folder == bank.folder
 
+# %% ../../nbs/tests/test_encoding.ipynb #bba63a90
 def test_other_settings_are_refused(made, tmp_path, small, monkeypatch):
     def fails(*args): raise KeyboardInterrupt
     with monkeypatch.context() as m:
@@ -212,6 +214,7 @@ def test_wrong_arguments_leave_nothing(made, tmp_path):
         prepare_imagenet(tmp_path/'none.zip', made[0], tmp_path/'bank', **HOW)
     assert not (tmp_path/'bank').exists()
 
+# %% ../../nbs/tests/test_encoding.ipynb #ea953c52
 def test_a_folder_of_something_else_is_refused_before_work(made, tmp_path, monkeypatch):
     (tmp_path/'bank').mkdir(); (tmp_path/'bank/notes.txt').write_text('mine')
     monkeypatch.setattr(encoding, 'load_vae', None)                      # so early that nothing is loaded
@@ -221,6 +224,7 @@ def test_a_folder_of_something_else_is_refused_before_work(made, tmp_path, monke
         prepare_repa(repa_folder(tmp_path/'data'), tmp_path/'bank', progress=False)
     assert [p.name for p in (tmp_path/'bank').iterdir()] == ['notes.txt']
 
+# %% ../../nbs/tests/test_encoding.ipynb #243701be
 @pytest.mark.filterwarnings('ignore:2. of 31 classes')
 def test_classes_without_images_are_said(made, tmp_path):
     with pytest.warns(UserWarning, match='1 of 4 classes have no image, label 3 first'):
@@ -246,6 +250,7 @@ def test_classes_without_images_are_said(made, tmp_path):
         prepare_repa(folder, tmp_path/'d', progress=False)
     assert not (tmp_path/'d').exists()
 
+# %% ../../nbs/tests/test_encoding.ipynb #f32ad17c
 def test_a_fault_of_the_system_is_no_fault_of_images(made, tmp_path, monkeypatch):
     def full(*args, **kwargs): raise OSError(24, 'Too many open files')
     monkeypatch.setattr(Images, '_tar', full); monkeypatch.setattr(np, 'load', full)
@@ -302,6 +307,7 @@ def test_repa(tmp_path):
     with pytest.raises(ValueError, match="dtype='float32'"):
         prepare_repa(tmp_path/'data', tmp_path/'bank_4', progress=False)
 
+# %% ../../nbs/tests/test_encoding.ipynb #862ba9d6
 def test_uvit(tmp_path):
     text = uvit(tmp_path/'train', (1, 2, 12, 1, 3, 1))
     bank = prepare_repa(tmp_path/'train', tmp_path/'bank', dtype=torch.float32, progress=False)
@@ -328,6 +334,7 @@ def test_what_the_type_cannot_hold_is_refused(tmp_path, file, value):
     assert bank.mean.isfinite().all() and bank.text.isfinite().all() and max(bank.mean.abs().max(),
                                                                              bank.text.abs().max()) > 65504
 
+# %% ../../nbs/tests/test_encoding.ipynb #648df137
 def test_embeddings_beyond_the_type_are_refused(tmp_path):
     e = torch.full((4, 3), 1e5)
     for name in ('embedding', 'image_embedding'):
@@ -358,6 +365,7 @@ def test_features_are_never_taken_for_others(tmp_path):
         with pytest.raises(error, match=said): find_features(folder)
     with pytest.raises(ValueError, match='layout must be'): find_features(tmp_path/'none', 'vae')
 
+# %% ../../nbs/tests/test_encoding.ipynb #bfcf3da1
 def test_broken_features_are_listed(tmp_path):
     folder = repa_folder(tmp_path/'data')
     names = [f'00000/img-mean-std-{i:08d}.npy' for i in range(4)]

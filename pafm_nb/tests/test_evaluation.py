@@ -156,6 +156,7 @@ def test_rounding_is_no_reason_to_refuse():
     assert abs(frechet_distance(*kept, mu, sigma)) < 1e-6*np.trace(sigma)
     assert frechet_distance(mu, 0*sigma, mu, sigma) == pytest.approx(np.trace(sigma))
 
+# %% ../../nbs/tests/test_evaluation.ipynb #8e374bc6
 EYE = np.eye(3)
 @pytest.mark.parametrize('mu, sigma, message', [
     (EYE[0], -EYE, 'negative eigenvalues'),
@@ -219,6 +220,7 @@ def test_real_images_are_cut_to_size(tmp_path):
     assert image_set(tmp_path, size=8).shape == (120, 3, 8, 8)
     assert torch.cat(list(image_set(tmp_path, size=8).read(50)))[:, 0, 0, 0].sub(torch.arange(120)).abs().max() <= 1
 
+# %% ../../nbs/tests/test_evaluation.ipynb #6541bf56
 @pytest.mark.parametrize('spoil, message', [
     (lambda data: data[:len(data)//2], 'is no .npz, or a damaged one'),
     (lambda data: data[:4000] + bytes([data[4000] ^ 1]) + data[4001:], 'cannot be read'),
@@ -228,6 +230,7 @@ def test_damaged_archives_are_named(spoil, message, tmp_path):
     (tmp_path/'a.npz').write_bytes(spoil((tmp_path/'a.npz').read_bytes()))
     refused(f'a.npz.*{message}', fd, tmp_path/'a.npz', images('train'))
 
+# %% ../../nbs/tests/test_evaluation.ipynb #8d0acbbe
 def test_wrong_files_are_named(tmp_path):
     x = images('held_out').permute(0, 2, 3, 1).numpy()
     def check(message, name):
@@ -257,6 +260,8 @@ def test_a_broken_image_is_named(tmp_path):
     file = tmp_path/'200.png'
     file.write_bytes(file.read_bytes()[:-30])
     refused('200.png', fd, tmp_path, images('train'))
+
+# %% ../../nbs/tests/test_evaluation.ipynb #418a2917
 def test_black_and_white_is_an_image(): fd((images('held_out') > 99).byte()*255, images('train'))
 
 def test_a_stray_array_does_not_stand_in_for_images(tmp_path):
@@ -305,6 +310,7 @@ def test_saved_statistics_are_of_one_network(tmp_path):
     refused('has statistics of extractor pafm-digits, not pafm-mnist', evaluate, mnist, file, 'fid', 'mnist')
     refused('has statistics already', fd, samples, file, stats=tmp_path/'again.npz')
 
+# %% ../../nbs/tests/test_evaluation.ipynb #ccc6c312
 def test_bad_statistics_are_refused(tmp_path):
     samples, good = images('held_out'), dict(mu=np.zeros(64), sigma=np.eye(64))
     refused('there is nothing at', fd, samples, tmp_path/'missing.npz')
@@ -322,6 +328,7 @@ def test_bad_statistics_are_refused(tmp_path):
     check('cannot be read', **good | dict(mu=np.array([Payload()]*64, dtype=object)))
     check('is of 64 images: 64 features need at least 65', **good, n=64)
 
+# %% ../../nbs/tests/test_evaluation.ipynb #65ccafb7
 def test_places_are_looked_at_before_images(tmp_path, monkeypatch):
     np.savez(tmp_path/'samples.npz', images('held_out').permute(0, 2, 3, 1).numpy())
     np.savez(tmp_path/'real.npz', images('train').permute(0, 2, 3, 1).numpy())
@@ -440,6 +447,7 @@ def blots(n, side, seed=0):
     return (torch.rand(n, 3, 1, 1, generator=generator)*torch.rand(n, 3, side, side, generator=generator)*255).to(
         torch.uint8)
 
+# %% ../../nbs/tests/test_evaluation.ipynb #0cd41a7a
 def test_inception_layers_are_those_of_torch_fidelity(inception):
     x, spec = blots(16, 40), EXTRACTORS['inception']
     plain = FeatureExtractorInceptionV3('plain', ['2048', 'logits_unbiased'], feature_extractor_weights_path=inception)
@@ -460,6 +468,7 @@ def test_inception_layers_are_those_of_torch_fidelity(inception):
     assert_close(frechet_distance(*halves[0].moments['features'], *halves[1].moments['features']),
                  distance, rtol=1e-6, atol=0)
 
+# %% ../../nbs/tests/test_evaluation.ipynb #e5a345eb
 def test_inception_from_file_to_metrics(inception, tmp_path, monkeypatch):
     monkeypatch.setattr(FeatureExtractorInceptionV3, 'INPUT_IMAGE_SIZE', 139)
     np.savez(tmp_path/'real.npz', blots(100, 16, 1).permute(0, 2, 3, 1).numpy())

@@ -45,6 +45,7 @@ def test_the_type_in_a_file_of_ours(tmp_path):
     ft.test_fail(lambda: read_json(tmp_path, 'mend it'), exc=ValueError, contains='Is a directory')
     ft.test_fail(lambda: read_json(tmp_path/'y.json', ''), exc=FileNotFoundError)
 
+# %% ../../nbs/tests/test_files.ipynb #f5fc3b08
 def test_a_sealed_file_that_was_changed(tmp_path):
     "One number of it edited, or its checksum taken away: it is refused"
     write_json(tmp_path/'x.json', sealed(dict(step=7)))
@@ -101,6 +102,7 @@ def test_another_process_is_told(tmp_path):
     with one_writer(tmp_path): assert f'is being written by process {os.getpid()} on' in other().stderr
     ft.test_eq(other().stdout, 'in\n')
 
+# %% ../../nbs/tests/test_files.ipynb #00021484
 def test_a_folder_of_which_nothing_came_goes(tmp_path):
     "Folders made for a lock go with it if nothing was written; others stay"
     with pytest.raises(KeyError), one_writer(tmp_path/'a/b'): raise KeyError

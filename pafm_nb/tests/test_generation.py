@@ -112,7 +112,7 @@ def test_labels():
     assert (drawn.bincount(minlength=10) - 300).abs().max() < 80
     assert (drawn[1:] == drawn[:-1]).double().mean() < .15
 
-
+# %% ../../nbs/tests/test_generation.ipynb #f81261cd
 def test_labels_are_of_the_classes_given():
     ft.test_eq(labels_of(range(5, 10), 5, [1, 7, 30]).tolist(), [1, 7, 30, 1, 7])
     drawn = labels_of(range(300), 0, [1, 7, 30], 'random')
@@ -123,7 +123,7 @@ def test_labels_are_of_the_classes_given():
                          (dict(classes=[]), 'no class to give')):
         with pytest.raises(ValueError, match=says): labels_of(**dict(seeds=range(5), first=0, classes=3) | kwargs)
 
-
+# %% ../../nbs/tests/test_generation.ipynb #82760685
 @pytest.mark.parametrize('labels', [[1, 7, 30], [30], None])
 def test_only_classes_with_rows_are_drawn(tmp_path, monkeypatch, labels):
     "By samples and by the previews of training; of a run of before, which did not write them down, the data say which"
@@ -154,7 +154,7 @@ def test_random_labels_reach_the_model(run, whole, tmp_path):
     same = (images(other) == images(whole)).all((1, 2, 3))
     assert (same | (drawn != torch.arange(45) % 10).numpy()).all() and not same.all()
 
-
+# %% ../../nbs/tests/test_generation.ipynb #13746548
 def test_what_is_asked_of_the_model(run, tmp_path, monkeypatch):
     asked = []
     def noted(model, seeds, y, shape, batch_size, **kwargs):
@@ -183,7 +183,7 @@ def test_the_path_of_the_run_is_that_of_its_samples(tmp_path):
     off = [abs(images(out)[..., 0].astype(int) - to_uint8(x)[:, 0].numpy()) for x in (z, linear)]
     assert off[0].max() <= 1 and off[1].mean() > 1 and protocol(out)['path'] == 'vp'
 
-
+# %% ../../nbs/tests/test_generation.ipynb #e9fb73dd
 def test_bf16(run, whole, tmp_path):
     other = generate(run, tmp_path/'other', form='npy', precision='bf16', **ASK)
     off = abs(images(other).astype(int) - images(whole))
@@ -251,7 +251,7 @@ def test_kill_and_two_processes(run, whole, tmp_path):
     wanted[10:20] = 7
     assert (images(out) == wanted).all() and not (out/'pieces').exists()
 
-
+# %% ../../nbs/tests/test_generation.ipynb #fdb451f5
 def test_nothing_is_drawn_twice(run, whole, monkeypatch):
     before = (whole/'samples.npy').stat().st_mtime_ns
     def never(*args, **kwargs): raise AssertionError('drawn again')
@@ -278,7 +278,7 @@ def test_kills_at_the_end(run, whole, tmp_path, monkeypatch, when, form):
     ft.test_eq({p.name for p in out.iterdir()},
                {'protocol.json'} | ({'samples.npy', 'grid.png'} if form == 'npy' else {'png', 'grid.png'}))
 
-
+# %% ../../nbs/tests/test_generation.ipynb #be71a9d3
 def test_other_settings_are_refused(run, whole, tmp_path):
     for change, says in ((dict(steps=4), 'steps=3, not 4'), (dict(n=46), 'n=45, not 46'), (dict(seed=1), 'seeds='),
                          (dict(labels='random'), "labels='balanced', not 'random'"),
@@ -323,7 +323,7 @@ def test_latents(latent_run, tmp_path):
     assert (images(decoded) != images(out)).mean() > .5 and protocol(decoded)['decoder']['vae'] == other
     with pytest.raises(ValueError, match='decoder='): generate(latent_run/'run', tmp_path/'images', vae=other, **ask)
 
-
+# %% ../../nbs/tests/test_generation.ipynb #d8d65ddf
 def test_another_vae_in_its_place(latent_run, tmp_path):
     from pafm_nb.vae import tiny_vae
     shutil.move(latent_run/'vae', latent_run/'kept')
@@ -354,7 +354,7 @@ def captions_run(tmp_path_factory):
             model_args=dict(depth=1, hidden_size=32, num_heads=2))
     return folder
 
-
+# %% ../../nbs/tests/test_generation.ipynb #8e35f804
 def test_captions(captions_run, tmp_path):
     lines = ['a red circle', 'a small blue square on white', 'a ring']
     (tmp_path/'captions.txt').write_text('\n'.join(lines) + '\n')
@@ -402,7 +402,7 @@ def test_vae_that_is_not_there(run, tmp_path):
     test_bad_arguments(run, tmp_path, dict(vae=tiny_vae(tmp_path/'vae', factor=2)),
                        'decodes latents of 4 channels, and .* makes 1: give')
 
-
+# %% ../../nbs/tests/test_generation.ipynb #d4ca595b
 def test_bad_folders(run, captions_run, tmp_path):
     with pytest.raises(FileNotFoundError, match='holds no checkpoint'): generate(tmp_path, tmp_path/'images', **ASK)
     with pytest.raises(ValueError, match='no images of ours'): generate(run, run, **ASK)
@@ -430,7 +430,7 @@ def test_images_that_are_not_finite_are_named(run, tmp_path):
         generate(tmp_path/'run', tmp_path/'images', **ASK | dict(batch_size=10))
     assert not (tmp_path/'images/protocol.json').exists()
 
-
+# %% ../../nbs/tests/test_generation.ipynb #da32d12f
 def test_a_damaged_piece(run, tmp_path, monkeypatch):
     monkeypatch.setattr(generation, 'write_form', lambda *args: 1/0)
     with pytest.raises(ZeroDivisionError): generate(run, tmp_path/'images', **ASK | dict(n=10))
@@ -444,7 +444,7 @@ def test_a_damaged_piece(run, tmp_path, monkeypatch):
 
 def never(*args, **kwargs): raise AssertionError('an image was drawn')
 
-
+# %% ../../nbs/tests/test_generation.ipynb #5acf6d37
 def test_files_of_others_are_seen_first(run, tmp_path, monkeypatch):
     out, ask = tmp_path/'images', ASK | dict(n=20, form='npy')
     def refused(says):
@@ -473,7 +473,7 @@ def test_files_of_others_are_seen_first(run, tmp_path, monkeypatch):
     out.write_text('')
     refused('file cannot be written')
 
-
+# %% ../../nbs/tests/test_generation.ipynb #6038876a
 @pytest.mark.parametrize('flags, says', [
     (dict(), 'which folder? give it with --run'), (dict(run=''), '--run is empty'),
     (dict(run='{run}', out=''), '--out is empty'), (dict(run='{run}', out='x', vae=''), '--vae is empty'),
@@ -498,7 +498,7 @@ def test_the_launch_that_is_advised():
     ft.test_eq((asked.training_script, asked.training_script_args, asked.nproc_per_node), ('pafm_sample', flags, '2'))
     assert 'torchrun --nproc_per_node N -- $(which COMMAND)' in LAUNCH
 
-
+# %% ../../nbs/tests/test_generation.ipynb #79bc42a3
 @pytest.mark.parametrize('error, says', [
     (OSError(errno.ENOSPC, 'No space left on device', 'out/samples.npz'),
      'out/samples.npz: No space left on device (make room there); again'),
@@ -519,7 +519,7 @@ def test_what_is_wrong_with_the_program_keeps_its_traceback(error):
     def work(): raise error('x')
     with pytest.raises(error): run_command(work, 'again')
 
-
+# %% ../../nbs/tests/test_generation.ipynb #eae25d61
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='a device that is always full')
 def test_a_full_disk_is_told_by_the_name_of_the_file(run, tmp_path, monkeypatch, capsys):
     with pytest.raises(OSError, match='No space left on device.*x.npy') as caught:

@@ -104,6 +104,7 @@ def test_an_image_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'scandir', denied)
     refused('x/a cannot be read .Permission denied.: give the right', image_set, folder)
 
+# %% ../../nbs/tests/test_image_sets.ipynb #45c64f62
 @pytest.mark.parametrize('odd', [0, 3, 6])
 def test_the_odd_image_is_named(tmp_path, odd):
     x = pixels()
@@ -139,6 +140,7 @@ def test_what_is_no_set(tmp_path):
     refused('is no .npz', npz_keys, tmp_path/'x.npz')
     (tmp_path/'x.npy').write_bytes(b'x'); refused('x.npy', image_set, tmp_path/'x.npy')
 
+# %% ../../nbs/tests/test_image_sets.ipynb #98cb72d2
 def test_a_damaged_npz_is_named(tmp_path):
     np.savez(tmp_path/'x.npz', pixels(99))
     data = (tmp_path/'x.npz').read_bytes()
@@ -167,6 +169,7 @@ def test_a_file_beside_images_is_ambiguous(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'scandir', denied)
     refused('x/a cannot be read .Permission denied.: give the right', image_file, folder)
 
+# %% ../../nbs/tests/test_image_sets.ipynb #a9a315a3
 @pytest.mark.parametrize('read', [npz_keys, npz_images, image_set])
 @pytest.mark.parametrize('name', ['x.npz', 'x.npy'])
 def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch, read, name):

@@ -70,6 +70,7 @@ def write_nested(path, files):
                                        if name.startswith(c + '/')}).read_bytes()
     return write_tar(path, inner)
 
+# %% ../../nbs/tests/test_images.ipynb #62d6e6df
 def write_zip(path, files, method=zipfile.ZIP_DEFLATED, below=''):
     with zipfile.ZipFile(path, 'w', method) as z:
         for name, data in files.items(): z.writestr(below + name, data)
@@ -167,6 +168,7 @@ def test_classes_are_found_by_one_rule(tmp_path, names, around, expected):
         images.save(tmp_path/'index.npz')
         if images.kind != 'folder': assert content(Images.load(tmp_path/'index.npz', path)) == content(images)
 
+# %% ../../nbs/tests/test_images.ipynb #75c570a5
 def test_tars_within_a_tar_are_folders(tmp_path):
     inner = {f'{c}.tar': write_tar(tmp_path/'i', {'x.jpg': c.encode(), '/abs.jpg': b'x', 'deep.tar': b'x'}).read_bytes()
              for c in ('n1', 'n2')}
@@ -220,6 +222,7 @@ def test_hostile_zip(tmp_path):
     assert len(content(images)) == len(FILES)
     assert sorted(s['name'] for s in images.skipped) == ['../up.jpg', 'a/large.jpg', 'a/link.jpg', 'a/packed.jpg']
 
+# %% ../../nbs/tests/test_images.ipynb #c1431186
 def test_zip_that_lies_about_sizes(tmp_path):
     path = write_zip(tmp_path/'z.zip', {'a/bomb.jpg': bytes(10_000_000), 'a/bad.jpg': b'abc'*100, 'b/x.jpg': b'y'})
     data = bytearray(path.read_bytes())
@@ -246,6 +249,7 @@ def test_folder_with_odd_things(tmp_path):
     assert set(images.names) == {*FILES, 'a/deep/er/z.jpg', 'linked/w.jpg'}
     assert {s['name'] for s in images.skipped} == {'a/pipe.jpg', 'a/loop', 'a/gone.jpg', 'a/notes.md'}
 
+# %% ../../nbs/tests/test_images.ipynb #59209103
 def test_links_are_followed_and_not_in_circles(tmp_path):
     folder, far = write_folder(tmp_path/'f', FILES), write_folder(tmp_path/'far', {'deep/1.jpg': b'1'})
     for link, to in (('a/linked', far), ('a/one.jpg', far/'deep/1.jpg'), ('round', folder), ('a/self.jpg', 'self.jpg')):
@@ -274,6 +278,7 @@ def test_a_class_that_is_a_link_to_nothing_is_missed(tmp_path):
     for path in (folder, tmp_path/'z.zip', tmp_path/'t.tar', tmp_path/'e.zip'):
         with pytest.raises(ValueError, match='1 of 5 classes .* have no image, dog first'): open_images(path)
 
+# %% ../../nbs/tests/test_images.ipynb #fa79a90e
 def test_what_may_not_be_read_is_named(tmp_path, monkeypatch):
     folder, tar, scan, opening = write_folder(tmp_path/'f', FILES), write_tar(tmp_path/'t.tar',
                                                                               FILES), os.scandir, os.open
@@ -295,6 +300,7 @@ def test_faults_of_an_image_and_of_the_system(tmp_path, monkeypatch, code, error
     monkeypatch.setattr(images, '_folder', fails)
     with pytest.raises(error, match=os.strerror(code)): images.read(0)
 
+# %% ../../nbs/tests/test_images.ipynb #617225a0
 def test_the_beginning_tells_what_an_archive_is(tmp_path):
     zipped = write_zip(tmp_path/'z.zip', {'x/1.jpg': b'x', 'y/2.jpg': b'y'}).read_bytes()
     tar = write_tar(tmp_path/'t', FILES | {'zz/last.jpg': bytes(4000) + zipped})    # its end looks like a zip's
@@ -332,6 +338,7 @@ def test_archives_cut_anywhere(tmp_path):
     shutil.make_archive(tmp_path/'packed', 'gztar', write_folder(tmp_path/'f', FILES))
     with pytest.raises(ValueError, match='compressed'): open_images(tmp_path/'packed.tar.gz')
 
+# %% ../../nbs/tests/test_images.ipynb #a2301717
 def test_archive_that_changes_under_its_reader(tmp_path):
     path = write_tar(tmp_path/'t.tar', FILES)
     images = open_images(path)
@@ -376,6 +383,7 @@ def raw_png(mode, depth, clear, pixels):
                                                (head, struct.pack(f'>{len(clear)}H', *clear),
                                                 zlib.compress(b'\0' + row), b'')))
 
+# %% ../../nbs/tests/test_images.ipynb #19797344
 @pytest.mark.parametrize('mode, depth', [('L', 1), ('L', 2), ('L', 4), ('L', 8), ('L', 16), ('RGB', 8), ('RGB', 16)])
 def test_a_clear_color_is_white(mode, depth):
     most, n = 2**depth - 1, len(mode)
@@ -406,6 +414,7 @@ def test_damaged_heads_are_named():
         with pytest.raises(ValueError, match='^x.png is no image that can be read: '):
             image_head(io.BytesIO(data), 'x.png')
 
+# %% ../../nbs/tests/test_images.ipynb #7c96432b
 @pytest.mark.parametrize('turn', range(1, 9))
 def test_orientation(turn):
     from PIL import ImageOps
@@ -551,6 +560,7 @@ def test_half_precision_is_close(tiny_vae_folder):
         mean, std = encode(load_vae(tiny_vae_folder, dtype=dtype), x)
         assert mean.dtype == std.dtype == torch.float32 and (mean - full).norm() < most*full.norm()
 
+# %% ../../nbs/tests/test_images.ipynb #5897a875
 def test_vaes_that_are_refused(tiny_vae_folder, tmp_path, monkeypatch):
     from safetensors.torch import load_file, save_file
     weights = 'diffusion_pytorch_model.safetensors'

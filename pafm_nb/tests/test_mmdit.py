@@ -97,7 +97,7 @@ def plain_mmdit(w, x, t, text, patch, depth, heads):
                 v[:, :, patch*(token // n) + row, patch*(token % n) + col] = flat[:, token, start:start + x.shape[1]]
     return v
 
-
+# %% ../../nbs/tests/test_mmdit.ipynb #537e8400
 @pytest.mark.parametrize('kwargs', [{}, dict(depth=1), dict(patch_size=4, mlp_ratio=3.),
                                     dict(num_heads=1, context_length=1)])
 def test_forward_pass_is_the_published_one(kwargs):
@@ -241,7 +241,7 @@ def test_bad_inputs():
 def test_unknown_name():
     with pytest.raises(ValueError, match="'MMDiT-L/2'.*MMDiT-B/2.*MMDiT-captions"): MMDIT_MODELS['MMDiT-L/2']
 
-
+# %% ../../nbs/tests/test_mmdit.ipynb #9c7b81df
 def test_bad_weights():
     state = awake(tiny()).state_dict()
     load = partial(load_mmdit, num_heads=4)

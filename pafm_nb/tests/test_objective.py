@@ -125,6 +125,7 @@ def plain_target(z, eps, t, candidates, log_prior, path, temperature):
     w = log_w.softmax(1)
     return (w[..., None]*(da*candidates + ds*(z_t - a*candidates)/s)).sum(1), w
 
+# %% ../../nbs/tests/test_objective.ipynb #3a38705e
 @pytest.mark.parametrize('temperature', [.5, 1., 3.])
 @pytest.mark.parametrize('name', PATHS)
 def test_the_definition(name, temperature):
@@ -146,6 +147,7 @@ def test_the_definition(name, temperature):
         assert_close(own.velocity.double(), wanted, rtol=1e-3, atol=1e-4)
         assert_close(own.weights.double(), weights, rtol=1e-3, atol=1e-5)
 
+# %% ../../nbs/tests/test_objective.ipynb #11e7820f
 @pytest.mark.parametrize('sampler', SAMPLERS)
 def test_temperature_reaches_every_sampler(sampler):
     g, n, images = torch.Generator().manual_seed(21), 60, sampler == 'RandomCrops'
@@ -245,6 +247,7 @@ def test_caption_dropout(labelled, dtype):
     assert torch.equal(seen['sampler'][~gone], batch.y[~gone]
                        if labelled else torch.zeros_like(gone[~gone], dtype=torch.int64))
 
+# %% ../../nbs/tests/test_objective.ipynb #e60b94e2
 def test_nothing_dropped():
     pool, batch = captioned_rows(True)
     seen = []
@@ -353,6 +356,7 @@ def test_honest_points_pass(name, dtype):
             assert torch.equal(found.velocity, plain.velocity)
     with torch.autocast('cpu', torch.bfloat16): pafm_target(z, eps, t.float(), z, path, z_t=path.interpolate(z, eps, t))
 
+# %% ../../nbs/tests/test_objective.ipynb #4e5697aa
 second = lambda x: x + .05*torch.randn(x.shape, generator=torch.Generator().manual_seed(9))
 OTHERS = {'the clock': (lambda z, eps, t, z_t: (z, eps, 1 - t, z_t), 'fits (z, eps, 1 - t): your clock'),
           'swapped': (lambda z, eps, t, z_t: (eps, z, t, z_t), 'fits (eps, z, t): data and noise are swapped'),
@@ -381,6 +385,7 @@ def test_a_point_of_another_path_is_named():
     ft.test_fail(lambda: pafm_target(z, eps, t, z, z_t=CosinePath().interpolate(z, eps, t)),
                  contains='fits path=CosinePath(): pass it')
 
+# %% ../../nbs/tests/test_objective.ipynb #4da31020
 @pytest.mark.parametrize('seed', range(20))
 def test_noise_passes_for_noise(seed):
     g = torch.Generator().manual_seed(seed)
@@ -413,6 +418,7 @@ def test_targets_of_meta_tensors_have_their_shape():
     for candidates in (z, z[:, None].expand(-1, 3, *z.shape[1:]), SharedCandidates(z)):
         assert pafm_target(z, eps, t, candidates).velocity.shape == z.shape
 
+# %% ../../nbs/tests/test_objective.ipynb #12a5cbcb
 def test_samplers_and_pools_are_no_candidates():
     z, eps, t = noisy()
     for given in (InBatch(), TensorPool(z)):
@@ -455,6 +461,7 @@ def test_target_refuses(change, said):
 class Output:
     def __init__(self, z): self.sample = z
 
+# %% ../../nbs/tests/test_objective.ipynb #11f74468
 @pytest.mark.parametrize('make, said', [
     *[(lambda null=null: FMLoss(label_dropout=.1, null_label=null),
        f'null_label must be an integer of at least 0, got {null!r}') for null in (1.5, True, -1, '4', 4.)],
@@ -520,6 +527,7 @@ def test_noise_of_the_users_own():
             and not torch.equal(a.z_t, c.z_t))
     ft.test_fail(lambda: FMLoss(noise=3), contains='noise must be a function')
 
+# %% ../../nbs/tests/test_objective.ipynb #dcbbbb9b
 @pytest.mark.parametrize('given, null', [(torch.rand(16), torch.tensor(-1.)), (torch.rand(16, 2, 5), torch.zeros(2, 5)),
                                          (torch.arange(16), torch.tensor(99))])
 def test_conditions_of_any_kind(given, null):

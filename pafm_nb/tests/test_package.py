@@ -239,6 +239,7 @@ def in_a_users_folder(tmp_path, command, *args):
     return subprocess.run([found, *args, 'user.py'], cwd=tmp_path, env=os.environ | where, capture_output=True,
                           text=True, stdin=subprocess.DEVNULL)
 
+# %% ../../nbs/tests/test_package.ipynb #2db8a8ed
 def test_types_hold_for_a_user(tmp_path):
     "mypy --strict finds what is wrong in a user's program, and nothing else"
     res = in_a_users_folder(tmp_path, 'mypy', '--strict', '--follow-imports=silent', '--config-file=',

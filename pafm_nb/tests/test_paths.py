@@ -92,6 +92,7 @@ def test_times_with_trailing_axes_are_times(name):
     for bad in (t.view(1, 5), t[None, :, None, None], t.view(5, 1).expand(5, 2), t[0]):
         ft.test_fail(lambda: check_time(bad, 5), contains='t must be (5,)')
 
+# %% ../../nbs/tests/test_paths.ipynb #a0db5d2c
 @pytest.mark.parametrize('change, said', [(dict(z=None), 'z must be a tensor (B, *D), got NoneType'),
                                           (dict(eps=[[0.]]), 'got list'),
                                           (dict(t=.5), 't must be a tensor (B,), got float'),
@@ -118,6 +119,7 @@ class Output:
                                        (torch.zeros(2, 4).long(), 'int64')])
 def test_what_is_no_velocity(out, said): ft.test_fail(lambda: check_velocity(out, torch.zeros(2, 4)), contains=said)
 
+# %% ../../nbs/tests/test_paths.ipynb #3a363647
 def test_what_is_refused_in_one_place():
     v = torch.zeros(2, 4, dtype=torch.bfloat16)
     assert check_velocity(v, torch.zeros(2, 4)) is v

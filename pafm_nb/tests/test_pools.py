@@ -100,6 +100,7 @@ def test_bad_pools(make, said):
     ft.test_fail(lambda: make(torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3),
                  contains=said)
 
+# %% ../../nbs/tests/test_pools.ipynb #afce3716
 def refusals():
     "What a user gives by mistake, and a word of the answer"
     z, g = torch.randn(30, 4), torch.Generator()
@@ -128,6 +129,7 @@ def test_wrong_arguments_are_named(n):
     make, said = refusals()[n]
     ft.test_fail(make, exc=ValueError, contains=said)
 
+# %% ../../nbs/tests/test_pools.ipynb #9095d5a9
 def test_slices_and_masks():
     pool = TensorPool(torch.randn(10, 2), torch.arange(10) % 2)
     assert torch.equal(pool[2:5].z, pool.z[2:5]) and torch.equal(pool[pool.y == 1].z, pool.z[1::2])

@@ -136,6 +136,7 @@ def test_log_priors_that_fit():
     for prior in (None, torch.zeros(2, 4), torch.tensor([0., -torch.inf, -3, 5]), torch.zeros(4, dtype=torch.bfloat16)):
         check_log_prior(prior, torch.zeros(2), (2, 4), (4,))
 
+# %% ../../nbs/tests/test_posterior.ipynb #3a9eadc7
 def test_times_with_trailing_axes():
     z, eps, t, candidates = draw(8)
     long, std = t.view(12, 1, 1), torch.full_like(candidates[0], .3)
@@ -162,6 +163,7 @@ def test_moment_posterior_refuses(change, said):
     ft.test_fail(lambda: moment_posterior(**dict(z_t=torch.zeros(2, 3), t=torch.tensor([.5, .5]),
                                                  mean=torch.zeros(4, 3), std=torch.ones(4, 3)) | change), contains=said)
 
+# %% ../../nbs/tests/test_posterior.ipynb #97b59410
 def test_moment_posterior_is_the_integral():
     "Weights and endpoint against a sum over a fine grid of endpoints, in one dimension"
     mean, std, prior = torch.tensor([[-1.], [.5], [2.]]), torch.tensor([[.3], [1.4], [.6]]), torch.tensor([.2, .5, .3])
@@ -182,6 +184,7 @@ def test_moments_without_spread_at_the_data():
                                        (torch.tensor([[1., 2.]]), 'log_w.softmax(1)')])
 def test_weights_that_are_none(bad, said): ft.test_fail(lambda: effective_sample_size(bad), contains=said)
 
+# %% ../../nbs/tests/test_posterior.ipynb #039d2aae
 def test_exact_velocity_refuses():
     x, t, pool = torch.zeros(2, 3), torch.tensor([.5, .5]), torch.zeros(4, 3)
     for bad, said in ((x.long(), 'int64'), (x.to(torch.complex64), 'complex64'),

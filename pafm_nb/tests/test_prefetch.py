@@ -43,6 +43,7 @@ def test_the_next_is_made_without_being_asked_for():
     assert begun.wait(20)
     ahead.close()
 
+# %% ../../nbs/tests/test_prefetch.ipynb #ccb09923
 def test_ahead_gives_what_is_asked_for():
     ahead = PrefetchNext(lambda a, b: (a, b))
     assert (ahead((0, 0), (0, 1)) == (0, 0) and ahead((0, 1), (1, 0)) == (0, 1) and ahead((5, 5), None) == (5, 5)
@@ -71,6 +72,7 @@ def test_the_thread_is_on_the_callers_gpu(monkeypatch, device, number):
     ahead.close()
     ft.test_eq(chosen, [(number, False)])
 
+# %% ../../nbs/tests/test_prefetch.ipynb #5a04eeec
 def test_in_turn_is_the_same_without_a_thread():
     threads = torch.get_num_threads()
     def make(i):

@@ -124,7 +124,7 @@ def test_dopri5_keeps_its_tolerance():
     assert all(e < 3*r for e, r in zip(errors, (1e-2, 1e-4, 1e-6, 1e-8)))
     assert all(b < a/10 for a, b in zip(errors, errors[1:]))
 
-
+# %% ../../nbs/tests/test_sampling.ipynb #b0463a55
 def test_dopri5_holds_the_tolerance_of_every_image():
     def model(
         # z(0) = z(1) + cos(30) - 1 of a hard one, nothing of an easy one
@@ -255,7 +255,7 @@ def test_no_second_pass_without_guidance():
     sample(model, normal(3, 4, 2, 2), torch.tensor([0, 1, 2]), steps=10)
     ft.test_eq([n for _, n in model.calls], [3]*10)
 
-
+# %% ../../nbs/tests/test_sampling.ipynb #d3227401
 @pytest.mark.parametrize('method, calls, guided', [('euler', 20, 14), ('heun', 39, 27), ('euler_maruyama', 20, 14)])
 def test_outside_the_interval_a_row_costs_one(method, calls, guided):
     model = Counted(Labelled())
@@ -318,7 +318,7 @@ def test_agrees_with_the_published_loops(method, scale, interval):
         z = sample(model, noise, y, method, 20, scale, interval, torch.Generator().manual_seed(0), dtype=dtype)
         assert_close(z.double(), want.detach(), rtol=within, atol=within)
 
-
+# %% ../../nbs/tests/test_sampling.ipynb #8a03a51a
 def test_heun_is_of_second_order_where_guidance_begins():
     y = torch.tensor([0, 1, 1, 0])
     def model(z, t, y): return gaussian(mean=.5)(z, t) + (y != 9)[:, None]*(torch.sin(3*z) + t[:, None])
@@ -437,7 +437,7 @@ def test_models_without_labels():
 # %% ../../nbs/tests/test_sampling.ipynb #c7aac9b3
 def unused(z, t, y): raise AssertionError('the model was called')
 
-
+# %% ../../nbs/tests/test_sampling.ipynb #68771fff
 @pytest.mark.parametrize('kwargs, says', [
     (dict(noise=None), 'noise must be a tensor'), (dict(noise=[[0.]]), 'noise must be a tensor'),
     (dict(noise=torch.zeros(4, 2, device='meta')), 'noise is on meta'),
@@ -468,7 +468,7 @@ def test_bad_arguments(kwargs, says):
     usual = dict(noise=torch.zeros(4, 2), y=torch.zeros(4, dtype=torch.int64))
     with pytest.raises(ValueError, match=says): sample(unused, **usual | kwargs)
 
-
+# %% ../../nbs/tests/test_sampling.ipynb #7136901b
 def test_model_that_returns_something_else():
     for bad in (lambda z, t, y: (z, t), lambda z, t, y: z[:, :1]):
         with pytest.raises(ValueError, match='the model returned'): sample(bad, torch.zeros(4, 2))

@@ -292,7 +292,7 @@ def check_loading(load, model, row, folder):
             for p in loaded.parameters(): p.zero_()
     for k, v in state.items(): assert torch.equal(v, before[k]), k
 
-
+# %% ../../nbs/tests/test_sit.ipynb #10ea067a
 def test_load_sit_takes_what_is_published(tmp_path):
     check_loading(partial(load_sit, num_heads=4), awake(tiny()), inputs(), tmp_path)
 
@@ -338,7 +338,7 @@ def test_unknown_name():
     with pytest.raises(ValueError, match="'SiT-B/3'.*SiT-B/2.*SiT-digits"): SIT_MODELS['SiT-B/3']
     assert 'SiT-B/3' not in SIT_MODELS and SIT_MODELS.get('SiT-B/3') is None
 
-
+# %% ../../nbs/tests/test_sit.ipynb #7519faa5
 def check_bad_weights(load, state):
     "A missing tensor, a wrong shape, a wrong number of axes or dtype, and what is no tensor: an error that names it."
     for k, v in state.items():

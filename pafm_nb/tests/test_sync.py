@@ -226,6 +226,7 @@ class There(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None): return computed(func, args, kwargs or {})
 
+# %% ../../nbs/tests/test_sync.ipynb #51f53ffc
 def computed(func, args, kwargs):
     "An operation where its tensors are; those of two devices are refused as a GPU refuses them"
     name, to = func._schema.name, kwargs.get('device') and torch.device(kwargs['device']).type
@@ -247,6 +248,7 @@ class Elsewhere(TorchDispatchMode):
     "What is made on the other device has values"
     def __torch_dispatch__(self, func, types, args=(), kwargs=None): return computed(func, args, kwargs or {})
 
+# %% ../../nbs/tests/test_sync.ipynb #4c70b07e
 @contextmanager
 def another_device():
     "accelerate finds one device, and no other process; draws are the CPU's"
@@ -265,6 +267,7 @@ def another_device():
          patch.object(torch, 'autocast', lambda device_type, *args, **kwargs: autocast('cpu', *args, **kwargs)), \
          patch.object(adam, '_device_dtype_check_for_fused', lambda *args, **kwargs: None), Elsewhere(): yield
 
+# %% ../../nbs/tests/test_sync.ipynb #4e15ee6c
 ONE = dict(steps=3, batch_size=8, save_every=2, log_every=1, sample_guidance=2., k=4, ema_decay=.1)
 RUNS = [dict(candidates='WholeClass', sample_every=3), dict(data='bank', candidates='NearestNeighbors'),
         dict(data='bank', resident=True, candidates='Cells', micro_batches=2),
@@ -292,6 +295,7 @@ def test_a_run_on_one_device_is_that_of_the_host(tmp_path, monkeypatch, run):
     for f in FILES:
         for k in host[f]: assert_close(device[f][k], host[f][k], rtol=1e-3, atol=1e-5, msg=f'{f}: {k}')
 
+# %% ../../nbs/tests/test_sync.ipynb #10e8b934
 def test_two_devices_are_noticed():
     with another_device():
         x = torch.arange(3., device='meta')
@@ -299,4 +303,3 @@ def test_two_devices_are_noticed():
         for mixed in (lambda: x + torch.ones(3), lambda: torch.ones(3)[x.long()],
                       lambda: torch.where(x > 1, torch.ones(3), x)):
             with pytest.raises(RuntimeError, match='two devices'): mixed()
-

@@ -165,6 +165,7 @@ def test_what_is_written_when(remembered):
     ft.test_eq(sorted(p.name for p in (trainer.out/'samples').iterdir()), [f'step_{s:08d}.png' for s in (5, 10, 13)])
     ft.test_eq([r['step'] for r in read_log(trainer.out/'log.jsonl')], [3, 4, 5, 6, 8, 9, 10, 12, 13])
 
+# %% ../../nbs/tests/test_training.ipynb #cc819f28
 def test_log_lines_are_means(remembered):
     trainer, _, seconds = remembered
     log, first = read_log(trainer.out/'log.jsonl'), 0
@@ -229,6 +230,7 @@ def trained(tmp_path_factory):
     fit(out)
     return out
 
+# %% ../../nbs/tests/test_training.ipynb #ffefd5ed
 @pytest.mark.parametrize('how', ['cut', 'flipped', 'empty', 'missing', 'foreign', 'state cut', 'state changed',
                                  'state foreign', 'state missing'])
 def test_damaged_checkpoint_falls_back(trained, tmp_path, how):
@@ -320,6 +322,7 @@ def test_launches_that_went_wrong(monkeypatch, tmp_path):
     monkeypatch.setenv('WORLD_SIZE', '3')
     ft.test_fail(lambda: connect(config), contains='3 processes were asked for, 1 found')
 
+# %% ../../nbs/tests/test_training.ipynb #f3d242bb
 def test_the_config_decides_and_not_the_environment(tmp_path, monkeypatch):
     "What accelerate would take from its launcher is named once and changes no bit; another loop is refused"
     fit(tmp_path/'plain')
@@ -341,6 +344,7 @@ def test_what_a_plain_launch_sets_is_no_news(monkeypatch):
         warnings.simplefilter('error', UserWarning)
         ft.test_eq(connect(TrainConfig('x', precision='bf16')).gradient_accumulation_steps, 1)
 
+# %% ../../nbs/tests/test_training.ipynb #9a90c1b6
 def test_a_checkpoint_of_a_compiled_model_goes_on(tmp_path):
     "As an older version wrote it under accelerate's own compiling: `_orig_mod.` in the names"
     fit(tmp_path/'whole'), fit(tmp_path/'run', steps=5)
@@ -366,6 +370,7 @@ def test_an_average_longer_than_the_run_is_told(decay, steps, left):
         if decay == .9999 and left:
             check_average(TrainConfig('x', ema_decay=float(str(said[0].message).split('=')[-1]), steps=steps))
 
+# %% ../../nbs/tests/test_training.ipynb #9e8d34e3
 def test_two_runs_in_one_folder(tmp_path):
     tried = []
     def second(trainer):
@@ -406,6 +411,7 @@ def launch(folder, program, *args):
 
 def said(folder): return [json.loads((folder/f'said{rank}').read_text()) for rank in range(2)]
 
+# %% ../../nbs/tests/test_training.ipynb #8aba502a
 PAIR = TINY | dict(candidates='InBatch', micro_batches=2)
 
 @pytest.fixture(scope='module')
@@ -497,6 +503,7 @@ def test_what_fails_on_one_fails_on_both(tmp_path, trained):
                         'busy': 'going on right now', 'full': 'cannot be written', 'same bank': 'nothing'}.items():
         assert words in zero[name] and words in one[name], (name, zero[name], one[name])
 
+# %% ../../nbs/tests/test_training.ipynb #ad4dbf94
 def test_fingerprints(tmp_path):
     pool = digits('train')
     other = TensorPool(pool.z.index_fill(0, torch.tensor(7), 0.), pool.y)
@@ -526,6 +533,7 @@ def test_training_from_a_bank(tmp_path):
     ft.test_fail(lambda: fit(tmp_path/'run', **(run | dict(data=str(tmp_path/'other')))),
                  contains='holds a run on 1437')
 
+# %% ../../nbs/tests/test_training.ipynb #bc190c94
 NEEDS = [(dict(candidates='NearestNeighbors', k=4, label_dropout=0.), [('neighbors', 4, False)]),
          (dict(candidates='Cells', k=4), [('cells', 4, False)]),
          (dict(candidates='NearestNeighbors', k=4), [('neighbors', 4, False), ('neighbors', 4, True)]),
@@ -554,6 +562,7 @@ def test_a_bank_is_not_searched_at_the_start(tmp_path, monkeypatch, changes, par
 
 def test_data_in_memory_are_searched(tmp_path): fit(tmp_path/'run', candidates='NearestNeighbors', k=4, steps=1)
 
+# %% ../../nbs/tests/test_training.ipynb #d3d0d95b
 def test_captions_bf16_pictures_and_logs(tmp_path):
     args = dict(depth=2, hidden_size=32, num_heads=2)
     trainer = fit(tmp_path/'run', data='captions', model='MMDiT-captions', model_args=args, batch_size=8, steps=4,

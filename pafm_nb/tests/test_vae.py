@@ -106,6 +106,7 @@ def test_channels_that_are_scaled_apart_are_refused(vae, folder, tmp_path):
         (copy/'config.json').write_text(json.dumps(config | {key: [.1]*4}))
         with pytest.raises(ValueError, match='scales each channel by itself'): vae_provenance(load_vae(copy), copy)
 
+# %% ../../nbs/tests/test_vae.ipynb #ca64b65f
 @pytest.mark.parametrize('change, says', [(lambda x: x.float(), 'uint8'), (lambda x: x[:, :1], 'takes'),
     (lambda x: x[0], 'takes'), (lambda x: x[..., :-1], 'no multiples of 4')])
 def test_images_that_do_not_fit(vae, images, change, says):

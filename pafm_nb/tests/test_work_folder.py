@@ -45,6 +45,7 @@ def test_a_damaged_piece(tmp_path, file, harm):
         if seal: (work.folder/'sealed.json').unlink()
         ft.test_eq(work.missing(), [1])
 
+# %% ../../nbs/tests/test_work_folder.ipynb #18c79587
 @pytest.mark.parametrize('text', ['', '{"note": [4', '[]', '3', '{"note": 3}', '['*100_000])
 def test_damaged_plans_and_seals(tmp_path, text):
     "JSON of ours that is cut, nested without end or of another type is one error with its name"
@@ -74,6 +75,7 @@ def test_what_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
                        ('plan.json', lambda: some_work(work.folder))):
         ft.test_fail(read, exc=PermissionError, contains=shut)
 
+# %% ../../nbs/tests/test_work_folder.ipynb #d6784277
 def test_pieces_of_others(tmp_path):
     "A folder of something else is neither filled nor removed"
     (tmp_path/'mine.txt').write_text('mine')
