@@ -100,11 +100,11 @@ def train_parser() -> argparse.ArgumentParser:
                                      allow_abbrev=False, argument_default=argparse.SUPPRESS)
     parser.add_argument('--recipe', choices=tuple(RECIPES), help='settings to start from')
     parser.add_argument('--resume', metavar='DIR', help='folder of a run to go on with')
-    kinds = {bool: true_or_false, dict: json_object, int: int, float: float, str: str, int|None: int}
+    kinds = {bool: true_or_false, bool|None: true_or_false, dict: json_object, int: int, float: float, str: str, int|None: int}
     help = {name: said.replace('\n', ' ').replace('%', '%%') for name, said in docments(TrainConfig).items() if said}
     for f in fields(TrainConfig):
         parser.add_argument(f'--{f.name}', type=kinds[f.type],
-                            metavar={bool: 'true|false', dict: 'JSON'}.get(f.type, f.name.upper()), help=help[f.name])
+                            metavar={bool: 'true|false', bool|None: 'true|false', dict: 'JSON'}.get(f.type, f.name.upper()), help=help[f.name])
     return parser
 
 # %% ../nbs/18_commands.ipynb #f8b94a35

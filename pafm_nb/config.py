@@ -21,7 +21,8 @@ NAMES = dict(
                 'ExactMoments', 'RandomCrops', 'TextLikelihood'),
     path=('linear', 'cosine', 'vp'),
     time=('uniform', 'logit_normal'),
-    precision=('no', 'bf16', 'fp16'))
+    precision=('no', 'bf16', 'fp16'),
+    reduce=('fp32', 'bf16'))
 
 def check_name(
     what:str, # what the name is of, for the message
@@ -41,7 +42,7 @@ def check_counts(
     values:dict, # name -> value, of a config
 ):
     "Refuse counts that are none, or more than a machine holds"
-    given = {name: 1 for name in ('micro_batches', 'crop') if values[name] is not None}
+    given = {name: 1 for name in ('micro_batches', 'pass_rows', 'crop', 'keep_every') if values[name] is not None}
     for name, least in (LEAST | given).items():
         n = values[name]
         if isinstance(n, bool) or not isinstance(n, int) or n < least:
@@ -74,8 +75,9 @@ class TrainConfig:
         Folder of the run, made if needed; not saved, so that a run can be moved.
     data : str, default 'digits'
         'digits', 'captions', 'scenes', or the folder of a `LatentBank`.
-    resident : bool, default False
-        Keep a bank in the memory of the model's device, instead of gathering from disk ahead of each step.
+    resident : bool or None, default None
+        Keep a bank in the memory of the model's device, instead of gathering from disk ahead of each step; None: on a
+        GPU where it fits, else not.
     model : str, default 'SiT-digits'
         'SiT-digits', 'SiT-B/2' and its kin (Ti, S, B, L, XL with patches of 2, 4, 8), 'MMDiT-B/2', 'MMDiT-Ti/2'
         or 'MMDiT-captions'.
@@ -111,6 +113,16 @@ class TrainConfig:
     micro_batches : int or None, default None
         How many a batch is drawn and passed in, a multiple of the number of processes; None: one for each
         process.
+    pass_rows : int or None, default None
+        Most rows in one forward and backward pass; changes no draw. None: on a GPU as many as fit, else a whole
+        micro-batch.
+    checkpointing : bool, default False
+        Compute the activations of each block again in the backward pass, instead of keeping them: less memory, a third
+        more time.
+    shard : bool, default False
+        Share weights, gradients and optimizer among the processes (FSDP2), instead of a copy in each.
+    reduce : str, default 'fp32'
+        Precision in which processes sum their gradients: 'fp32' or 'bf16'.
     lr : float, default 1e-3
         AdamW learning rate, constant.
     weight_decay : float, default 0.
@@ -129,6 +141,8 @@ class TrainConfig:
         Steps between checkpoints.
     keep : int, default 2
         Newest checkpoints that are kept.
+    keep_every : int or None, default None
+        Steps between checkpoints that are kept for good, a multiple of save_every; None: only the newest are kept.
     log_every : int, default 50
         Steps between log lines.
     sample_every : int, default 0
@@ -155,7 +169,7 @@ class TrainConfig:
     """
     out:str
     data:str = 'digits'
-    resident:bool = False
+    resident:bool|None = None
     model:str = 'SiT-digits'
     model_args:dict = field(default_factory=dict)
     objective:str = 'pafm'
@@ -172,6 +186,10 @@ class TrainConfig:
     steps:int = 2000
     batch_size:int = 128
     micro_batches:int|None = None
+    pass_rows:int|None = None
+    checkpointing:bool = False
+    shard:bool = False
+    reduce:str = 'fp32'
     lr:float = 1e-3
     weight_decay:float = 0.
     grad_clip:float = 1.
@@ -181,6 +199,7 @@ class TrainConfig:
     seed:int = 0
     save_every:int = 500
     keep:int = 2
+    keep_every:int|None = None
     log_every:int = 50
     sample_every:int = 0
     sample_guidance:float = 1.
@@ -188,12 +207,14 @@ class TrainConfig:
     def __post_init__(self):
         if not str(self.out): raise ValueError('out is empty: give the folder of the run')
         if self.candidates == 'Broadened': self.candidates = 'SmoothedClass'     # its name in runs of before
-        for what in ('model', 'objective', 'candidates', 'path', 'time', 'precision'):
+        for what in ('model', 'objective', 'candidates', 'path', 'time', 'precision', 'reduce'):
             check_name(what, getattr(self, what), NAMES[what])
         check_counts(vars(self)); check_numbers(vars(self))
         if self.batch_size % (self.micro_batches or 1):
             raise ValueError(f'batch_size {self.batch_size} cannot be cut into micro_batches={self.micro_batches}: '
                              'choose a multiple')
+        if (self.keep_every or 0) % self.save_every:
+            raise ValueError(f'keep_every {self.keep_every} is no multiple of save_every={self.save_every}: choose one')
 
     def saved(self) -> dict: # JSON-able, without out
         "What is stored with a checkpoint"
