@@ -40,9 +40,9 @@ def as_set(
             f'{type(candidates).__name__}: call a sampler with the batch, sampler(batch); of a pool give its z')
     if isinstance(candidates, CandidateSet):
         if log_prior is not None: raise ValueError('log_prior was given twice: a candidate set carries its own')
-    else:
-        candidates = (SharedCandidates if check_candidates(z, candidates, log_prior)
-                      else Candidates)(candidates, log_prior)
+    elif check_candidates(z, candidates, log_prior):
+        return SharedCandidates(candidates, log_prior, SharedCandidates(candidates, log_prior).find(z))
+    else: candidates = Candidates(candidates, log_prior)
     candidates.check(z)
     return candidates
 
@@ -63,7 +63,7 @@ def mixed_target(
         z, eps, t = (x.to(shift.dtype) for x in (z, eps, t))
         slope = path.d_alpha(t) - path.d_sigma(t)*signal_to_noise(path, t)
         own = path.velocity(z, eps, t) if velocity is None else velocity.to(shift.dtype)
-        return Target(own.addcmul(expand(slope, z), shift.view_as(z)), weights)
+        return Target(shift.view_as(z).mul_(expand(slope, z)).add_(own), weights)
 
 # %% ../nbs/05_objective.ipynb #2c0ea7c5
 def made_by(
