@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST', 'PREPARE', 'METRICS', 'BENCHES', 'system_line', 'run_command', 'summary_table', 'pafm_demo', 'true_or_false',
-           'json_object', 'said_default', 'train_parser', 'train_config', 'check_planned', 'print_plan', 'pafm_train',
-           'check_given', 'check_there', 'check_model', 'prepare_parser', 'pafm_prepare', 'check_filled',
+           'json_object', 'said_default', 'train_parser', 'train_config', 'check_planned', 'planned', 'print_plan',
+           'pafm_train', 'check_given', 'check_there', 'check_model', 'prepare_parser', 'pafm_prepare', 'check_filled',
            'check_folders', 'pafm_sample', 'results_table', 'metric_names', 'check_alone', 'check_images',
            'check_files', 'pafm_evaluate', 'pafm_bench']
 
@@ -142,17 +142,24 @@ def check_planned(
     given = [f'--{name}' for name in ('gpu', 'processes') if name in flags]
     if given: raise ValueError(f'{" and ".join(given)} without --dry_run: a run takes the GPUs that are here')
 
-def print_plan(
+def planned(
     flags:dict, # of train_parser
-) -> bool: # does it fit?
-    "Print the plan of the run that the flags of `pafm_train` ask for"
+) -> tuple: # the config, the name of the GPU, how many processes
+    "What a dry run is to plan; it needs neither --out nor --data"
+    flags = {name: value for name, value in flags.items() if name != 'dry_run'}
     processes = flags.pop('processes', int(os.environ.get('WORLD_SIZE', 1)))
     gpu, name = flags.pop('gpu', 'H100'), flags.get('recipe')
     if name: flags.setdefault('out', 'runs/dry_run')
     if name in RECIPES and RECIPES[name]['data'] is None: flags.setdefault('data', '')
-    config = train_config(flags)
-    from pafm_nb.dry_run import dry_run                 # torch takes seconds: not before the flags are good
-    plan = dry_run(config, gpu, processes)
+    return train_config(flags), gpu, processes
+
+def print_plan(
+    flags:dict, # of train_parser
+) -> bool: # does it fit?
+    "Print the plan of the run that the flags of `pafm_train` ask for"
+    case = planned(flags)
+    from pafm_nb.dry_run import dry_run                  # torch takes seconds: not before the flags are good
+    plan = dry_run(*case)
     if os.environ.get('RANK', '0') == '0': print(plan)
     return plan.fits
 
