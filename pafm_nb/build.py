@@ -113,7 +113,8 @@ def check_fit(
 
 # %% ../nbs/14c_build.ipynb #2a27627e
 # part of a bank -> the samplers that read it
-PREPARED = dict(neighbors=('NearestNeighbors', 'SmoothedClass'), cells=('Cells',), neighbors_in_all=('NearestNeighbors',))
+PREPARED = dict(neighbors=('NearestNeighbors', 'SmoothedClass'), cells=('Cells',),
+                neighbors_in_all=('NearestNeighbors',))
 
 def prepared_parts(
     config:TrainConfig, # the run

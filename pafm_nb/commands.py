@@ -101,7 +101,8 @@ def said_default(
     "Its default as one would type it, which a recipe may have changed"
     default = f.default_factory() if f.default is MISSING and f.default_factory is not MISSING else f.default
     if default is MISSING: return ''
-    return f' (default: {json.dumps(default) if isinstance(default, (bool, dict)) else default if default != "" else "none"})'
+    if isinstance(default, (bool, dict)): default = json.dumps(default)
+    return f' (default: {"none" if default == "" else default})'
 
 def train_parser() -> argparse.ArgumentParser:
     "The flags of `pafm_train`: one for each field of `TrainConfig`, none with a default of its own, and a plan's"
