@@ -7,11 +7,11 @@ __all__ = ['NEAR', 'BAG_DERIVATIVE', 'COPIED', 'Noisy', 'CandidateSet', 'same_ro
            'check_source', 'posterior_weights', 'by_differences', 'Candidates', 'lookup', 'Products', 'felt',
            'by_products', 'part_by_differences', 'nearest_by_differences', 'MixedCandidates', 'SharedCandidates',
            'bag_dot', 'check_rows', 'same_candidates', 'grouped_products', 'half_products', 'multiplied',
-           'row_products', 'RowCandidates', 'gaussian_rates', 'gaussian_average', 'GaussianCandidates', 'Sampler',
-           'PointSampler', 'asks_for_point', 'ask_sampler']
+           'row_products', 'RowCandidates', 'gaussian_rates', 'gaussian_average', 'GaussianCandidates', 'kernel_fits',
+           'averaged', 'Sampler', 'PointSampler', 'asks_for_point', 'ask_sampler']
 
 # %% ../nbs/03_candidate_sets.ipynb #e7fe75cd
-import inspect, math
+import importlib.util, inspect, math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -51,6 +51,10 @@ class Noisy(NamedTuple):
         "Some of the rows"
         return Noisy(self.z[rows], self.eps[rows], self.a[rows], self.b[rows], self.temperature)
 
+    def double(self) -> 'Noisy':
+        "The same in float64"
+        return Noisy(self.z.double(), self.eps.double(), self.a.double(), self.b.double(), self.temperature)
+
 # %% ../nbs/03_candidate_sets.ipynb #6d5ebb3d
 class CandidateSet:
     """What a sampler returns: the endpoints that each row may have come from.
@@ -68,6 +72,22 @@ class CandidateSet:
     ) -> tuple: # (B, D) sum_j w_j (z_j - source) and (B, K) weights, rows sum to 1
         "The mean way from the source to its candidates, and the posterior"
         raise NotImplementedError
+
+    def some(self,
+        rows, # (n,) int64, or a slice
+    ) -> 'CandidateSet':
+        "The candidates of some rows"
+        raise NotImplementedError
+
+    def tiles(self) -> dict|None: # of tensors; None: it is averaged by PyTorch
+        "What `kernel_average` of 03a_kernels is told"
+        return None
+
+    def definition(self,
+        noisy:Noisy, # the rows
+    ) -> tuple: # from average
+        "The average with no regard to its cost: what others are compared with"
+        return self.average(noisy)
 
     def at_source(self,
         x:Tensor, # (B, K) something of each candidate
@@ -183,6 +203,12 @@ class Candidates(CandidateSet):
                 'share')
         check_source(z, self.z[:, 0], None if self.log_prior is None else self.log_prior[:, 0])
 
+    def some(self, rows): return Candidates(self.z[rows], None if self.log_prior is None else self.log_prior[rows])
+
+    def tiles(self):
+        rows = torch.arange(len(self.z)*self.z.shape[1], device=self.z.device).view(self.z.shape[:2])
+        return dict(pool=self.z.flatten(0, 1).flatten(1), rows=rows, log_prior=self.log_prior)
+
     def average(self, noisy):
         candidates = self.z.flatten(2)
         return by_differences(noisy, candidates.shape[1], lambda c, room: candidates[c], self.log_prior)
@@ -279,18 +305,6 @@ class MixedCandidates(CandidateSet):
         "How its candidates are multiplied and summed"
         raise NotImplementedError
 
-    def some(self,
-        rows, # (n,) int64, or a slice
-    ) -> 'MixedCandidates':
-        "The candidates of some rows"
-        raise NotImplementedError
-
-    def differences(self,
-        noisy:Noisy, # the rows
-    ) -> tuple: # from by_differences
-        "The average without products"
-        raise NotImplementedError
-
     def columns(self) -> Tensor|None: # (B, 1) int64
         "Where the sources are, if that is known"
         return None if self.source is None else self.source[:, None]
@@ -305,7 +319,7 @@ class MixedCandidates(CandidateSet):
                 again = self.some(rows).products(noisy.z.dtype)
                 shift[rows], weights[rows], still = nearest_by_differences(noisy.some(rows), again, log_w[rows])
                 rows = rows[still]
-        if len(rows): shift[rows], weights[rows] = self.some(rows).differences(noisy.some(rows))
+        if len(rows): shift[rows], weights[rows] = self.some(rows).definition(noisy.some(rows))
         return shift, weights
 
 
@@ -369,9 +383,11 @@ class SharedCandidates(MixedCandidates):
         return Products(lambda q: q @ pool.T, lambda w: w @ pool, lambda near: lookup(pool, near), self.norms,
                         self.log_prior)
 
-    def differences(self, noisy):
-        prior = None if self.log_prior is None else self.log_prior.expand(len(noisy.z), -1)
-        return by_differences(noisy, len(self.z), lambda c, room: self.z, prior)
+    def tiles(self): return dict(pool=self.z.flatten(1), log_prior=self.log_prior)
+
+    def definition(self, noisy):
+        prior, pool = None if self.log_prior is None else self.log_prior.expand(len(noisy.z), -1), self.z.flatten(1)
+        return by_differences(noisy, len(pool), lambda c, room: pool, prior)
 
     def average(self, noisy): return MixedCandidates.average(self.widened(noisy.z.dtype), noisy)
 
@@ -520,7 +536,9 @@ class RowCandidates(MixedCandidates):
         return Products(*row_products(pool, rows, dtype), lambda near: lookup(pool, rows.gather(1, near)).to(dtype),
                         lookup(norms, rows), None if self.log_prior is None else self.log_prior.to(dtype))
 
-    def differences(self, noisy):
+    def tiles(self): return dict(pool=self.z.flatten(1), rows=self.rows, log_prior=self.log_prior)
+
+    def definition(self, noisy):
         pool, rows = self.z.flatten(1), self.rows
         def take(c, room):
             if pool.dtype != room.dtype: return lookup(pool, rows[c])
@@ -589,6 +607,13 @@ class GaussianCandidates(CandidateSet):
         groups = [((count == n).nonzero()[:, 0], n) for n in count.unique().tolist()]
         return [(group[c], n) for group, n in groups for c in row_chunks(len(group), n*row_size, self.mean)]
 
+    def some(self, rows):
+        return GaussianCandidates(self.mean, self.std, self.rows[rows], *(None if x is None else x[rows] for x in
+                                                                          (self.log_prior, self.source)))
+
+    def tiles(self):
+        return dict(pool=self.mean.flatten(1), std=self.std.flatten(1), rows=self.rows, log_prior=self.log_prior)
+
     def average(self, noisy):
         mean, std = self.mean.flatten(1), self.std.flatten(1)
         shift, weights = torch.empty_like(noisy.z), noisy.z.new_zeros(self.rows.shape)
@@ -600,6 +625,28 @@ class GaussianCandidates(CandidateSet):
             w = posterior_weights(log_w, None if self.log_prior is None else self.log_prior[c, :k], noisy.temperature)
             shift[c], weights[c, :k] = way(w), w
         return shift, weights
+
+
+# %% ../nbs/03_candidate_sets.ipynb #a3f1c2d7
+def kernel_fits(
+    z:Tensor, # (B, D) rows of a step, as they are averaged
+) -> bool:
+    "May a kernel be asked for these rows: on a GPU, with Triton, in float32, no larger than its registers?"
+    return (type(z) is Tensor and z.is_cuda and z.dtype == torch.float32 and z.shape[1] <= 2**13
+            and not torch.compiler.is_compiling() and importlib.util.find_spec('triton') is not None)
+
+def averaged(
+    candidates:CandidateSet, # is not checked
+    noisy:Noisy, # the rows
+) -> tuple: # (B, D) sum_j w_j (z_j - source) and (B, K) weights
+    "The average of a set: by the kernel on a GPU, where it agreed with the definition, and else by PyTorch"
+    if not kernel_fits(noisy.z) or (tiles := candidates.tiles()) is None: return candidates.average(noisy)
+    from pafm_nb import kernels
+    def kernel(rows): return kernels.kernel_average(noisy.some(rows), **candidates.some(rows).tiles())
+    def definition(rows): return candidates.some(rows).definition(noisy.some(rows).double())
+    def form(rows): return candidates.average(noisy)
+    key = (type(candidates).__name__, tiles['pool'].dtype, noisy.z.shape[1], tiles.get('log_prior') is not None)
+    return kernels.chosen(key, kernel, form, definition)(slice(None))
 
 
 # %% ../nbs/03_candidate_sets.ipynb #3a5c0e13

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import math, torch
 from torch import Tensor
 from .candidate_sets import (Candidates, CandidateSet, Noisy, PointSampler, Sampler, SharedCandidates,
-                                    ask_sampler)
+                                    ask_sampler, averaged)
 from .paths import (PATHS, LinearPath, Path, check_count, check_generator, check_model, check_number, check_path,
                            check_velocity, expand, readable)
 from .pools import Batch, check_batch, check_null_text, check_told, sent
@@ -59,7 +59,7 @@ def mixed_target(
 ) -> Target:
     "The posterior mean of the velocity over a set, right or wrong"
     with torch.autocast('cpu' if z.is_meta else z.device.type, enabled=False):
-        shift, weights = candidates.average(Noisy.of(z, eps, t, path, temperature))
+        shift, weights = averaged(candidates, Noisy.of(z, eps, t, path, temperature))
         z, eps, t = (x.to(shift.dtype) for x in (z, eps, t))
         slope = path.d_alpha(t) - path.d_sigma(t)*signal_to_noise(path, t)
         own = path.velocity(z, eps, t) if velocity is None else velocity.to(shift.dtype)
