@@ -316,7 +316,8 @@ class SiT(nn.Module, HubMixin):
         c = self.t_embedder(t) + self.y_embedder(y)
         x = self.x_embedder(x.to(self.pos_embed.dtype)) + self.pos_embed
         for block in self.blocks: x = block(x, c)
-        return unpatchify(self.final_layer(x, c), self.patch_size)[:, :self.in_channels]
+        v = unpatchify(self.final_layer(x, c), self.patch_size)
+        return v if v.shape[1] == self.in_channels else v[:, :self.in_channels]
 
 # %% ../nbs/13_sit.ipynb #b8f4b7e0
 def _initialize(model, generator):
