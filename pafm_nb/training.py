@@ -13,7 +13,7 @@ from pathlib import Path
 import accelerate, torch, torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, TorchDynamoPlugin
+from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 from torch import Tensor
 from .bank import LatentBank
 from .batches import count_micro_batches, micro_batch_rows, micro_batches_of, step_generator, step_rows
@@ -25,7 +25,7 @@ from .images import image_grid
 from .distributed import all_gather, broadcast, check_found, check_launch, on_all_ranks, on_main
 from .files import check_writable, one_writer, write_json
 from .mmdit import MMDIT_MODELS
-from .network import Average, checkpoint_blocks, compile_blocks, cut, gathered, share_blocks, spread, unsynced
+from .network import Average, checkpoint_blocks, compile_blocks, cut, gathered, replicate, share_blocks, spread, unsynced
 from .objective import LossOutput, Prepared
 from .pools import classes_with_rows, draw
 from .prefetch import PrefetchNext
@@ -78,9 +78,7 @@ def connect(
     check_precision(config); check_launch(); check_environment(config)
     AcceleratorState._reset_state()                      # a run of another precision may have been in this process
     ours = dict(dynamo_plugin=TorchDynamoPlugin(backend='no'),
-                gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-                kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True,
-                                                               comm_hook=dict(bf16='bf16', fp32='no')[config.reduce])])
+                gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1))
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=config.precision,
                               log_with='tensorboard', project_dir=config.out, **ours)
     check_found(accelerator.num_processes); check_sharing(config, accelerator.num_processes)
@@ -224,7 +222,8 @@ class TrainingSteps:
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         unpack_optimizer(optimizer, {k: spread(v, trained[int(k.split('.')[0])]) for k, v in given.items()})
-        self.model = self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=config.shard)
+        model = self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)    # autocast
+        self.model = replicate(model, self.device, config.reduce) if self.group and not config.shard else model
         self.optimizer = self.accelerator.prepare_optimizer(optimizer, device_placement=False)
         if state and self.accelerator.scaler is not None: self.accelerator.scaler.load_state_dict(state['scaler'])
 
