@@ -166,11 +166,10 @@ class Writer:
         "Raise what failed, without waiting"
         if self.job and self.job.done(): self.wait()
 
-    def close(self):
-        "Wait, and end the thread; an error that nobody asked for is a warning"
+    def finish(self):
+        "Wait; an error that nobody will ask for is a warning"
         try: self.wait()
-        except ValueError as e: warnings.warn(str(e))
-        self.pool.shutdown()
+        except Exception as e: warnings.warn(str(e))
 
 
 # %% ../nbs/14b_checkpoints.ipynb #ecae1311
