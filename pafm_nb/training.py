@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RESUMABLE', 'DRAWS', 'check_environment', 'check_precision', 'check_sharing', 'connect', 'check_average',
-           'fingerprint', 'check_same_run', 'check_alike', 'check_pair', 'check_drawn_on', 'TrainingSteps',
-           'peak_memory', 'Trainer']
+           'rows_in_a_pass', 'fingerprint', 'check_same_run', 'check_alike', 'check_pair', 'check_drawn_on',
+           'TrainingSteps', 'peak_memory', 'Trainer']
 
 # %% ../nbs/14e_training.ipynb #e654a4a6
 import hashlib, json, os, sys, time, warnings
@@ -19,17 +19,21 @@ from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
 from torch import Tensor
 from .bank import LatentBank
 from .batches import count_micro_batches, micro_batch_rows, micro_batches_of, step_generator, step_rows
-from .build import PREPARED, build_model, build_objective, check_fit, check_prepared, open_data, open_encoder
+from .build import PREPARED, build_model, build_objective, check_fit, check_prepared, device_memory
+from .build import open_data, open_encoder
 from .checkpoints import FILES, JsonLines, Writer, deferred_signals, host_copy, last_name, newest_checkpoint
 from .checkpoints import newest_state, pack_optimizer, save_checkpoint, unpack_optimizer
 from .config import TrainConfig, saved_config
+from .cost import bank_bytes, drawn_rows, empty_model, rows_that_fit
+from .dry_run import target_cost
 from .images import image_grid
 from .distributed import all_gather, broadcast, check_found, check_launch, on_all_ranks, on_main
 from .files import check_writable, one_writer, write_json
 from .mmdit import MMDIT_MODELS
-from .network import Average, checkpoint_blocks, compile_blocks, cut, gathered, replicate, share_blocks, spread, unsynced
+from .network import Average, checkpoint_blocks, compile_blocks, cut, gathered, replicate, share_blocks, spread
+from .network import unsynced
 from .objective import LossOutput, Prepared
-from .pools import classes_with_rows, draw
+from .pools import TensorPool, classes_with_rows, draw
 from .prefetch import PrefetchNext
 from .progress import progress_bar
 from .sampling import sample_many
@@ -95,6 +99,22 @@ def check_average(
         warnings.warn(
             f'{left:.0%} of the averaged weights, from which is sampled, will be those of the first of {config.steps} '
             f'steps (ema_decay={config.ema_decay}): take more steps, or ema_decay={max(0., 1 - 5/config.steps):.6g}')
+
+# %% ../nbs/14e_training.ipynb #fa7e1001
+def rows_in_a_pass(
+    config:TrainConfig, # the run
+    pool:TensorPool, # its data
+    memory:float, # of each device, in bytes
+    processes:int=1, # one device each
+) -> int:
+    "Rows in one forward and backward pass: as the config says, or as many as fit beside bank and target"
+    if config.pass_rows: return config.pass_rows
+    resident = pool.place.device.type != 'cpu'
+    taken = bank_bytes(pool) + target_cost(config, pool, drawn_rows(config, processes)).room if resident else 0
+    if rows := rows_that_fit(empty_model(config), config, memory, processes, taken): return rows
+    raise ValueError(f'not one row of {config.model} fits a device of {memory/1e9:.0f} GB beside weights, optimizer and '
+                     f'data: take checkpointing=True, shard=True on several processes or resident=False; '
+                     'pafm_train --dry_run counts what each needs')
 
 # %% ../nbs/14e_training.ipynb #672760c6
 def _digest(x):
@@ -205,12 +225,19 @@ class TrainingSteps:
         check_alike(config, fingerprint(self.pool, config.candidates), last_name(self.out/'checkpoints'), self.group)
         state = all_gather(found and found[2], self.group)[0]
         self.micro_batches = self._micro_batches(state)
+        self.pass_rows = self._pass_rows()
         self.on_main(self._make_folder)
-        self.pass_rows = config.pass_rows
         self.step = state['step'] if state else 0
         self._begin(model.to(self.device), found and found[1], state)
         waits = self.device.type == 'cuda' or isinstance(self.pool, LatentBank)
         self.ahead = PrefetchNext(self.prepared, self.device, ahead=waits)
+
+    def _pass_rows(self):
+        "Rows in one forward and backward pass, the same in all processes; None: a whole micro-batch"
+        config, n = replace(self.config, micro_batches=self.micro_batches), self.accelerator.num_processes
+        memory = device_memory(self.device)
+        rows = self.on_all_ranks(lambda: rows_in_a_pass(config, self.pool, memory, n) if memory else config.pass_rows)
+        return min(all_gather(rows, self.group)) if rows else None
 
     def _micro_batches(self, state):
         "How many a batch is drawn in; what is drawn must be what the run saw before, and what its pair sees"
@@ -236,7 +263,7 @@ class TrainingSteps:
 
     def open(self):
         "The data"
-        return open_data(self.config, self.device)
+        return open_data(self.config, self.device, self.accelerator.num_processes)
 
     def _built(self):
         "Data, model and loss, which have to fit; and, in process 0, the newest checkpoint of the folder"
@@ -341,7 +368,7 @@ class TrainingSteps:
         model, scaler = self.accelerator.unwrap_model(self.model), self.accelerator.scaler
         optimizer = pack_optimizer(self.optimizer.optimizer)
         tensors = dict(model=model.state_dict(), ema=self.ema.module.state_dict(), optimizer=optimizer)
-        tensors = {name: gathered(one) for name, one in tensors.items()}
+        tensors = {name: gathered(one, self.main or not self.config.shard) for name, one in tensors.items()}
         classes = classes_with_rows(self.pool).tolist() if self.pool.labelled else []      # those that can be sampled
         state = dict(config=self.config.saved(), data=self.data, classes=classes, about=self.pool.provenance,
                      processes=self.accelerator.num_processes, pieces=self.micro_batches, drawn_on=self.drawn_on,

@@ -7,21 +7,22 @@ __all__ = ['TINY', 'PROGRAM', 'RUNS', 'SHARED', 'awake', 'kept_and_gradients', '
            'test_blocks_are_one_graph', 'test_what_cannot_be_compiled_whole_is_an_error',
            'test_parts_are_small_enough_and_few', 'test_an_average_of_constants', 'trainer', 'weights_at',
            'test_passes_change_no_draw', 'test_a_run_goes_on_with_other_ways_to_fit',
-           'test_out_of_memory_names_what_helps', 'test_sharing_that_cannot_be', 'launched',
-           'test_weights_average_and_moments_are_shared', 'test_shared_weights_train_as_whole_ones']
+           'test_passes_fit_the_memory_there_is', 'test_out_of_memory_names_what_helps', 'test_sharing_that_cannot_be',
+           'launched', 'test_weights_average_and_moments_are_shared', 'test_shared_weights_train_as_whole_ones']
 
 # %% ../../nbs/tests/test_network.ipynb #e1f00003
 import contextlib, json, os, subprocess, sys
 import fastcore.test as ft
 import pytest, torch
 from torch.testing import assert_close
+from .. import training
 from ..checkpoints import FILES, read_checkpoint, read_log
 from ..config import TrainConfig
 from ..mmdit import MMDiT
 from ..network import Average, blocks_of, checkpoint_blocks, compile_blocks, count_parts, cut
 from ..objective import Prepared
 from ..sit import SiT
-from ..training import Trainer, connect
+from ..training import Trainer
 
 # %% ../../nbs/tests/test_network.ipynb #e1f00004
 def awake(kind):
@@ -144,6 +145,20 @@ def test_a_run_goes_on_with_other_ways_to_fit(tmp_path, model):
         assert all(torch.equal(a[k], b[k]) for k in a)
     moved = trainer(plain.out, steps=8, checkpointing=True, pass_rows=5, compile=True, **model)
     ft.test_eq((moved.step, moved.pass_rows), (6, 5))
+
+# %% ../../nbs/tests/test_network.ipynb #e1f0000a
+def test_passes_fit_the_memory_there_is(tmp_path, monkeypatch):
+    "Unless the config says how many rows; not one is an error before a folder is made"
+    memory = 8e6
+    monkeypatch.setattr(training, 'device_memory', lambda device: memory)
+    whole, few = trainer(tmp_path/'run'), trainer(tmp_path/'run', pass_rows=2)
+    memory = 1.3e6
+    small = trainer(tmp_path/'run')
+    ft.test_eq((whole.pass_rows, few.pass_rows), (24, 2))
+    assert 0 < small.pass_rows < 24
+    memory = 1e5
+    ft.test_fail(lambda: trainer(tmp_path/'other'), exc=ValueError, contains='not one row of SiT-digits fits')
+    assert not (tmp_path/'other').exists()
 
 # %% ../../nbs/tests/test_network.ipynb #e1f00008
 def test_out_of_memory_names_what_helps(tmp_path):
