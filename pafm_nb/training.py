@@ -9,9 +9,11 @@ __all__ = ['RESUMABLE', 'DRAWS', 'check_environment', 'check_precision', 'check_
 
 # %% ../nbs/14e_training.ipynb #e654a4a6
 import hashlib, json, os, sys, time, warnings
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 import accelerate, torch, torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -444,7 +446,7 @@ class Trainer(TrainingSteps):
         self.progress, self.log, self.writer = progress, JsonLines(self.out/'log.jsonl'), Writer()
 
     def fit(self,
-        callback=None, # called as callback(trainer) before each checkpoint
+        callback:Callable[..., Any]|None=None, # called as callback(trainer) before each checkpoint
     ) -> 'Trainer': # itself, with .ema.module trained
         "Train to the last step, saving as the config says; KeyboardInterrupt after a clean save if it was told to stop"
         with deferred_signals() as stop, ExitStack() as held:
