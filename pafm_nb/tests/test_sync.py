@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'ARGS', 'STEPS', 'QUESTIONS', 'ONE', 'RUNS', 'Queue', 'pinned', 'emptied', 'on_device', 'one_device', 'toy',
-           'trainer_of', 'test_a_step_does_not_wait', 'test_a_step_with_the_text_encoder_does_not_wait', 'Reads',
-           'test_the_loop_reads_at_log_lines_only', 'test_a_question_is_noticed',
-           'test_network_and_comparison_are_one_graph', 'test_a_break_is_noticed', 'There', 'computed', 'Elsewhere',
-           'another_device', 'test_a_run_on_one_device_is_that_of_the_host', 'test_two_devices_are_noticed']
+           'trainer_of', 'test_a_step_does_not_wait', 'OnHost',
+           'test_of_data_on_the_device_the_host_draws_numbers_of_rows_only',
+           'test_a_step_with_the_text_encoder_does_not_wait', 'Reads', 'test_the_loop_reads_at_log_lines_only',
+           'test_a_question_is_noticed', 'test_network_and_comparison_are_one_graph', 'test_a_break_is_noticed',
+           'There', 'computed', 'Elsewhere', 'another_device', 'test_a_run_on_one_device_is_that_of_the_host',
+           'test_two_devices_are_noticed']
 
 # %% ../../nbs/tests/test_sync.ipynb #4447f50f
 import copy, importlib
@@ -122,6 +124,28 @@ def test_a_step_does_not_wait(tmp_path, name, sampler, resident):
     trainer = on_device(trainer_of(tmp_path/'run', name, sampler, micro_batches=2), resident)
     with one_device() as queue: outs = [trainer.train_step() for _ in range(2)]
     assert all(out.is_meta for out in outs) and queue.operations > 200
+
+# %% ../../nbs/tests/test_sync.ipynb #5d20c7ab
+class OnHost(TorchDispatchMode):
+    "The largest tensor that the host reads or writes"
+    largest = 0
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves((args, kwargs, out)):
+            if isinstance(x, torch.Tensor) and x.device.type == 'cpu': self.largest = max(self.largest, x.numel())
+        return out
+
+@pytest.mark.parametrize('name, sampler', STEPS)
+def test_of_data_on_the_device_the_host_draws_numbers_of_rows_only(tmp_path, name, sampler):
+    "Candidates and target of 4 rows of 256 numbers: beside the order of an epoch the host sees 4 places"
+    trainer = on_device(trainer_of(tmp_path/'run', name, sampler), True)
+    with one_device():
+        trainer.rows(0, 0)                               # the order of the epoch, drawn once
+        with OnHost() as host: assert all(x is None or x.is_meta for x in trainer.prepared(0, 0))
+    assert host.largest <= len(trainer.pool)
+    with OnHost() as host: torch.ones(1, 99) + 1         # what is larger is seen
+    ft.test_eq(host.largest, 99)
+
 
 # %% ../../nbs/tests/test_sync.ipynb #c5ce1bf2
 def test_a_step_with_the_text_encoder_does_not_wait(tmp_path):
