@@ -9,6 +9,9 @@ __all__ = ['Batch', 'check_labels', 'check_condition', 'check_batch', 'check_tol
            'check_pool', 'class_slices', 'classes_with_rows', 'random_crops', 'draw']
 
 # %% ../nbs/02_pools.ipynb #5e58e20a
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any, NamedTuple
 import numpy as np, torch
 from torch import Tensor
@@ -125,15 +128,24 @@ def check_told(
         'pafm_target a log_prior')
 
 # %% ../nbs/02_pools.ipynb #47adc980
+@lru_cache(maxsize=1)
+def _copiers(process): return ThreadPoolExecutor(thread_name_prefix='rows') # threads do not come along in a fork
+
 def read_rows(
     x:Tensor, # (N, *D), contiguous on a CPU
     rows:Tensor, # (...) int64 or int32
 ) -> Tensor: # (..., *D), a copy
-    "Gather rows in one indexed read, into memory that comes in large pages"
+    "Gather rows in one indexed read, into memory that comes in large pages; many of them in all of torch's threads"
     if x.device.type != 'cpu' or x.ndim < 2 or not rows.numel(): return x[rows]
-    size = rows.numel()*x[0].numel()
-    out = torch.from_numpy(np.empty(size*x.element_size(), np.uint8)).view(x.dtype).view(rows.numel(), -1)
-    return torch.index_select(x.flatten(1), 0, rows.flatten(), out=out).view(*rows.shape, *x.shape[1:])
+    flat, size = rows.flatten(), rows.numel()*x[0].numel()
+    if expect := getattr(x, 'expect', None): expect(flat)
+    out = torch.from_numpy(np.empty(size*x.element_size(), np.uint8)).view(x.dtype).view(len(flat), -1)
+    threads = max(1, min(torch.get_num_threads(), out.nbytes >> 22))
+    copy = lambda rows, out: torch.index_select(x.flatten(1), 0, rows, out=out)
+    spread = map if threads == 1 else _copiers(os.getpid()).map
+    for _ in spread(copy, flat.chunk(threads), out.chunk(threads)): pass
+    return out.view(*rows.shape, *x.shape[1:])
+
 
 # %% ../nbs/02_pools.ipynb #28844e0a
 def sent(
@@ -489,5 +501,5 @@ def draw(
     if pool.mean is not None:
         place = pool.place[batch.index]
         noise = torch.randn(batch.z.shape, generator=generator, device=batch.z.device)
-        batch = batch._replace(z=pool.mean[place] + pool.std[place]*noise)
+        batch = batch._replace(z=read_rows(pool.mean, place) + read_rows(pool.std, place)*noise)
     return batch if crop is None else batch._replace(z=random_crops(batch.z, crop, 1, generator)[:, 0])
