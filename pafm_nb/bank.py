@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['DTYPES', 'NO_RESERVE', 'BANK', 'POPULATE', 'name_of', 'Mapped', 'map_file', 'map_array', 'NpyRows',
            'check_labels_of_block', 'check_stored', 'check_block', 'file_entry', 'meta_of', 'BankWriter', 'check_meta',
-           'LatentBank', 'available_memory', 'read_through', 'announces', 'ready_to_gather', 'StepReads', 'step_reads']
+           'shares_made_of', 'LatentBank', 'publish_file', 'available_memory', 'read_through', 'announces',
+           'ready_to_gather', 'StepReads', 'step_reads']
 
 # %% ../nbs/12_bank.ipynb #d52dd91d
 import hashlib, mmap, os, shutil, sys, time, zlib
@@ -420,6 +421,15 @@ def check_meta(
                                                      for part in (meta['prepared'], meta.get('about', {}))):
         raise ValueError('labelled, prepared or about in it is of another type')
 
+# %% ../nbs/12_bank.ipynb #7c41e6de
+def shares_made_of(
+    meta:dict, # content of a bank's meta.json
+    scale:float, # of the similarity of captions
+) -> dict:
+    "What Sinkhorn's u depends on"
+    sha256 = lambda name: meta['files'].get(name, {}).get('sha256')
+    return dict(scale=float(scale), embedding=sha256('embedding'), image_embedding=sha256('image_embedding'))
+
 # %% ../nbs/12_bank.ipynb #f4aceec7
 class LatentBank(TensorPool):
     """Endpoints on disk, mapped and sorted by class: a `TensorPool` that opens at once and takes no memory.
@@ -447,8 +457,11 @@ class LatentBank(TensorPool):
     text, null_text, embedding, image_embedding
         (N, *L) states or int32 tokens of captions, those of the empty one, (N, E) directions; None where there are
         none.
-    neighbors, neighbors_in_all, cells
-        (N, k) int32 and (N,) int32, once `prepare_neighbors` and `prepare_cells` have made them; None before.
+    neighbors, neighbors_in_all, cells, text_cells
+        (N, k) int32 and (N,) int32, once the functions `prepare_neighbors` and `prepare_cells` of 12a_neighbors have
+        made them; None before.
+    shares
+        (N,) float32 u of `TextLikelihood`, once `prepare_shares` of 12d_captions has made them; None before.
     views, provenance
         Rows of one image, and where the rows come from.
 
@@ -475,7 +488,7 @@ class LatentBank(TensorPool):
     """
     LOCAL = ('by_class', 'std', 'text', 'null_text', 'embedding', 'image_embedding', 'labels',
              'norms', 'order', 'place',
-             'neighbors', 'neighbors_in_all', 'cells')
+             'neighbors', 'neighbors_in_all', 'cells', 'text_cells', 'shares')
     FILES = dict(by_class='endpoints', std='stds')
 
     def __init__(self, folder, meta:dict):
@@ -588,11 +601,36 @@ class LatentBank(TensorPool):
         new.maps = {}
         return new
 
+    def shares_at(self,
+        scale:float, # of the similarity of captions
+    ) -> Tensor|None: # (N,)
+        "The stored u of `TextLikelihood`, if it was made at this scale of these embeddings"
+        made = self.meta['prepared'].get('shares')
+        return self.shares if made and made == shares_made_of(self.meta, scale) else None
+
     def __reduce__(self): return LatentBank.open, (self.folder, str(self.by_class.device))
     def __repr__(self):
-        optional = 'std', 'text', 'neighbors', 'neighbors_in_all', 'cells'
+        optional = 'std', 'text', 'neighbors', 'neighbors_in_all', 'cells', 'text_cells', 'shares'
         have = [name for name in optional if getattr(self, name) is not None]
         return ', '.join([super().__repr__().replace('TensorPool', 'LatentBank', 1)[:-1], *have]) + ')'
+
+# %% ../nbs/12_bank.ipynb #7c41e6df
+def publish_file(
+    bank:LatentBank, # held by one_writer
+    name:str, # of the file
+    made:dict, # how, for meta.json
+    path, # of the complete file, in the bank's folder or below
+    dtype:str, # a name in DTYPES
+    row:tuple=(), # shape of a row
+):
+    "Add a file to a bank; until it is there, and if this is stopped in between, the bank is whole"
+    files, prepared = ({what: value for what, value in bank.meta[of].items() if what != name}
+                       for of in ('files', 'prepared'))
+    state = lambda: sealed(bank.meta | dict(files=files, prepared=prepared))
+    if name in bank.meta['files']: write_json(bank.folder/'meta.json', state())
+    files[name], prepared[name] = file_entry(path, dtype, (len(bank), *row)), made
+    os.replace(path, bank.folder/f'{name}.npy')
+    write_json(bank.folder/'meta.json', state())
 
 # %% ../nbs/12_bank.ipynb #7c41e6d4
 POPULATE = 22  # MADV_POPULATE_READ of Linux 5.14, which Python does not name

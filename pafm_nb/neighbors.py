@@ -8,18 +8,17 @@ __all__ = ['EXACT', 'load_faiss', 'class_neighbors', 'in_pool', 'pool_neighbors'
            'prepare_cells']
 
 # %% ../nbs/12a_neighbors.ipynb #884fa9c5
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 import numpy as np, torch
 from torch import Tensor
 from .extras import require
-from .bank import LatentBank, NpyRows, file_entry
+from .bank import LatentBank, NpyRows, publish_file
 from .paths import check_count
 from .pools import class_slices, read_rows
 from .progress import progress_bar
-from .files import discard, one_writer, sealed, write_json
+from .files import discard, one_writer
 from .work_folder import WorkFolder
 
 # %% ../nbs/12a_neighbors.ipynb #d1e28d37
@@ -199,6 +198,7 @@ class Preparation(NamedTuple):
     exact:int=EXACT # larger classes are cut into lists
     k:int=1 # neighbours that the lists are for
     recall:float=1. # share of them that the searched lists must hold
+    of:str='by_class' # what of the bank: endpoints, or the 'embedding' of captions
 
     def folder(self, bank) -> Path:
         "Where finished stretches wait"
@@ -209,7 +209,7 @@ class Preparation(NamedTuple):
         "The bank in stretches; the lists of a large class are made once and kept"
         lists = WorkFolder(self.folder(bank)/'lists', {})
         for c, (s, e) in enumerate([(0, len(bank))] if self.across else class_slices(bank)):
-            x = bank.by_class[s:e]
+            x = getattr(bank, self.of)[s:e]
             if e - s <= self.exact: yield Stretch(s, x, torch.arange(e - s))
             else:
                 made = _kept_lists(lists, c, x, self.k, self.recall)
@@ -236,18 +236,6 @@ def _collect(bank, job, parts):
     result.close(len(bank))
     return min(recalls)
 
-def _publish(bank, job, recall):
-    "Put the file into place; until then, and if it is stopped in between, the bank is whole"
-    result, meta = job.folder(bank)/'result.npy', bank.meta
-    files, prepared = ({what: value for what, value in meta[of].items() if what != job.name}
-                       for of in ('files', 'prepared'))
-    state = lambda: sealed(meta | dict(files=files, prepared=prepared))
-    if job.name in meta['files']: write_json(bank.folder/'meta.json', state())
-    files[job.name] = file_entry(result, 'int32', (len(bank), *job.row))
-    prepared[job.name] = job.wanted | (dict(recall=recall) if job.k > 1 else {})
-    os.replace(result, bank.folder/f'{job.name}.npy')
-    write_json(bank.folder/'meta.json', state())
-
 # %% ../nbs/12a_neighbors.ipynb #8ebbf051
 def prepare(
     bank:LatentBank, # whose folder gets the file
@@ -257,14 +245,16 @@ def prepare(
     "Fill a file of the bank stretch by stretch and put it into place; what was stopped goes on"
     with one_writer(bank.folder):
         source, part = LatentBank.open(bank.folder), job.folder(bank)
-        parts = WorkFolder(part, dict(of=source.meta['files']['endpoints']['sha256']))
+        parts = WorkFolder(part, dict(of=source.meta['files'][source.FILES.get(job.of, job.of)]['sha256']))
         with progress_bar(len(bank), desc=job.name, unit=' rows', disable=not progress) as bar:
             for i, stretch in enumerate(job.stretches(source)):
                 if not parts.path(i).exists():
                     values = job.work(stretch, parts.read(i - 1)[1] if i else 0)
                     parts.write(i, dict(values=values.int()), values.max().item() + 1)
                 bar.update(len(stretch.rows))
-        _publish(source, job, _collect(source, job, parts))
+        recall = _collect(source, job, parts)
+        made = job.wanted | (dict(recall=recall) if job.k > 1 else {})
+        publish_file(source, job.name, made, part/'result.npy', 'int32', job.row)
         discard(part)
     return LatentBank.open(bank.folder, bank.by_class.device)
 
@@ -297,11 +287,13 @@ def prepare_cells(
     seed:int=0, # of the k-means
     progress:bool=True, # show a bar
     exact:int=EXACT, # larger classes are first cut into lists
-) -> LatentBank: # with bank.cells, (N,) int32 cell of each row of by_class, numbered class after class
-    "Cut every class into cells of near endpoints, once; a run that was stopped goes on"
+    text:bool=False, # cells of near captions, whatever the class, in place of near endpoints of a class
+) -> LatentBank: # with bank.cells (or text_cells), (N,) int32 cell of each row of by_class, numbered class after class
+    "Cut every class into cells of near endpoints, or the bank into cells of near captions; a stopped run goes on"
     check_count('k', k, 1)
     bank = bank if isinstance(bank, LatentBank) else LatentBank.open(bank)
-    wanted = dict(k=k, seed=seed)
-    if bank.meta['prepared'].get('cells') == wanted: return bank
+    name, of, wanted = *(('text_cells', 'embedding') if text else ('cells', 'by_class')), dict(k=k, seed=seed)
+    if getattr(bank, of) is None: raise ValueError(f'{bank.folder} holds no captions to cut into cells: leave out text')
+    if bank.meta['prepared'].get(name) == wanted: return bank
     def work(s, first): return first + balanced_cells(read_rows(s.x, s.rows), k, seed)
-    return prepare(bank, Preparation('cells', wanted, work, exact=exact), progress)
+    return prepare(bank, Preparation(name, wanted, work, across=text, exact=exact, of=of), progress)
