@@ -601,6 +601,11 @@ class LatentBank(TensorPool):
         new.maps = {}
         return new
 
+    @property
+    def nbytes(self) -> int:
+        "What a copy on a device takes, text and neighbours included"
+        return sum(x.nbytes for x in (getattr(self, name) for name in self.LOCAL) if x is not None)
+
     def shares_at(self,
         scale:float, # of the similarity of captions
     ) -> Tensor|None: # (N,)

@@ -241,12 +241,23 @@ def _cells(
     bank:str='', # folder of the bank
     k:int=16, # largest size of a cell
     seed:int=0, # of the k-means
+    text:bool=False, # of near captions, whatever the class: for TextLikelihood with near=True
 ):
     "Cut every class into cells of near rows, once"
     check_given(dict(k=k), seed, bank=bank)
     check_there(bank)
     from pafm_nb.neighbors import prepare_cells
-    print(prepare_cells(bank, k, seed))
+    print(prepare_cells(bank, k, seed, text=text))
+
+def _shares(
+    bank:str='', # folder of the bank
+    scale:float=20., # of the similarity of captions: that of the run
+):
+    "Balance captions and endpoints for TextLikelihood, once"
+    check_given({}, bank=bank)
+    check_there(bank)
+    from pafm_nb.captions import prepare_shares
+    print(prepare_shares(bank, scale))
 
 # %% ../nbs/18_commands.ipynb #ef978085
 def _verify(
@@ -263,7 +274,8 @@ def _verify(
         'were written')
 
 # %% ../nbs/18_commands.ipynb #f7dcc457
-PREPARE = dict(imagenet=_imagenet, cc12m=_cc12m, repa=_repa, neighbors=_neighbors, cells=_cells, verify=_verify)
+PREPARE = dict(imagenet=_imagenet, cc12m=_cc12m, repa=_repa, neighbors=_neighbors, cells=_cells, shares=_shares,
+               verify=_verify)
 
 def prepare_parser() -> argparse.ArgumentParser:
     "The flags of `pafm_prepare`: those of one function for each thing to prepare"
