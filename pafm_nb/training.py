@@ -61,7 +61,7 @@ def connect(
     if config.precision == 'fp16' and not torch.cuda.is_available():
         raise ValueError("precision 'fp16' does nothing on a CPU: use 'bf16' or 'no'")
     check_launch(); check_environment(config)
-    accelerate.state.AcceleratorState._reset_state()                      # a run of another precision may have been in this process
+    accelerate.state.AcceleratorState._reset_state()     # a run of another precision may have been in this process
     ours = dict(dynamo_plugin=accelerate.utils.TorchDynamoPlugin(backend='no'),
                 gradient_accumulation_plugin=accelerate.utils.GradientAccumulationPlugin(num_steps=1))
     accelerator = accelerate.Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=config.precision,
