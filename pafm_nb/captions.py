@@ -41,8 +41,7 @@ def write_shapes(
     seed:int=0, # of the scenes
 ) -> str: # a pattern for open_shards
     "Captioned shapes as img2dataset lays out a data set, for tests and lessons"
-    from PIL import Image
-    folder, pool = Path(folder), captioned_shapes(n*shards, seed)
+    Image, folder, pool = require('PIL.Image'), Path(folder), captioned_shapes(n*shards, seed)
     folder.mkdir(parents=True, exist_ok=True)
     captions = decode_captions(pool.text[pool.place])
     for s in range(shards):
@@ -356,7 +355,7 @@ class ImageEncoder:
         images:Tensor, # (n, 3, S, S) uint8
     ) -> Tensor: # (n, P) float32 of length 1
         "The direction of each image among captions"
-        from torchvision.transforms.v2 import functional as F
+        F = require('torchvision.transforms.v2.functional')
         x = F.resize(images.to(self.mean.device), self.short, F.InterpolationMode.BICUBIC, antialias=True)
         x = (F.center_crop(x, self.crop).float()/255 - self.mean)/self.std
         pooled = self.projection(self.tower(pixel_values=x.to(self.projection.weight.dtype)).pooler_output)

@@ -12,7 +12,7 @@ import json, os, re, shutil, signal, threading, warnings, zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from safetensors import SafetensorError
+from .extras import require
 from .files import checksum, discard, read_sealed, sealed, whole_file
 
 # %% ../nbs/14b_checkpoints.ipynb #9ed39e2e
@@ -67,8 +67,7 @@ def _to_disk(path):
 
 def _write_tensors(part, tensors):
     "The files of a checkpoint; their checksums, taken while the disk writes"
-    from safetensors.torch import save_file
-    checksums, on_disk = {}, []
+    save_file, checksums, on_disk = require('safetensors.torch').save_file, {}, []
     with ThreadPoolExecutor(2*len(FILES)) as threads:
         for name in FILES:
             path = part/f'{name}.safetensors'
@@ -95,7 +94,7 @@ def save_checkpoint(
 ) -> Path: # the new checkpoint
     "Write a checkpoint aside, rename it, drop the oldest; if it cannot be written, what was there stays"
     check_keep(keep)
-    folder = Path(folder)
+    folder, SafetensorError = Path(folder), require('safetensors').SafetensorError
     part, done = folder/f'.part_{step:08d}', folder/f'step_{step:08d}'
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,12 +126,11 @@ def read_checkpoint(
     folder, # one checkpoint
 ) -> tuple: # (name -> dict of tensors, state)
     "Read a checkpoint; a file that is missing, cut, changed or foreign is one ValueError"
-    from safetensors.torch import load as load_tensors
+    load, SafetensorError = require('safetensors.torch').load, require('safetensors').SafetensorError
     folder = Path(folder)
     state = read_state(folder)
     try:
-        return {name: load_tensors(_checked(folder/f'{name}.safetensors', state['checksums'][name]))
-                for name in FILES}, state
+        return {name: load(_checked(folder/f'{name}.safetensors', state['checksums'][name])) for name in FILES}, state
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
         raise ValueError(f'checkpoint {folder} is damaged ({e}): {OLDER}') from e
 

@@ -8,6 +8,10 @@ __all__ = ['MOST', 'PREPARE', 'METRICS', 'BENCHES', 'system_line', 'run_command'
            'prepare_parser', 'pafm_prepare', 'check_filled', 'check_folders', 'pafm_sample', 'results_table',
            'metric_names', 'check_alone', 'check_images', 'check_files', 'pafm_evaluate', 'pafm_bench']
 
+# %% ../nbs/18_commands.ipynb #d00e1801
+from .extras import require
+require('fastcore')
+
 # %% ../nbs/18_commands.ipynb #57c844a7
 import argparse, errno, inspect, json, os, re, sys, time
 from dataclasses import fields, replace

@@ -10,10 +10,8 @@ __all__ = ['RESUMABLE', 'check_environment', 'connect', 'check_average', 'finger
 import hashlib, json, os, time, warnings
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-import accelerate, torch, torch.distributed as dist
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
+from typing import TYPE_CHECKING
+import torch, torch.distributed as dist
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .bank import LatentBank
@@ -25,6 +23,7 @@ from .checkpoints import pack_optimizer, save_checkpoint, unpack_optimizer
 from .config import TrainConfig, saved_config
 from .images import image_grid
 from .distributed import all_gather, broadcast, check_found, check_launch, on_all_ranks, on_main
+from .extras import require
 from .files import check_writable, one_writer, write_json
 from .mmdit import MMDIT_MODELS
 from .objective import LossOutput, Prepared
@@ -33,6 +32,7 @@ from .prefetch import PrefetchNext
 from .progress import progress_bar
 from .sampling import sample_many
 from .sit import unwrapped
+if TYPE_CHECKING: from accelerate import Accelerator
 
 # %% ../nbs/14e_training.ipynb #3e07d1e3
 def check_environment(
@@ -56,16 +56,17 @@ def check_environment(
 # %% ../nbs/14e_training.ipynb #3801fbdf
 def connect(
     config:TrainConfig, # the run
-) -> Accelerator:
+) -> 'Accelerator':
     "Find the device and the other processes; an error if they are not as many as were asked for"
+    accelerate = require('accelerate')
     if config.precision == 'fp16' and not torch.cuda.is_available():
         raise ValueError("precision 'fp16' does nothing on a CPU: use 'bf16' or 'no'")
     check_launch(); check_environment(config)
-    AcceleratorState._reset_state()                      # a run of another precision may have been in this process
-    ours = dict(dynamo_plugin=TorchDynamoPlugin(backend='no'),
-                gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1))
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=config.precision,
-                              log_with='tensorboard', project_dir=config.out, **ours)
+    accelerate.state.AcceleratorState._reset_state()     # a run of another precision may have been in this process
+    ours = dict(dynamo_plugin=accelerate.utils.TorchDynamoPlugin(backend='no'),
+                gradient_accumulation_plugin=accelerate.utils.GradientAccumulationPlugin(num_steps=1))
+    accelerator = accelerate.Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=config.precision,
+                                         log_with='tensorboard', project_dir=config.out, **ours)
     check_found(accelerator.num_processes)
     return accelerator
 
@@ -266,7 +267,7 @@ class TrainingSteps:
         state = dict(config=self.config.saved(), data=self.data, classes=classes, about=self.pool.provenance,
                      processes=self.accelerator.num_processes, pieces=self.micro_batches,
                      scaler=None if scaler is None else scaler.state_dict(),
-                     torch=str(torch.__version__), accelerate=accelerate.__version__)
+                     torch=str(torch.__version__), accelerate=require('accelerate').__version__)
         self.on_main(lambda: save_checkpoint(self.out/'checkpoints', self.step, tensors, state, self.config.keep))
 
 # %% ../nbs/14e_training.ipynb #6c701517
