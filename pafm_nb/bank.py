@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['DTYPES', 'NO_RESERVE', 'BANK', 'POPULATE', 'name_of', 'Mapped', 'map_file', 'map_array', 'NpyRows',
-           'check_labels_of_block', 'check_stored', 'check_block', 'file_entry', 'meta_of', 'BankWriter', 'check_meta',
-           'shares_made_of', 'LatentBank', 'publish_file', 'available_memory', 'read_through', 'announces',
-           'ready_to_gather', 'StepReads', 'step_reads']
+           'check_labels_of_block', 'check_stored', 'check_block', 'file_entry', 'meta_of', 'check_blocks',
+           'check_parts', 'BankWriter', 'check_meta', 'shares_made_of', 'LatentBank', 'publish_file',
+           'available_memory', 'read_through', 'announces', 'ready_to_gather', 'StepReads', 'step_reads']
 
 # %% ../nbs/12_bank.ipynb #d52dd91d
 import hashlib, mmap, os, shutil, sys, time, zlib
+from collections.abc import Iterable
 from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -211,6 +212,23 @@ def meta_of(
 
 # %% ../nbs/12_bank.ipynb #9ec561f2
 BANK = ('meta.json', '.arrived/state.json')  # one of them is in a folder that holds a bank, or begins to
+
+def check_blocks(
+    blocks, # what was given to LatentBank.create
+):
+    "Refuse what gives no blocks"
+    if isinstance(blocks, Iterable) and not isinstance(blocks, (Tensor, np.ndarray, str)) or callable(blocks): return
+    raise ValueError(f'blocks must be a list or generator of (z, y), got {type(blocks).__name__}: give [(z, None)] for one '
+                     'block without labels')
+
+def check_parts(
+    block, # one of the blocks
+):
+    "Refuse what is no block"
+    if isinstance(block, (tuple, list)) and 1 <= len(block) <= 5: return
+    got = f'{len(block)} of them' if isinstance(block, (tuple, list)) else type(block).__name__
+    raise ValueError(f'a block must be (z, y), (z, y, text) or (z, y, text, embedding, image_embedding), got {got}: give '
+                     '[(z, y)] for one block')
 
 class BankWriter:
     "Collects endpoints as they arrive and lays them out by class at the end; used through LatentBank.create"
@@ -492,6 +510,9 @@ class LatentBank(TensorPool):
     FILES = dict(by_class='endpoints', std='stds')
 
     def __init__(self, folder, meta:dict):
+        self.embedding:Tensor|Any                        # this and the next two are None where there are none
+        self.text_cells:Tensor|Any
+        self.shares:Tensor|Any
         self.folder, self.meta, self.labelled = Path(folder).absolute(), meta, meta['labelled']
         self.views, self.provenance = meta.get('views', 1), meta.get('about', {})
         counts = torch.tensor(meta['counts'])
@@ -545,10 +566,13 @@ class LatentBank(TensorPool):
         ValueError
             As the class says; nothing of a block that is refused is written.
         """
+        check_blocks(blocks)
         with one_writer(folder):
             writer = BankWriter(folder, dtype, num_classes, callable(blocks), null_text, views, provenance)
             try:
-                for block in blocks(writer.rows) if callable(blocks) else blocks: writer.append(*block)
+                for block in blocks(writer.rows) if callable(blocks) else blocks:
+                    check_parts(block)
+                    writer.append(*block)
                 writer.finish()
             finally: writer.close()
         return cls.open(folder)
