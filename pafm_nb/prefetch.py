@@ -6,7 +6,7 @@
 __all__ = ['processors', 'workers', 'prefetch', 'PrefetchNext']
 
 # %% ../nbs/10d_prefetch.ipynb #3863bdac
-import os
+import os, time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -68,6 +68,7 @@ class PrefetchNext:
     ):
         self.make, self.pool = make, workers(1, device) if ahead else None
         self.stream = torch.cuda.Stream(device) if ahead and torch.device(device).type == 'cuda' else None
+        self.waited = 0.                                 # seconds of the caller; it may set them back
         self.key:tuple|None = None
         self.waiting:Any = None                          # a future
 
@@ -76,8 +77,11 @@ class PrefetchNext:
         following:tuple|None, # what will be wanted next, None at the end
     ):
         "`make(*key)`, which may be ready already; begins with `following`"
-        if self.pool is None: return self._alone(key)
-        made = self._taken((self.waiting if self.key == key else self._begun(key)).result())
+        began = time.perf_counter()
+        if self.pool is None: made = self._alone(key)
+        else: made = self._taken((self.waiting if self.key == key else self._begun(key)).result())
+        self.waited += time.perf_counter() - began
+        if self.pool is None: return made
         self.key, self.waiting = following, None if following is None else self._begun(following)
         return made
 
