@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MOST', 'PREPARE', 'METRICS', 'BENCHES', 'system_line', 'run_command', 'summary_table', 'pafm_demo', 'true_or_false',
-           'json_object', 'said_default', 'train_parser', 'train_config', 'check_planned', 'print_plan', 'pafm_train',
-           'check_given', 'check_there', 'check_model', 'prepare_parser', 'pafm_prepare', 'check_filled', 'step_number',
-           'check_folders', 'pafm_sample', 'results_table', 'metric_names', 'check_alone', 'check_images', 'one_set',
-           'one_curve', 'check_files', 'pafm_evaluate', 'pafm_bench']
+           'json_object', 'said_default', 'train_parser', 'train_config', 'check_planned', 'planned', 'print_plan',
+           'pafm_train', 'check_given', 'check_there', 'check_model', 'prepare_parser', 'pafm_prepare', 'check_filled',
+           'step_number', 'check_folders', 'pafm_sample', 'results_table', 'metric_names', 'check_alone',
+           'check_images', 'one_set', 'one_curve', 'check_files', 'pafm_evaluate', 'pafm_bench']
 
 # %% ../nbs/18_commands.ipynb #d00e1801
 from .extras import require
@@ -106,7 +106,8 @@ def said_default(
     "Its default as one would type it, which a recipe may have changed"
     default = f.default_factory() if f.default is MISSING and f.default_factory is not MISSING else f.default
     if default is MISSING: return ''
-    return f' (default: {json.dumps(default) if isinstance(default, (bool, dict)) else default if default != "" else "none"})'
+    if isinstance(default, (bool, dict)): default = json.dumps(default)
+    return f' (default: {"none" if default == "" else default})'
 
 def train_parser() -> argparse.ArgumentParser:
     "The flags of `pafm_train`: one for each field of `TrainConfig`, none with a default of its own, and a plan's"
@@ -147,17 +148,24 @@ def check_planned(
     given = [f'--{name}' for name in ('gpu', 'processes') if name in flags]
     if given: raise ValueError(f'{" and ".join(given)} without --dry_run: a run takes the GPUs that are here')
 
-def print_plan(
+def planned(
     flags:dict, # of train_parser
-) -> bool: # does it fit?
-    "Print the plan of the run that the flags of `pafm_train` ask for"
+) -> tuple: # the config, the name of the GPU, how many processes
+    "What a dry run is to plan; it needs neither --out nor --data"
+    flags = {name: value for name, value in flags.items() if name != 'dry_run'}
     processes = flags.pop('processes', int(os.environ.get('WORLD_SIZE', 1)))
     gpu, name = flags.pop('gpu', 'H100'), flags.get('recipe')
     if name: flags.setdefault('out', 'runs/dry_run')
     if name in RECIPES and RECIPES[name]['data'] is None: flags.setdefault('data', '')
-    config = train_config(flags)
-    from pafm_nb.dry_run import dry_run                 # torch takes seconds: not before the flags are good
-    plan = dry_run(config, gpu, processes)
+    return train_config(flags), gpu, processes
+
+def print_plan(
+    flags:dict, # of train_parser
+) -> bool: # does it fit?
+    "Print the plan of the run that the flags of `pafm_train` ask for"
+    case = planned(flags)
+    from pafm_nb.dry_run import dry_run                  # torch takes seconds: not before the flags are good
+    plan = dry_run(*case)
     if os.environ.get('RANK', '0') == '0': print(plan)
     return plan.fits
 

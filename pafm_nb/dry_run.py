@@ -122,7 +122,8 @@ def target_cost(
 
 # %% ../nbs/14d_dry_run.ipynb #c3938f33
 SHARE = .4 # of a GPU's peak that the network's products reach: an assumption
-EVALUATION = dict(samples=50_000, steps=250, guided=.7) # SDE of 250 calls; with guidance up to t = .7 as many again there
+# an SDE of 250 calls, as the recipes are sampled; with guidance up to t = .7 each call there is two
+EVALUATION = dict(samples=50_000, steps=250, guided=.7)
 
 @dataclass
 class Plan:
@@ -139,7 +140,7 @@ class Plan:
     drawn:int # rows of a micro-batch
     rows:int # in one pass, 0 if none fits
     target_cost:TargetCost
-    read:int # bytes of the bank that the host reads for a micro-batch
+    read:int # bytes of the bank that the host of a device reads for a step
     sent:int # bytes from the host to the device for a micro-batch
     seconds:dict # what -> seconds of a step
     images_per_second:float
@@ -177,7 +178,8 @@ def plan_target(
 ) -> list: # of (name, text)
     "What is to be said of the target"
     if not cost.operations: return []
-    moved = ('bytes of the target', f'{in_units(cost.bytes)} in {cost.operations} operations, at least {in_units(cost.least)}')
+    moved = ('bytes of the target',
+             f'{in_units(cost.bytes)} in {cost.operations} operations, at least {in_units(cost.least)}')
     if p.resident: return [moved]
     return [moved, ('made on the host', f'it reads {in_units(p.read)} at random places of the bank a step, '
                                         f'{in_units(p.read/seconds)} a second, or the GPU waits')]
@@ -303,8 +305,9 @@ def described(
     said = pool.provenance.get('said', 'as it is here') if isinstance(pool, BankShape) else 'as it is here'
     classes = f'{pool.num_classes:,} classes' if pool.num_classes > 1 else 'one class'
     kind = 'moments' if pool.mean is not None else 'endpoints'
-    return (f'{said}: {len(pool):,} x {tuple(pool.by_class.shape[1:])} {kind}, {str(pool.by_class.dtype)[6:]}, {classes}, '
-            f'{in_units(bank_bytes(pool))}, {"resident" if resident else "not resident"}')
+    rows = f'{len(pool):,} x {tuple(pool.by_class.shape[1:])} {kind}, {str(pool.by_class.dtype)[6:]}'
+    where = 'resident' if resident else 'not resident'
+    return f'{said}: {rows}, {classes}, {in_units(bank_bytes(pool))}, {where}'
 
 # %% ../nbs/14d_dry_run.ipynb #4217dff8
 def dry_run(
@@ -326,11 +329,11 @@ def dry_run(
     total, saved = sum(seconds.values()), 4*sum(p.numel() for p in model.parameters())*4
     peak = step.peak(rows or 1, later=(rows or 1)*processes < config.batch_size) + room + resident*bank_bytes(pool)
     memory = dict(weights=step.weights, gradients=step.gradients, optimizer=step.optimizer, average=step.ema,
-                  **{'16-bit weights': step.casts, 'DDP or FSDP': step.buckets, 'activations a row': step.row,
+                  **{'16-bit weights': step.casts, 'gradients of DDP' if not config.shard else 'gathered blocks': step.buckets, 'activations a row': step.row,
                      'bank': resident*bank_bytes(pool), 'target': room, 'peak': peak})
     named = f'PAFM, {config.candidates}, {cost.candidates} candidates' if config.objective == 'pafm' else 'FM'
     lines = 1 + (pool.mean is not None)
-    read = 0 if resident else drawn*cost.candidates*lines*pool.by_class[0].nbytes
+    read = 0 if resident else config.batch_size//processes*cost.candidates*lines*pool.by_class[0].nbytes
     return Plan(gpu, processes, config.model, sum(p.numel() for p in model.parameters()), described(pool, resident),
                 named, memory, int((1 - SPARE)*device.memory), resident, drawn, rows, cost, read,
                 sent_bytes(config, pool, model, drawn, resident), seconds, config.batch_size/total,
