@@ -9,6 +9,10 @@ __all__ = ['MOST', 'PREPARE', 'METRICS', 'BENCHES', 'system_line', 'run_command'
            'step_number', 'check_folders', 'pafm_sample', 'results_table', 'metric_names', 'check_alone',
            'check_images', 'one_set', 'one_curve', 'check_files', 'pafm_evaluate', 'pafm_bench']
 
+# %% ../nbs/18_commands.ipynb #d00e1801
+from .extras import require
+require('fastcore')
+
 # %% ../nbs/18_commands.ipynb #57c844a7
 import argparse, errno, inspect, json, os, re, sys, time
 from dataclasses import MISSING, fields, replace
@@ -287,12 +291,23 @@ def _cells(
     bank:str='', # folder of the bank
     k:int=16, # largest size of a cell
     seed:int=0, # of the k-means
+    text:bool=False, # of near captions, whatever the class: for TextLikelihood with near=True
 ):
     "Cut every class into cells of near rows, once"
     check_given(dict(k=k), seed, bank=bank)
     check_there(bank)
     from pafm_nb.neighbors import prepare_cells
-    print(prepare_cells(bank, k, seed))
+    print(prepare_cells(bank, k, seed, text=text))
+
+def _shares(
+    bank:str='', # folder of the bank
+    scale:float=20., # of the similarity of captions: that of the run
+):
+    "Balance captions and endpoints for TextLikelihood, once"
+    check_given({}, bank=bank)
+    check_there(bank)
+    from pafm_nb.captions import prepare_shares
+    print(prepare_shares(bank, scale))
 
 # %% ../nbs/18_commands.ipynb #ef978085
 def _verify(
@@ -309,7 +324,8 @@ def _verify(
         'were written')
 
 # %% ../nbs/18_commands.ipynb #f7dcc457
-PREPARE = dict(imagenet=_imagenet, cc12m=_cc12m, repa=_repa, neighbors=_neighbors, cells=_cells, verify=_verify)
+PREPARE = dict(imagenet=_imagenet, cc12m=_cc12m, repa=_repa, neighbors=_neighbors, cells=_cells, shares=_shares,
+               verify=_verify)
 
 def prepare_parser() -> argparse.ArgumentParser:
     "The flags of `pafm_prepare`: those of one function for each thing to prepare"
