@@ -139,10 +139,10 @@ def save_checkpoint(
 
 # %% ../nbs/14b_checkpoints.ipynb #5a1e0d03
 def host_copy(
-    tensors:dict, # name in FILES -> dict of tensors, on any device
+    tensors:dict, # name -> tensor, on any device
 ) -> dict: # the same on the CPU
     "The tensors in memory of their own: training goes on in place"
-    return {name: {k: v.detach().to('cpu', copy=True) for k, v in named.items()} for name, named in tensors.items()}
+    return {k: v.detach().to('cpu', copy=True) for k, v in tensors.items()}
 
 class Writer:
     "Does one thing after another in a thread; what fails there is raised when one asks"

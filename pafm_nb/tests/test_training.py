@@ -111,9 +111,12 @@ def test_precision(tmp_path, precision, dtype):
 @pytest.mark.parametrize('wanted', [True, False])
 def test_compile(tmp_path, monkeypatch, wanted):
     compiled = []
-    monkeypatch.setattr(torch.nn.Module, 'compile', lambda self, *args, **kwargs: compiled.append(type(self).__name__))
-    Trainer(TrainConfig(str(tmp_path), **(TINY | dict(compile=wanted))), progress=False)
-    ft.test_eq(compiled, ['SiT']*wanted)
+    def taken(forward, **kwargs):
+        compiled.append((type(forward.__self__).__name__, kwargs))
+        return forward
+    monkeypatch.setattr(torch, 'compile', taken)
+    Trainer(TrainConfig(str(tmp_path), **(TINY | dict(compile=wanted))), progress=False).train_step()
+    ft.test_eq(compiled, [('Block', dict(fullgraph=True))]*wanted)
 
 def test_weights_at_the_start_are_of_the_seed(tmp_path):
     def weights(seed):
