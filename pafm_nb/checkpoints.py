@@ -96,7 +96,10 @@ def check_keep(
 
 # %% ../nbs/14b_checkpoints.ipynb #2171c06d
 def _write_aside(part, step, tensors, state):
-    "All of a checkpoint, on the disk"
+    "All of a checkpoint, on the disk; what a kill left of others is removed"
+    part.parent.mkdir(parents=True, exist_ok=True)
+    for left in part.parent.iterdir():
+        if re.fullmatch(r'\.part_\d{8,}', left.name): discard(left)
     part.mkdir()
     state = sealed(dict(step=step, checksums=_write_tensors(part, tensors), **state))
     (part/'state.json').write_text(json.dumps(state, indent=1) + '\n')
@@ -122,9 +125,6 @@ def save_checkpoint(
     folder, broken = Path(folder), require('safetensors').SafetensorError
     part, done = folder/f'.part_{step:08d}', folder/f'step_{step:08d}'
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.iterdir():                    # by a kill
-            if re.fullmatch(r'\.part_\d{8,}', left.name): discard(left)
         _write_aside(part, step, tensors, state)
         if done.is_dir() and not done.is_symlink(): discard(done)
         part.rename(done)
