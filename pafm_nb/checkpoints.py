@@ -198,6 +198,7 @@ def newest_checkpoint(
     found = checkpoints_in(folder)
     for path in reversed(found):
         try: return path, *read_checkpoint(path)
+        except ModuleNotFoundError: raise                # nothing is broken
         except ValueError as e: warnings.warn(str(e))
     if found: raise ValueError(f'none of the {len(found)} checkpoints in {folder} is whole: remove them to start again')
     return None
