@@ -8,7 +8,7 @@ __all__ = ['SAMPLERS', 'random_groups', 'check_gathered', 'gather_rows', 'InBatc
            'distinct', 'others_of', 'some_of_all', 'own_candidates', 'warn_small', 'InClass', 'WholeClass',
            'MomentDraws', 'check_crops', 'check_square', 'RandomCrops', 'ExactMoments', 'NearestNeighbors',
            'local_spread', 'SmoothedClass', 'cell_members', 'first_cells', 'Cells', 'balance', 'sinkhorn',
-           'check_captions', 'check_drawn_from', 'TextLikelihood', 'check_log_p', 'Likelihood', 'in_batch']
+           'check_captions', 'check_drawn_from', 'TextLikelihood', 'check_log_p', 'Likelihood', 'in_batch', 'Samplers']
 
 # %% ../nbs/04_candidates.ipynb #4ed28d5f
 import math, warnings
@@ -1237,12 +1237,16 @@ class Likelihood(PoolSampler):
         return own_candidates(self.pool, batch.z, rows, generator, self.weigh(rows, log_prior))
 
 # %% ../nbs/04_candidates.ipynb #d8296de0
-def in_batch(pool, k):
-    "`InBatch()` for data of which it knows the condition"
+def in_batch(pool, k, groups=None):
+    "`InBatch` for data of which it knows the condition: the whole batch whatever k is, or random groups"
     check_pool(pool); check_told(InBatch, pool.labelled, pool.text)
-    return InBatch()
+    return InBatch(groups)
 
-SAMPLERS:dict[str, Callable[..., Any]] = dict(InBatch=in_batch, InClass=InClass,
+class Samplers(dict):
+    "Samplers by name, for `samplers[name](pool, k, **kwargs)`; an unknown name is answered with the known ones"
+    def __missing__(self, name): raise ValueError(f'no sampler is named {name!r}: choose one of {", ".join(self)}')
+
+SAMPLERS:dict[str, Callable[..., Any]] = Samplers(InBatch=in_batch, InClass=InClass,
                                               WholeClass=lambda pool, k, **kwargs: WholeClass(pool, **kwargs),
                                               NearestNeighbors=NearestNeighbors, Cells=Cells,
                                               SmoothedClass=SmoothedClass,

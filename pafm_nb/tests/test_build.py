@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BY_HAND', 'NEEDS', 'SMALL', 'test_names_are_those_of_the_config', 'test_the_config_reaches_the_loss',
            'test_label_dropout_has_its_rate', 'test_dropped_captions_are_the_empty_one',
-           'test_what_a_sampler_reads_of_a_bank_is_there', 'saved', 'test_a_run_comes_back',
-           'test_a_run_of_an_older_version', 'test_drawing_needs_no_trainer']
+           'test_what_a_sampler_reads_of_a_bank_is_there', 'test_a_bank_is_resident_where_it_fits', 'saved',
+           'test_a_run_comes_back', 'test_a_run_of_an_older_version', 'test_drawing_needs_no_trainer']
 
 # %% ../../nbs/tests/test_build.ipynb #cd1fd186
 import subprocess, sys
@@ -14,7 +14,8 @@ import fastcore.test as ft
 import pytest, torch
 from ..bank import LatentBank
 from ..batches import step_generator
-from ..build import DATA, TIMES, build_model, build_objective, check_prepared, load_run, open_run
+from ..build import DATA, TIMES, build_model, build_objective, check_prepared, device_memory, load_run, open_data
+from ..build import open_run, stays_resident
 from ..candidates import SAMPLERS, InClass, WholeClass
 from ..checkpoints import save_checkpoint
 from ..config import NAMES, TrainConfig
@@ -94,6 +95,19 @@ def test_what_a_sampler_reads_of_a_bank_is_there(tmp_path, changes, parts):
                      + ' --across'*across)
         prepare[part](k, across)
     check()
+
+# %% ../../nbs/tests/test_build.ipynb #fa7e2001
+def test_a_bank_is_resident_where_it_fits(tmp_path):
+    "Unless the config says otherwise; one that shall be and does not fit is an error"
+    pool = digits('train')
+    bank = LatentBank.create(tmp_path/'bank', [(pool.z, pool.y)], dtype=torch.float32)
+    asked = lambda resident, memory: stays_resident(TrainConfig('x', data='bank', resident=resident), bank, memory)
+    # SiT-digits takes some 6 MB for weights and optimizer, this bank .4 MB
+    ft.test_eq([asked(resident, memory) for memory in (0, 1e6, 1e9) for resident in (None, False)],
+               [False, False, False, False, True, False])
+    ft.test_eq((asked(True, 1e9), asked(True, 0)), (True, True))
+    ft.test_fail(lambda: asked(True, 1e6), exc=ValueError, contains='leave resident out')
+    ft.test_eq((device_memory(), open_data(TrainConfig('x', data=str(tmp_path/'bank'))).place.device.type), (0, 'cpu'))
 
 # %% ../../nbs/tests/test_build.ipynb #fb4d903c
 SMALL = dict(depth=1, hidden_size=16, num_heads=2)

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'ARGS', 'STEPS', 'QUESTIONS', 'ONE', 'RUNS', 'Queue', 'pinned', 'emptied', 'on_device', 'one_device', 'toy',
-           'trainer_of', 'test_a_step_does_not_wait', 'test_a_step_with_the_text_encoder_does_not_wait', 'Reads',
-           'test_the_loop_reads_at_log_lines_only', 'test_a_question_is_noticed',
-           'test_network_and_comparison_are_one_graph', 'test_a_break_is_noticed', 'There', 'computed', 'Elsewhere',
-           'another_device', 'test_a_run_on_one_device_is_that_of_the_host', 'test_two_devices_are_noticed']
+           'trainer_of', 'test_a_step_does_not_wait', 'test_a_step_that_fits_does_not_wait',
+           'test_a_step_with_the_text_encoder_does_not_wait', 'Reads', 'test_the_loop_reads_at_log_lines_only',
+           'test_a_question_is_noticed', 'test_network_and_comparison_are_one_graph', 'test_a_break_is_noticed',
+           'There', 'computed', 'Elsewhere', 'another_device', 'test_a_run_on_one_device_is_that_of_the_host',
+           'test_two_devices_are_noticed']
 
 # %% ../../nbs/tests/test_sync.ipynb #4447f50f
 import copy, importlib
@@ -42,8 +43,9 @@ class Queue(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs, tensors = kwargs or {}, lambda tree: [x for x in tree_leaves(tree) if isinstance(x, torch.Tensor)]
         out = func(*args, **kwargs)
-        # a single number goes with the call
-        host = [x for x in tensors((args, kwargs)) if x.device.type == 'cpu' and x.ndim]
+        # a single number goes with the call, unless it is asked over
+        copies = func._schema.name in ('aten::_to_copy', 'aten::copy_')
+        host = [x for x in tensors((args, kwargs)) if x.device.type == 'cpu' and (x.ndim or copies)]
         if any(x.is_meta for x in tensors((args, kwargs, out))):
             self.operations += 1
             if host and not (func._schema.name == 'aten::_to_copy' and kwargs.get('non_blocking')
@@ -123,6 +125,13 @@ def test_a_step_does_not_wait(tmp_path, name, sampler, resident):
     with one_device() as queue: outs = [trainer.train_step() for _ in range(2)]
     assert all(out.is_meta for out in outs) and queue.operations > 200
 
+# %% ../../nbs/tests/test_sync.ipynb #5b273c3a
+@pytest.mark.parametrize('name', list(ARGS))
+def test_a_step_that_fits_does_not_wait(tmp_path, name):
+    "Rows one by one, and blocks computed again"
+    trainer = on_device(trainer_of(tmp_path/'run', name, 'InBatch', pass_rows=1, checkpointing=True), True)
+    with one_device(): assert trainer.train_step().is_meta
+
 # %% ../../nbs/tests/test_sync.ipynb #c5ce1bf2
 def test_a_step_with_the_text_encoder_does_not_wait(tmp_path):
     pytest.importorskip('transformers')
@@ -161,7 +170,7 @@ QUESTIONS = dict(item=lambda x: x.sum().item(), true=lambda x: 1 if x.sum() > 0 
                  select=lambda x: x.masked_select(x > 0), unique=lambda x: x.unique(),
                  repeat=lambda x: x.repeat_interleave(x.flatten().long()),
                  equal=lambda x: torch.equal(x, x), slice=lambda x: x[:x.argmax()],
-                 from_host=lambda x: torch.arange(3).to(x.device),
+                 from_host=lambda x: torch.arange(3).to(x.device), counter=lambda x: torch.tensor(3).to(x.device),
                  unpinned=lambda x: torch.arange(3).to(x.device, non_blocking=True),
                  place=lambda x: x[torch.tensor([0, 1])])
 
