@@ -195,7 +195,7 @@ def check_pair(
                 drawn_on=(drawn_on, other.get('drawn_on', drawn_on)), **{k: (getattr(config, k), theirs[k]) for k in DRAWS})
     for k, (mine, its) in both.items():
         if mine == its: continue
-        remedy = '--resident true keeps the bank where the model is' if k == 'drawn_on' else 'give both the same'
+        remedy = 'give both the same --resident' if k == 'drawn_on' else 'give both the same'
         raise ValueError(f'{config.pair} has {k}={its!r} and this run {mine!r}, so that they would not see the same rows, '
                          f'times and noises: {remedy}, or leave out pair')
 
