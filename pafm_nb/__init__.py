@@ -9,7 +9,7 @@ __all__ = []
 from typing import TYPE_CHECKING
 
 # %% ../nbs/07_door.ipynb #96524771
-__version__ = ''
+__version__ = "0.1.0"
 __doc__ = '''Posterior-Augmented Flow Matching. Time runs from 0, the data, to 1, the noise.
 
     from pafm_nb import PAFMLoss, WholeClass     # names are imported when they are first used
