@@ -167,11 +167,11 @@ MUTANTS = dict(
         ('default_rng([seed, 1])', 'default_rng([seed - seeds[0], 1])'), ("'utf-8-sig'", "'utf-8'"),
         ("made_by not in (None, found['vae_sha256'])", 'False'),
         ('torch.as_tensor(numbers) % len(self.text)', 'torch.as_tensor(numbers).clamp_max(len(self.text) - 1)'),
-        ('path = PATHS[run.config.path]()', "path = PATHS['linear']()"),
+        ('PATHS[run.config.path]()\n', "PATHS['linear']()\n"),
         ('if there and work.missing():', 'if False:'), ('nfe=model.calls/batches', 'nfe=model.calls'),
         ('if there.get(k) != plan[k]:', 'if False:'),
         ("plan |= dict(batch_size=batch_size)", 'pass'),
-        ('batch_size=min(batch_size, per_piece)', 'batch_size=batch_size')]),
+        ('draw, min(batch_size, per_piece)', 'draw, batch_size')]),
     evaluation=('evaluation', [
         ('/(self.n - 1)', '/self.n'), ('self.products = x.mean(0), 0, 0', 'self.products = 0*x.mean(0), 0, 0'),
         ('- 2*root)', '- root)'), ('slack = 1e-5*', 'slack = 1e-2*'), ('slack = 1e-5*', 'slack = 1e-9*'),
