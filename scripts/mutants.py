@@ -155,7 +155,7 @@ MUTANTS = dict(
         ('expand(2 * path.sigma', 'expand(3 * path.sigma'), ('ahead = z + (s - t) * v', 'ahead = z + s * v'),
         ('(t if begin is None else begin) <= interval[1]', '(t if begin is None else begin) < interval[1]'),
         ('v = v_u + scale * (v_c - v_u)', 'v = v_c + scale * (v_c - v_u)'),
-        ('generator=generators[rows]', 'generator=generators[:batch_size]'),
+        ('step_generators(generators[rows], device)', 'step_generators(generators[:1], device)*len(noise)'),
         ('for m in training: m.training = True', 'pass'), ('(w * (t - s)).sqrt()', '(w * (t - s))'),
         ('if not z.isfinite().all()', 'if False'),
         ('elif null_label.shape not in ((), y.shape[1:]):', 'elif False:'),
