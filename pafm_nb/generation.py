@@ -264,7 +264,7 @@ def generate(
     labels:str='balanced', # one of LABELS
     form:str='npz', # one of FORMS
     batch_size:int=64, # images drawn together
-    precision:str='no', # of PASSES; bf16: the model's passes, tf32 (on a GPU): also the decoder's; the state is not rounded
+    precision:str='no', # of PASSES; bf16 rounds the model's passes, tf32 (on a GPU) the decoder's, too; never the state
     vae='', # a VAE in the place of the one the run's bank names
     captions='', # a text file, one caption a line, for models of captions; '': those of the run's data
     per_piece:int=250, # images that are put away together
