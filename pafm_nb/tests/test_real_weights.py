@@ -38,11 +38,12 @@ def test_what_is_missing_is_said_and_the_next_is_opened(script, tmp_path, capsys
     code = script.main([x for name, place in places.items() for x in (f'--{name}', place)])
     lines = capsys.readouterr().out.splitlines()
     assert code == 0 and len(lines) == len(places)
-    for line, (name, place) in zip(lines, places.items()): assert line.startswith(f'{name}: not opened: ') and place in line
+    for line, (name, place) in zip(lines, places.items()):
+        assert line.startswith(f'{name}: not opened: ') and place in line
 
 
 def test_other_weights_differ(script, tmp_path, capsys):
-    "Small networks of the right kind are opened, and each number that is not the published one is named with its source"
+    "Small networks of the right kind are opened, and each number that is not the published one is named"
     (tmp_path/'none').mkdir()
     asked = dict(vae=tiny_vae(tmp_path/'vae'), clip=tiny_clip(tmp_path/'clip'), dinov2=tmp_path/'none',
                  inception=tmp_path/'none.pth')
