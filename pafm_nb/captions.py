@@ -22,7 +22,7 @@ from .bank import BANK, LatentBank
 from .data import WORDS, captioned_shapes, decode_captions
 from .images import MAX_BYTES, SUFFIXES, center_crop, image_grid, read_image, tar_members, to_uint8
 from .bank_build import Producer, build_bank, check_precision, check_settings, check_side
-from .vae import PRECISIONS, encode, load_vae, vae_provenance
+from .vae import PRECISIONS, encode, load_vae, tf32, vae_provenance
 from .work_folder import WorkFolder
 from .prefetch import prefetch
 from .extras import require
@@ -519,7 +519,7 @@ def prepare_cc12m(
     size:int=256, # side of the crops
     batch_size:int=32, # samples in one pass
     limit:int|None=None, # only so many samples, for a trial
-    precision:str|None=None, # 'no', 'bf16' or 'fp16' passes; None: 'fp16' on a GPU, 'no' on a CPU
+    precision:str|None=None, # 'no', 'tf32', 'bf16' or 'fp16' passes; None: 'fp16' on a GPU, 'no' on a CPU
     progress:bool=True, # show a bar
 ) -> LatentBank:
     "Shards of captioned pictures -> a bank, by all processes that were launched; the same call goes on after a stop"
@@ -537,4 +537,5 @@ def prepare_cc12m(
         latents=vae_provenance(encoders.vae, vae) | dict(size=size, image_size=size),
         text=dict(kind=text, clip=str(clip), clip_sha256=encoders.text.sha256, length=encoders.text.length),
         source=dict(shards=counted, limit=limit, precision=precision))
-    return build_bank(ShardProducer(files, encoders, batch_size, limit, provenance), out, state, progress)
+    with tf32(precision == 'tf32', state.device):
+        return build_bank(ShardProducer(files, encoders, batch_size, limit, provenance), out, state, progress)
