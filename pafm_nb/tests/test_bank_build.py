@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['MADE', 'Numbers', 'build', 'test_killed_in_the_last_clean_up', 'test_rows_and_what_was_skipped',
-           'test_a_bank_is_verified_when_it_is_made', 'test_a_flipped_bit_in_a_piece_makes_no_bank',
-           'test_nothing_that_can_be_read']
+           'test_a_bank_goes_on_in_the_middle_of_a_piece', 'test_a_bank_is_verified_when_it_is_made',
+           'test_a_flipped_bit_in_a_piece_makes_no_bank', 'test_nothing_that_can_be_read']
 
 # %% ../../nbs/tests/test_bank_build.ipynb #1e8fbafc
 import fastcore.test as ft
 import numpy as np, pytest
 from ..bank import LatentBank
-from ..bank_build import Producer, build_bank, finished, summary
+from ..bank_build import Producer, build_bank, finished, piece_blocks, summary
 from ..distributed import one_launch, process_state
 from ..files import write_json
+from ..work_folder import WorkFolder
 from .test_bank import Killed, flip, killed_at
 
 # %% ../../nbs/tests/test_bank_build.ipynb #152495d5
@@ -59,6 +60,14 @@ def test_rows_and_what_was_skipped(tmp_path):
     ft.test_fail(lambda: build(bank.folder, Numbers(dict(numbers=dict(step=2)))), exc=ValueError,
                  contains='made with step=1, not 2')
     assert build(bank.folder, Numbers(dict(numbers=dict(step=1, source='elsewhere')))).meta == bank.meta
+
+@pytest.mark.parametrize('start', range(13))
+def test_a_bank_goes_on_in_the_middle_of_a_piece(tmp_path, start):
+    "Rows that the bank has for good are not given again, wherever they end; a piece that it lacks stays"
+    work, x = WorkFolder(tmp_path/'work', {}, total=2), np.arange(12)
+    for i, piece in enumerate((x[:5], x[5:])): work.write(i, dict(x=piece))
+    given = piece_blocks(work, [5, 7], tmp_path/'bank', lambda block: block['x'].tolist(), start, chunk=2)
+    assert sum(given, []) == x[start:].tolist() and work.path(0).exists() and work.path(1).exists()
 
 def test_a_bank_is_verified_when_it_is_made(tmp_path, monkeypatch):
     "What differs from its checksum after the bank was put together is named, and its pieces stay"

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['HEAVY', 'PROGRAM', 'IMAGES', 'test_bad_config', 'test_what_makes_sense_is_taken', 'test_saved_and_back',
-           'test_data_is_a_name_or_a_folder', 'test_names_of_before_are_read', 'test_recipes',
-           'test_mistakes_are_told_before_torch_is_loaded', 'test_what_no_machine_can_do_is_one_line',
-           'test_a_demo_of_nothing_is_one_line', 'test_a_run_needs_a_folder']
+           'test_what_another_version_wrote_is_refused', 'test_data_is_a_name_or_a_folder',
+           'test_names_of_before_are_read', 'test_recipes', 'test_mistakes_are_told_before_torch_is_loaded',
+           'test_what_no_machine_can_do_is_one_line', 'test_a_demo_of_nothing_is_one_line', 'test_a_run_needs_a_folder']
 
 # %% ../../nbs/tests/test_config.ipynb #b1f9e506
 import json, subprocess, sys
@@ -53,6 +53,10 @@ def test_saved_and_back():
     assert 'out' not in config.saved()
     ft.test_eq(saved_config('there', dict(config=json.loads(json.dumps(config.saved())))),
                TrainConfig('there', steps=7, model_args=dict(depth=1), crop=6))
+
+def test_what_another_version_wrote_is_refused():
+    state = dict(config=TrainConfig('x').saved() | dict(warp=9))
+    ft.test_fail(lambda: saved_config('there', state), contains="it knows ['warp']")
 
 def test_data_is_a_name_or_a_folder(tmp_path):
     for data in (*NAMES['data'], str(tmp_path)): check_data(TrainConfig('x', data=data))
@@ -153,4 +157,6 @@ def test_a_demo_of_nothing_is_one_line(capsys, flags, said):
 
 # %% ../../nbs/tests/test_config.ipynb #95c0f01d
 @pytest.mark.parametrize('out', [None, 3, ['x'], ''])
-def test_a_run_needs_a_folder(out): ft.test_fail(lambda: recipe('digits', out), contains='folder of the run')
+def test_a_run_needs_a_folder(out):
+    ft.test_fail(lambda: recipe('digits', out), contains='folder of the run')
+    if out == '': ft.test_fail(lambda: TrainConfig(out), contains='out is empty')

@@ -125,13 +125,15 @@ def test_no_room_while_preparing(tmp_path, prepare, exact):
     ft.test_eq(sorted(p.name for p in bank.folder.iterdir()), sorted(p.name for p in done.folder.iterdir()))
 
 @pytest.mark.parametrize('prepare', [prepare_neighbors, prepare_cells])
-def test_killed_while_the_result_is_put_into_place(tmp_path, prepare):
-    """Killed at any removal or renaming after its pieces are there,
-    the bank is whole and the same call ends as an undisturbed one"""
+@pytest.mark.parametrize('before', [False, True])
+def test_killed_while_the_result_is_put_into_place(tmp_path, prepare, before):
+    """Killed at any removal or renaming after its pieces are there, be it the first result or one in the place of
+    another, the bank is whole and the same call ends as an undisturbed one"""
     done = prepare(make(tmp_path/'whole', 30, classes=1), 4, progress=False)
     n, lived = 0, False
     while not lived:
         n, bank = n + 1, make(tmp_path/f'{n}', 30, classes=1)
+        if before: prepare(bank, 3, progress=False)
         with killed_at(n, lambda: any(bank.folder.glob('.*/000000'))):
             try: lived = prepare(bank, 4, progress=False) is not None
             except Killed: pass
