@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from .bank import LatentBank
 from .candidates import SAMPLERS
-from .checkpoints import newest_checkpoint
+from .checkpoints import checkpoint_of
 from .config import TrainConfig, check_data, saved_config
 from .data import captioned_scenes, captioned_shapes, digits
 from .mmdit import MMDIT_MODELS, MODELS
@@ -179,11 +179,10 @@ def trained_classes(
 def open_run(
     folder, # of a run
     device='cpu', # of the model
+    step:int|None=None, # of the checkpoint; None: of the newest that is whole
 ) -> TrainedModel:
-    "The averaged model of a run's newest whole checkpoint, and what is known of it"
-    found = newest_checkpoint(Path(folder)/'checkpoints')
-    if found is None: raise FileNotFoundError(f'{folder} holds no checkpoint: give the folder of a training run')
-    _, tensors, state = found
+    "The averaged model of one of a run's checkpoints, and what is known of it"
+    _, tensors, state = checkpoint_of(folder, step)
     config = saved_config(folder, state)
     model = build_model(config)
     model.load_state_dict(unwrapped(tensors['ema']))

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['MOST', 'PREPARE', 'METRICS', 'BENCHES', 'system_line', 'run_command', 'summary_table', 'pafm_demo', 'true_or_false',
            'json_object', 'train_parser', 'train_config', 'pafm_train', 'check_given', 'check_there', 'check_model',
-           'prepare_parser', 'pafm_prepare', 'check_filled', 'check_folders', 'pafm_sample', 'results_table',
-           'metric_names', 'check_alone', 'check_images', 'check_files', 'pafm_evaluate', 'pafm_bench']
+           'prepare_parser', 'pafm_prepare', 'check_filled', 'step_number', 'check_folders', 'pafm_sample',
+           'results_table', 'metric_names', 'check_alone', 'check_images', 'one_set', 'one_curve', 'check_files',
+           'pafm_evaluate', 'pafm_bench']
 
 # %% ../nbs/18_commands.ipynb #d00e1801
 from .extras import require
@@ -15,6 +16,7 @@ require('fastcore')
 # %% ../nbs/18_commands.ipynb #57c844a7
 import argparse, errno, inspect, json, os, re, sys, time
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from fastcore.docments import docments
 from fastcore.script import Param, anno_parser, call_parse
@@ -294,6 +296,15 @@ def check_filled(**flags):
     for name, value in flags.items():
         if value == '': raise ValueError(f'--{name} is empty: give a value, or leave it out')
 
+def step_number(
+    text, # of --step: a step, 'all', or None
+): # int, 'all' or None
+    "Which checkpoint is asked for"
+    if text is None or text == 'all': return text
+    if not re.fullmatch(r'[0-9]{1,12}', text):
+        raise ValueError(f'--step {text} is no step: give one whose checkpoint is kept, or all')
+    return int(text)
+
 def check_folders(
     run, # of pafm_sample
     out,
@@ -306,8 +317,9 @@ def check_folders(
 # %% ../nbs/18_commands.ipynb #fbb8351a
 @call_parse
 def pafm_sample(
-    run:str=None, # folder of a training run: the averaged weights of its newest checkpoint
+    run:str=None, # folder of a training run, whose averaged weights are drawn from
     out:str=None, # folder for the images, made if needed
+    step:str=None, # checkpoint to draw from, or all that stay, into folders step_...; by default the newest
     n:int=50_000, # images
     seed:int=0, # of the first image; image i has seed + i
     labels:Param('The classes that have rows in turn, or one drawn by the seed', str,
@@ -331,13 +343,18 @@ def pafm_sample(
     sampling = dict(method=method, steps=steps, guidance_scale=guidance_scale, atol=atol, rtol=rtol,
                     guidance_interval=(guidance_low, guidance_high), guidance_channels=guidance_channels or None)
     def work():
-        check_filled(run=run, out=out, vae=vae, captions=captions); check_folders(run, out)
+        check_filled(run=run, out=out, vae=vae, captions=captions, step=step); check_folders(run, out)
+        number = step_number(step)
         import torch
-        from pafm_nb.generation import generate
+        from pafm_nb.curves import generate_steps
         from pafm_nb.distributed import process_state
-        generate(run, out, n, seed, labels, form, batch_size, precision, vae or '', captions or '',
-                 dtype=torch.float64 if double else None, **sampling)
-        if process_state().is_main_process: print(f'{n} images are in {out}, and what made them in {out}/protocol.json')
+        from pafm_nb.generation import generate
+        draw = generate_steps if number == 'all' else partial(generate, step=number)
+        draw(run, out, n, seed, labels, form, batch_size, precision, vae or '', captions or '',
+             dtype=torch.float64 if double else None, **sampling)
+        if process_state().is_main_process:
+            print(f'{n} images of each checkpoint are in {out}' if number == 'all' else
+                  f'{n} images are in {out}, and what made them in {out}/protocol.json')
     return run_command(work, 'run the same command again to go on')
 
 # %% ../nbs/18_commands.ipynb #b031a19b
@@ -374,6 +391,19 @@ def check_images(**flags):
             raise FileNotFoundError(f'there is nothing at {value}: give the --{name} as a file or folder')
 
 # %% ../nbs/18_commands.ipynb #3170cc58
+def one_set(samples, reference, how) -> str:
+    "The numbers of a set of images, measured"
+    from pafm_nb.evaluation import evaluate_files, protocol_line
+    from pafm_nb.image_sets import protocol_of
+    found, file = evaluate_files(samples, reference, **how)
+    return f'{results_table(found)}\n\n{protocol_line(found, protocol_of(samples))}\n\n{file}'
+
+def one_curve(samples, reference, how) -> str:
+    "The numbers of the images of all checkpoints, measured"
+    from pafm_nb.curves import evaluate_steps, steps_table
+    rows, file = evaluate_steps(samples, reference, **how)
+    return f'{steps_table(rows)}\n\n{file}\n{file.with_suffix(".png")}'
+
 def check_files(**flags):
     "Refuse files that cannot be written where they are asked for"
     for name, value in flags.items():
@@ -384,14 +414,14 @@ def check_files(**flags):
 # %% ../nbs/18_commands.ipynb #cf25ab24
 @call_parse
 def pafm_evaluate(
-    samples:str=None, # folder of pafm_sample, .npz with arr_0 (N, H, W, C), .npy, or folder of images
+    samples:str=None, # folder of pafm_sample, of one checkpoint or all; .npz with arr_0 (N, H, W, C), .npy, images
     reference:str=None, # the same of real images, or .npz of statistics (mu, sigma)
     extractor:Param('Network', str, choices=('inception', 'dinov2', 'mnist', 'digits'))='inception',
     weights:str=None, # of the network, where it does not have them: a file, for dinov2 a folder
     metrics:str='fid,isc,kid,prc', # of fid, isc, kid, prc, sfid
     size:int=0, # ADM's centre crop of a folder of real images; 0 leaves them as they are
     save_stats:str=None, # also write the reference's statistics to this .npz
-    out:str=None, # result; by default evaluation_EXTRACTOR.json beside the samples
+    out:str=None, # result; by default evaluation_EXTRACTOR.json beside the samples, of all checkpoints curve_...
     batch_size:int=64, # images in one pass of the network
     device:str=None, # cpu, cuda, cuda:1; by default a GPU if there is one
 ):
@@ -401,12 +431,10 @@ def pafm_evaluate(
                      save_stats=save_stats, out=out, device=device)
         names = metric_names(metrics)
         check_alone(); check_images(samples=samples, reference=reference); check_files(out=out, save_stats=save_stats)
-        from pafm_nb.evaluation import evaluate_files, protocol_line
-        from pafm_nb.image_sets import protocol_of
-        found, file = evaluate_files(samples, reference, out, extractor, weights=weights,
-                                     metrics=names, size=size or None,
-                                     stats=save_stats, batch_size=batch_size, device=device, progress=True)
-        print(f'{results_table(found)}\n\n{protocol_line(found, protocol_of(samples))}\n\n{file}')
+        how = dict(out=out, extractor=extractor, weights=weights, metrics=names, size=size or None, stats=save_stats,
+                   batch_size=batch_size, device=device, progress=True)
+        from pafm_nb.checkpoints import kept_steps
+        print(one_curve(samples, reference, how) if kept_steps(samples) else one_set(samples, reference, how))
     return run_command(work, 'run the same command again')
 
 # %% ../nbs/18_commands.ipynb #720f78c8

@@ -149,6 +149,9 @@ class TrainConfig:
         Steps between pictures from the averaged model; 0: none.
     sample_guidance : float, default 1.
         Guidance scale of these pictures.
+    pair : str, default ''
+        Folder of the run that this one is compared with: its micro-batches are taken over, and whatever would make
+        rows, times or noises differ is refused.
 
     Raises
     ------
@@ -203,6 +206,7 @@ class TrainConfig:
     log_every:int = 50
     sample_every:int = 0
     sample_guidance:float = 1.
+    pair:str = ''
 
     def __post_init__(self):
         if not str(self.out): raise ValueError('out is empty: give the folder of the run')

@@ -264,10 +264,11 @@ def generate(
     labels:str='balanced', # one of LABELS
     form:str='npz', # one of FORMS
     batch_size:int=64, # images drawn together
-    precision:str='no', # of PASSES; bf16: the model's passes, tf32 (on a GPU): also the decoder's; the state is not rounded
+    precision:str='no', # of PASSES; bf16 rounds the model's passes, tf32 (on a GPU) the decoder's, too; never the state
     vae='', # a VAE in the place of the one the run's bank names
     captions='', # a text file, one caption a line, for models of captions; '': those of the run's data
     per_piece:int=250, # images that are put away together
+    step:int|None=None, # of the checkpoint to draw from; None: the newest
     progress:bool=True, # show a bar
     **sampling # of sample: method, steps, guidance_scale, guidance_interval, guidance_channels, atol, rtol, dtype
 )->Path: # out
@@ -276,7 +277,7 @@ def generate(
     check_request(n, seed, labels, form, batch_size, precision, per_piece, sampling); check_out(out)
     state = process_state()
     check_passes(precision, state.device)
-    run = open_run(run, state.device)
+    run = open_run(run, state.device, step)
     texts = Captions(run, captions, state.device) if run.config.model in MMDIT_MODELS else None
     check_run(run, texts, captions, sampling)
     decoder = Decoder(run, vae, state.device)

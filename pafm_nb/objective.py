@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import math, torch
 from torch import Tensor
 from .candidate_sets import (Candidates, CandidateSet, Noisy, PointSampler, Sampler, SharedCandidates,
-                                    ask_sampler)
+                                    ask_sampler, averaged)
 from .paths import (PATHS, LinearPath, Path, check_count, check_generator, check_model, check_number, check_path,
                            check_velocity, expand, readable)
 from .pools import Batch, check_batch, check_null_text, check_told, sent
@@ -40,9 +40,9 @@ def as_set(
             f'{type(candidates).__name__}: call a sampler with the batch, sampler(batch); of a pool give its z')
     if isinstance(candidates, CandidateSet):
         if log_prior is not None: raise ValueError('log_prior was given twice: a candidate set carries its own')
-    else:
-        candidates = (SharedCandidates if check_candidates(z, candidates, log_prior)
-                      else Candidates)(candidates, log_prior)
+    elif check_candidates(z, candidates, log_prior):
+        return SharedCandidates(candidates, log_prior, SharedCandidates(candidates, log_prior).find(z))
+    else: candidates = Candidates(candidates, log_prior)
     candidates.check(z)
     return candidates
 
@@ -59,11 +59,11 @@ def mixed_target(
 ) -> Target:
     "The posterior mean of the velocity over a set, right or wrong"
     with torch.autocast('cpu' if z.is_meta else z.device.type, enabled=False):
-        shift, weights = candidates.average(Noisy.of(z, eps, t, path, temperature))
+        shift, weights = averaged(candidates, Noisy.of(z, eps, t, path, temperature))
         z, eps, t = (x.to(shift.dtype) for x in (z, eps, t))
         slope = path.d_alpha(t) - path.d_sigma(t)*signal_to_noise(path, t)
         own = path.velocity(z, eps, t) if velocity is None else velocity.to(shift.dtype)
-        return Target(own.addcmul(expand(slope, z), shift.view_as(z)), weights)
+        return Target(shift.view_as(z).mul_(expand(slope, z)).add_(own), weights)
 
 # %% ../nbs/05_objective.ipynb #2c0ea7c5
 def made_by(

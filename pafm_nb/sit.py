@@ -188,8 +188,8 @@ def unpatchify(
 )->Tensor: # (B, C, S, S)
     "Lay patches back into images."
     side = math.isqrt(x.shape[1])
-    x = x.unflatten(1, (side, side)).unflatten(-1, (patch_size, patch_size, -1))
-    return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+    x = x.unflatten(1, (side, side)).unflatten(-1, (patch_size, patch_size, -1)).permute(0, 5, 1, 3, 2, 4)
+    return x.reshape(*x.shape[:2], side*patch_size, side*patch_size)
 
 # %% ../nbs/13_sit.ipynb #c342c7d1
 def check_sizes(
@@ -316,7 +316,8 @@ class SiT(nn.Module, HubMixin):
         c = self.t_embedder(t) + self.y_embedder(y)
         x = self.x_embedder(x.to(self.pos_embed.dtype)) + self.pos_embed
         for block in self.blocks: x = block(x, c)
-        return unpatchify(self.final_layer(x, c), self.patch_size)[:, :self.in_channels]
+        v = unpatchify(self.final_layer(x, c), self.patch_size)
+        return v if v.shape[1] == self.in_channels else v[:, :self.in_channels]
 
 # %% ../nbs/13_sit.ipynb #b8f4b7e0
 def _initialize(model, generator):

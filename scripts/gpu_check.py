@@ -8,7 +8,7 @@ script.
 
 Needs torch, accelerate and safetensors (triton for the kernel, diffusers for decoding). It makes its own data. When it
 is done, copy gpu.json to results/gpu.json: the pages that show a GPU's numbers read it there."""
-import argparse, contextlib, gc, hashlib, importlib.util, json, os, shutil, subprocess, sys, time, types
+import argparse, contextlib, gc, hashlib, importlib.util, json, shutil, subprocess, sys, time, types, warnings
 from functools import cache, partial
 from pathlib import Path
 from statistics import median
@@ -167,26 +167,32 @@ def predicted(here, trainer, batch, found):
     if 'peak_bytes' in found: said['peak_over_predicted'] = found['peak_bytes']/said['predicted_bytes']
     return said
 
-def targets(here, rows):
-    "The target alone, in each form, and by the kernel where there is one: seconds, and bytes at least to be read"
+def read_by(here):
+    "Arrays of D numbers that a row's target reads"
+    return dict(InClass=16, MomentDraws=2*16, WholeClass=here.size.per_class, ExactMoments=2*here.size.per_class)
+
+def target_of(here, name, rows, count):
+    "A call that gives a sampler's target, and the bytes of its candidates"
     from pafm_nb.candidates import SAMPLERS
     from pafm_nb.objective import pafm_target
     from pafm_nb.pools import draw
-    torch, table = here.torch, {}
-    eps, t = here.normal(rows, *here.shape), torch.linspace(.05, .95, rows, device=here.device)
-    counts = dict(InClass=16, MomentDraws=16, InBatch=rows, WholeClass=here.size.per_class,
-                  ExactMoments=2*here.size.per_class)
-    for name, count in counts.items():
+    torch, pool = here.torch, here.pool('Moment' in name)
+    g = torch.Generator(here.device).manual_seed(0)
+    batch = draw(pool, torch.randint(len(pool), (rows,), generator=g, device=here.device), g)
+    sampler, eps = SAMPLERS[name](pool, 16) if name != 'InBatch' else SAMPLERS[name](), here.normal(rows, *here.shape)
+    t = torch.linspace(.05, .95, rows, device=here.device)
+    def work():
+        g = torch.Generator(here.device).manual_seed(1)
+        return pafm_target(batch.z, eps, t, sampler(batch, g)).velocity
+    return work, rows*count*eps[0].numel()*(4 if name == 'InBatch' else 2)
+
+def targets(here, rows):
+    "The target alone, in PyTorch's form: seconds, and the bytes that it has to read at least"
+    table = {}
+    for name, count in (read_by(here) | dict(InBatch=rows)).items():
         try:
-            g = torch.Generator(here.device).manual_seed(0)
-            pool = here.pool('Moment' in name)
-            batch = draw(pool, torch.randint(len(pool), (rows,), generator=g, device=here.device), g)
-            sampler = SAMPLERS[name](pool, 16)
-            work = lambda: pafm_target(batch.z, eps, t, sampler(batch, g)).velocity
-            least = rows*count*batch.z[0].numel()*2
-            table[name] = dict(bytes=least, **timed(here, work, least))
-            with without_kernel() as plain:
-                if plain: table[f'{name} in PyTorch'] = timed(here, work, least)
+            work, least = target_of(here, name, rows, count)
+            with without_kernel(): table[name] = dict(bytes=least, **timed(here, work, least))
         except Exception as e: table[name] = dict(error=said(e))
     return dict(rows=rows, table=table)
 
@@ -196,13 +202,30 @@ def timed(here, work, least):
 
 @contextlib.contextmanager
 def without_kernel():
-    "The PyTorch form inside; false where there is no kernel to leave out"
-    if importlib.util.find_spec('pafm_nb.kernels') is None: yield False; return
-    with patch.dict(os.environ, PAFM_KERNELS='0'): yield True
+    "The PyTorch form inside"
+    from pafm_nb import candidate_sets
+    with patch.object(candidate_sets, 'kernel_fits', lambda *args: False): yield
 
 def kernel(here, rows):
-    "Does the kernel agree with the PyTorch form, and how fast is either?"
-    raise Skipped('pafm_nb.kernels is not there')
+    "Is the kernel chosen, does it agree with the PyTorch form, and how fast is either?"
+    from pafm_nb.candidate_sets import kernel_fits
+    from pafm_nb.kernels import AGREED
+    if not kernel_fits(here.normal(rows, *here.shape).flatten(1)):
+        raise Skipped('no kernel here: it is for a GPU with triton')
+    table = {}
+    for name, count in read_by(here).items():
+        try:
+            before, (work, least) = set(AGREED), target_of(here, name, rows, count)
+            with warnings.catch_warnings(record=True) as said_:
+                warnings.simplefilter('always')
+                found = work()
+            with without_kernel(): form, plain = work(), timed(here, work, least)
+            table[name] = dict(bytes=least, used={str(k): AGREED[k] for k in set(AGREED) - before} or 'asked before',
+                               warned=[str(w.message)[:300] for w in said_], **timed(here, work, least),
+                               pytorch_seconds=plain['seconds'],
+                               apart=((found - form).abs().max()/form.abs().max()).item())
+        except Exception as e: table[name] = dict(error=said(e))
+    return dict(rows=rows, table=table)
 
 def killed(here):
     "A run is killed after its first checkpoint, goes on, and is compared with one that was left alone"

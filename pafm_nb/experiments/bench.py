@@ -9,7 +9,7 @@ __all__ = ['machine', 'peak_memory', 'measure', 'seconds_in_turn', 'compared', '
            'bench_sampling', 'photos', 'encode_one_by_one', 'bench_encoding', 'stf_target', 'stablevm_mean',
            'stablevm_target', 'efm_target', 'efm_products', 'distances', 'takenoko_target', 'repa_target',
            'assigned_noise', 'torchcfm_matcher', 'peer_forms', 'peer_errors', 'stablevm_limits', 'bench_scaling',
-           'bench_peers', 'seconds_of_steps', 'bench_processes']
+           'bench_peers', 'seconds_of_steps', 'bench_processes', 'gpu_report']
 
 # %% ../../nbs/29e_bench.ipynb #d00e2951
 from ..extras import require
@@ -955,3 +955,44 @@ def bench_processes(
             table.append(dict(processes=n, objective=objective, seconds=seconds, ratio=median(ratios),
                               ratio_range=[min(ratios), max(ratios)]))
     return dict(machine=machine(), batch=batch, steps=steps, repeats=repeats, table=table)
+
+# %% ../../nbs/29e_bench.ipynb #6a0c0013
+def _step_row(name, step):
+    if why := step.get('error') or step.get('skipped'): return f'| {name} | {why} | | | | |'
+    share, memory = step.get('share_of_peak'), step.get('peak_over_predicted')
+    waits = ', '.join(f'{count:g} {call}' for call, count in step['waits'].items()) or 'none'
+    return (f'| {name} | {1e3*step["seconds"]:.1f} | {int(step["images_per_second"]):,} | '
+            f'{"" if share is None else f"{share:.0%}"} | {"" if memory is None else f"{memory:.2f}"} | {waits} |')
+
+def _target_rows(name, item):
+    if 'table' not in item: return [f'| {name} | {item.get("error") or item.get("skipped")} | |']
+    return [f'| {name}, {form} | {row["error"]} | |' if 'error' in row else
+            f'| {name}, {form} | {1e3*row["seconds"]:.3f} | {row.get("share_of_bandwidth", 0):.0%} |'
+            for form, row in item['table'].items()]
+
+def gpu_report(
+    file='../results/gpu.json', # of scripts/gpu_check.py
+) -> str: # Markdown
+    "What was measured on a GPU, or that nothing was"
+    if not Path(file).exists():
+        return (f'`results/{Path(file).name}` is not there: nobody has run `scripts/gpu_check.py` on a GPU, so nothing '
+                'on this page was measured on one.')
+    found = json.loads(Path(file).read_text())
+    if found['toy']: return f'`results/{Path(file).name}` is of toy size on a CPU: nothing here was measured on a GPU.'
+    steps = {name: item for name, item in found['items'].items() if '/2 ' in name}
+    alone = {name: item for name, item in found['items'].items() if name.split()[0] in ('target', 'kernel')}
+    rest = {name: item for name, item in found['items'].items() if name not in steps | alone}
+    commit, driver = (found['commit'] or 'none')[:10], found['driver']
+    return '\n'.join([
+        f'{found["device"]}, driver {driver}, torch {found["torch"]}, commit {commit}, `scripts/gpu_check.py`.', '',
+        '| step | ms | images/s | of peak | memory over the dry run | waits a step |', '|---|---|---|---|---|---|',
+        *(_step_row(name, step) for name, step in steps.items()), '', '| target | ms | of bandwidth |', '|---|---|---|',
+        *(row for name, item in alone.items() for row in _target_rows(name, item)), '',
+        *(f'- {name}: {_in_words(item)}' for name, item in rest.items())])
+
+def _in_words(item):
+    "The numbers of an item, one after the other"
+    def flat(value, name=''):
+        if isinstance(value, dict): return [x for k, v in value.items() for x in flat(v, f'{name} {k}'.strip())]
+        return [f'{name} {value:.4g}' if isinstance(value, float) else f'{name} {value}']
+    return ', '.join(flat(item))

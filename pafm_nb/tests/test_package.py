@@ -114,6 +114,7 @@ def test_method_imports_no_machinery():
 BLOCKED = """
 import json, sys, numpy, torch
 torchs = {m.partition('.')[0] for m in sys.modules} | sys.stdlib_module_names | {'filelock', 'pafm_nb'}
+torchs |= {'sympy', 'mpmath', 'networkx', 'jinja2', 'fsspec', 'triton'}         # what torch asks for itself
 class Blocked:
     def find_spec(self, name, path=None, target=None):
         if name.partition('.')[0] not in torchs: raise ModuleNotFoundError(f'No module named {name!r}', name=name)

@@ -145,7 +145,7 @@ class Reads(Trainer):
     def _read(self, lines):
         self.read = [*getattr(self, 'read', ()), self.step]
         return dict.fromkeys(('loss', 'fm_loss', 'ess', 'source_weight'), 0.)
-    def save(self): self.saved = self.step
+    def save(self, wait=True): self.saved = self.step
 
 def test_the_loop_reads_at_log_lines_only(tmp_path):
     trainer = on_device(trainer_of(tmp_path/'run', 'imagenet-sit-b2', 'InClass', Reads, steps=7,
