@@ -444,7 +444,7 @@ def grouped_products(
     rows:Tensor, # (B, K) int64 rows of the pool
     groups:list, # of rows of the batch with the same candidates
 ) -> tuple: # dot and total of Products
-    "Each group looks its candidates up once, a few at a time, widens them and multiplies them while they are in the cache"
+    "Each group looks its candidates up once: a few at a time are widened and multiplied while they are in the cache"
     def tiles(like):
         for group in groups:
             for c in row_chunks(rows.shape[1], pool.shape[1], budget=2**18):
