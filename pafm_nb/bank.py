@@ -461,7 +461,7 @@ class LatentBank(TensorPool):
              'neighbors', 'neighbors_in_all', 'cells')
     FILES = dict(by_class='endpoints', std='stds')
 
-    def __init__(self, folder, meta:dict):
+    def __init__(self, folder:str|Path, meta:dict):
         self.folder, self.meta, self.labelled = Path(folder).absolute(), meta, meta['labelled']
         self.views, self.provenance = meta.get('views', 1), meta.get('about', {})
         counts = torch.tensor(meta['counts'])

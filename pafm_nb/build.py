@@ -190,7 +190,7 @@ def open_run(
     return TrainedModel(model.eval().requires_grad_(False).to(device), config, *known)
 
 # %% ../nbs/14c_build.ipynb #899655a8
-def load_run(folder) -> tuple[nn.Module, TrainConfig]:
+def load_run(folder:str|Path) -> tuple[nn.Module, TrainConfig]:
     """The model that a run has trained, and its config.
 
     Parameters
