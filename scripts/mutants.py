@@ -292,7 +292,7 @@ MUTANTS = dict(
         ("unpack_optimizer(optimizer, given['optimizer'])", 'pass'),
         ('self.accelerator.backward(out.loss/len(mine))', 'self.accelerator.backward(out.loss)'),
         ('or last > first_newest)', 'or last < first_newest)'),
-        ("dynamo_plugin=accelerate.utils.TorchDynamoPlugin(backend='no'),", ''), ('GradientAccumulationPlugin(num_steps=1)', 'None'),
+        ("dynamo_plugin=accelerate.utils.TorchDynamoPlugin(backend='no'),", ''), ('accelerate.utils.GradientAccumulationPlugin(num_steps=1)', 'None'),
         ('check_launch(); check_environment(config)', 'check_launch()'),
         ('and left > .01', 'and left > .5'),
         ("load_state_dict(unwrapped(given['model']))", "load_state_dict(given['model'])")]),
