@@ -246,15 +246,15 @@ def sample(
     method:str='euler',
     steps:int=50,
     guidance_scale:float=1.,
-    guidance_interval=(0., 1.),
-    generator=None,
-    null_label=None,
+    guidance_interval:tuple[float, float]=(0., 1.),
+    generator:torch.Generator|list[torch.Generator]|None=None,
+    null_label:int|Tensor|None=None,
     path:Path=LinearPath(),
     guidance_channels:int|None=None,
     atol:float=1e-6,
     rtol:float=1e-3,
-    dtype=None,
-    watch=None,
+    dtype:torch.dtype|None=None,
+    watch:Callable[[float, Tensor], object]|None=None,
 ) -> Tensor:
     """Draw samples: integrate `dz/dt = v` from noise at t = 1 to data at t = 0.
 
