@@ -4,13 +4,19 @@
 
 # %% auto #0
 __all__ = ['MOST', 'PREPARE', 'METRICS', 'BENCHES', 'system_line', 'run_command', 'summary_table', 'pafm_demo', 'true_or_false',
-           'json_object', 'train_parser', 'train_config', 'pafm_train', 'check_given', 'check_there', 'check_model',
-           'prepare_parser', 'pafm_prepare', 'check_filled', 'check_folders', 'pafm_sample', 'results_table',
-           'metric_names', 'check_alone', 'check_images', 'check_files', 'pafm_evaluate', 'pafm_bench']
+           'json_object', 'said_default', 'train_parser', 'train_config', 'check_planned', 'planned', 'print_plan',
+           'pafm_train', 'check_given', 'check_there', 'check_model', 'prepare_parser', 'pafm_prepare', 'check_filled',
+           'step_number', 'check_folders', 'pafm_sample', 'results_table', 'metric_names', 'check_alone',
+           'check_images', 'one_set', 'one_curve', 'check_files', 'pafm_evaluate', 'pafm_bench']
+
+# %% ../nbs/18_commands.ipynb #d00e1801
+from .extras import require
+require('fastcore')
 
 # %% ../nbs/18_commands.ipynb #57c844a7
 import argparse, errno, inspect, json, os, re, sys, time
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
+from functools import partial
 from pathlib import Path
 from fastcore.docments import docments
 from fastcore.script import Param, anno_parser, call_parse
@@ -94,17 +100,31 @@ def json_object(
     if not isinstance(value, dict): raise ValueError(text)
     return value
 
+def said_default(
+    f, # a field of TrainConfig
+) -> str:
+    "Its default as one would type it, which a recipe may have changed"
+    default = f.default_factory() if f.default is MISSING and f.default_factory is not MISSING else f.default
+    if default is MISSING: return ''
+    if isinstance(default, (bool, dict)): default = json.dumps(default)
+    return f' (default: {"none" if default == "" else default})'
+
 def train_parser() -> argparse.ArgumentParser:
-    "The flags of `pafm_train`: one for each field of `TrainConfig`, none with a default of its own"
+    "The flags of `pafm_train`: one for each field of `TrainConfig`, none with a default of its own, and a plan's"
     parser = argparse.ArgumentParser('pafm_train', description='Train a recipe, or go on with a run',
                                      allow_abbrev=False, argument_default=argparse.SUPPRESS)
     parser.add_argument('--recipe', choices=tuple(RECIPES), help='settings to start from')
     parser.add_argument('--resume', metavar='DIR', help='folder of a run to go on with')
+    parser.add_argument('--dry_run', action='store_true',
+                        help='print the plan of the run on GPUs that need not be here, and stop: no data, no --out; '
+                             'exit code 1 if it does not fit')
+    parser.add_argument('--gpu', help="of a dry run: 'RTX 4090', L40S, 'A100 40', 'A100 80', H100 (default) or H200")
+    parser.add_argument('--processes', type=int, help='of a dry run, one GPU each (default: as many as are launched)')
     kinds = {bool: true_or_false, bool|None: true_or_false, dict: json_object, int: int, float: float, str: str, int|None: int}
     help = {name: said.replace('\n', ' ').replace('%', '%%') for name, said in docments(TrainConfig).items() if said}
     for f in fields(TrainConfig):
-        parser.add_argument(f'--{f.name}', type=kinds[f.type],
-                            metavar={bool: 'true|false', bool|None: 'true|false', dict: 'JSON'}.get(f.type, f.name.upper()), help=help[f.name])
+        metavar = {bool: 'true|false', bool|None: 'true|false', dict: 'JSON'}.get(f.type, f.name.upper())
+        parser.add_argument(f'--{f.name}', type=kinds[f.type], metavar=metavar, help=help[f.name] + said_default(f))
     return parser
 
 # %% ../nbs/18_commands.ipynb #f8b94a35
@@ -121,10 +141,40 @@ def train_config(
     if 'out' in flags: raise ValueError('--resume goes on in its own folder: leave out --out')
     return replace(saved_config(folder, newest_state(folder)), **flags)
 
+def check_planned(
+    flags:dict, # of train_parser
+):
+    "Refuse flags of a plan where a run is asked for"
+    given = [f'--{name}' for name in ('gpu', 'processes') if name in flags]
+    if given: raise ValueError(f'{" and ".join(given)} without --dry_run: a run takes the GPUs that are here')
+
+def planned(
+    flags:dict, # of train_parser
+) -> tuple: # the config, the name of the GPU, how many processes
+    "What a dry run is to plan; it needs neither --out nor --data"
+    flags = {name: value for name, value in flags.items() if name != 'dry_run'}
+    processes = flags.pop('processes', int(os.environ.get('WORLD_SIZE', 1)))
+    gpu, name = flags.pop('gpu', 'H100'), flags.get('recipe')
+    if name: flags.setdefault('out', 'runs/dry_run')
+    if name in RECIPES and RECIPES[name]['data'] is None: flags.setdefault('data', '')
+    return train_config(flags), gpu, processes
+
+def print_plan(
+    flags:dict, # of train_parser
+) -> bool: # does it fit?
+    "Print the plan of the run that the flags of `pafm_train` ask for"
+    case = planned(flags)
+    from pafm_nb.dry_run import dry_run                  # torch takes seconds: not before the flags are good
+    plan = dry_run(*case)
+    if os.environ.get('RANK', '0') == '0': print(plan)
+    return plan.fits
+
 def pafm_train():
-    "Train a recipe, or go on with a run"
+    "Train a recipe, or go on with a run; with --dry_run say what it would take"
     flags = vars(train_parser().parse_args())
     def work():
+        if flags.pop('dry_run', False): sys.exit(0 if print_plan(flags) else 1)
+        check_planned(flags)
         config = train_config(flags)
         check_data(config)
         check_writable(config.out)
@@ -139,7 +189,7 @@ def pafm_train():
 # %% ../nbs/18_commands.ipynb #246b2174
 def _precision():
     return Param('Precision of the passes; auto: fp16 on a GPU, no on a CPU', str,
-                 choices=('auto', 'no', 'fp16', 'bf16'))
+                 choices=('auto', 'no', 'tf32', 'fp16', 'bf16'))
 def _stored(): return Param('Type that the bank stores', str, choices=('float16', 'float32'))
 
 MOST = dict(size=2**14, crops=2**12, seed=2**31 - 2)  # of other counts 2**20
@@ -241,12 +291,23 @@ def _cells(
     bank:str='', # folder of the bank
     k:int=16, # largest size of a cell
     seed:int=0, # of the k-means
+    text:bool=False, # of near captions, whatever the class: for TextLikelihood with near=True
 ):
     "Cut every class into cells of near rows, once"
     check_given(dict(k=k), seed, bank=bank)
     check_there(bank)
     from pafm_nb.neighbors import prepare_cells
-    print(prepare_cells(bank, k, seed))
+    print(prepare_cells(bank, k, seed, text=text))
+
+def _shares(
+    bank:str='', # folder of the bank
+    scale:float=20., # of the similarity of captions: that of the run
+):
+    "Balance captions and endpoints for TextLikelihood, once"
+    check_given({}, bank=bank)
+    check_there(bank)
+    from pafm_nb.captions import prepare_shares
+    print(prepare_shares(bank, scale))
 
 # %% ../nbs/18_commands.ipynb #ef978085
 def _verify(
@@ -263,7 +324,8 @@ def _verify(
         'were written')
 
 # %% ../nbs/18_commands.ipynb #f7dcc457
-PREPARE = dict(imagenet=_imagenet, cc12m=_cc12m, repa=_repa, neighbors=_neighbors, cells=_cells, verify=_verify)
+PREPARE = dict(imagenet=_imagenet, cc12m=_cc12m, repa=_repa, neighbors=_neighbors, cells=_cells, shares=_shares,
+               verify=_verify)
 
 def prepare_parser() -> argparse.ArgumentParser:
     "The flags of `pafm_prepare`: those of one function for each thing to prepare"
@@ -290,6 +352,15 @@ def check_filled(**flags):
     for name, value in flags.items():
         if value == '': raise ValueError(f'--{name} is empty: give a value, or leave it out')
 
+def step_number(
+    text, # of --step: a step, 'all', or None
+): # int, 'all' or None
+    "Which checkpoint is asked for"
+    if text is None or text == 'all': return text
+    if not re.fullmatch(r'[0-9]{1,12}', text):
+        raise ValueError(f'--step {text} is no step: give one whose checkpoint is kept, or all')
+    return int(text)
+
 def check_folders(
     run, # of pafm_sample
     out,
@@ -302,8 +373,9 @@ def check_folders(
 # %% ../nbs/18_commands.ipynb #fbb8351a
 @call_parse
 def pafm_sample(
-    run:str=None, # folder of a training run: the averaged weights of its newest checkpoint
+    run:str=None, # folder of a training run, whose averaged weights are drawn from
     out:str=None, # folder for the images, made if needed
+    step:str=None, # checkpoint to draw from, or all that stay, into folders step_...; by default the newest
     n:int=50_000, # images
     seed:int=0, # of the first image; image i has seed + i
     labels:Param('The classes that have rows in turn, or one drawn by the seed', str,
@@ -317,23 +389,28 @@ def pafm_sample(
     atol:float=1e-6, # of dopri5
     rtol:float=1e-3, # of dopri5
     batch_size:int=64, # images drawn together by a process
-    precision:Param('Precision of the passes', str, choices=('no', 'bf16'))='no',
+    precision:Param('Precision of the passes; the state stays in float32', str, choices=('no', 'tf32', 'bf16'))='no',
     double:bool=False, # keep the state in float64
     form:Param('Form of the images', str, choices=('npy', 'npz', 'png'))='npz',
     vae:str=None, # a VAE in the place of the one the run's bank names
     captions:str=None, # text file, one caption a line, for models of captions
 ):
     "Draw images of a run; the same command goes on after a stop"
+    sampling = dict(method=method, steps=steps, guidance_scale=guidance_scale, atol=atol, rtol=rtol,
+                    guidance_interval=(guidance_low, guidance_high), guidance_channels=guidance_channels or None)
     def work():
-        check_filled(run=run, out=out, vae=vae, captions=captions); check_folders(run, out)
+        check_filled(run=run, out=out, vae=vae, captions=captions, step=step); check_folders(run, out)
+        number = step_number(step)
         import torch
-        from pafm_nb.generation import generate
+        from pafm_nb.curves import generate_steps
         from pafm_nb.distributed import process_state
-        generate(run, out, n, seed, labels, form, batch_size, precision, vae or '', captions or '', method=method,
-                 steps=steps, guidance_scale=guidance_scale, guidance_interval=(guidance_low, guidance_high),
-                 guidance_channels=guidance_channels or None, atol=atol, rtol=rtol,
-                 dtype=torch.float64 if double else None)
-        if process_state().is_main_process: print(f'{n} images are in {out}, and what made them in {out}/protocol.json')
+        from pafm_nb.generation import generate
+        draw = generate_steps if number == 'all' else partial(generate, step=number)
+        draw(run, out, n, seed, labels, form, batch_size, precision, vae or '', captions or '',
+             dtype=torch.float64 if double else None, **sampling)
+        if process_state().is_main_process:
+            print(f'{n} images of each checkpoint are in {out}' if number == 'all' else
+                  f'{n} images are in {out}, and what made them in {out}/protocol.json')
     return run_command(work, 'run the same command again to go on')
 
 # %% ../nbs/18_commands.ipynb #b031a19b
@@ -370,6 +447,19 @@ def check_images(**flags):
             raise FileNotFoundError(f'there is nothing at {value}: give the --{name} as a file or folder')
 
 # %% ../nbs/18_commands.ipynb #3170cc58
+def one_set(samples, reference, how) -> str:
+    "The numbers of a set of images, measured"
+    from pafm_nb.evaluation import evaluate_files, protocol_line
+    from pafm_nb.image_sets import protocol_of
+    found, file = evaluate_files(samples, reference, **how)
+    return f'{results_table(found)}\n\n{protocol_line(found, protocol_of(samples))}\n\n{file}'
+
+def one_curve(samples, reference, how) -> str:
+    "The numbers of the images of all checkpoints, measured"
+    from pafm_nb.curves import evaluate_steps, steps_table
+    rows, file = evaluate_steps(samples, reference, **how)
+    return f'{steps_table(rows)}\n\n{file}\n{file.with_suffix(".png")}'
+
 def check_files(**flags):
     "Refuse files that cannot be written where they are asked for"
     for name, value in flags.items():
@@ -380,14 +470,14 @@ def check_files(**flags):
 # %% ../nbs/18_commands.ipynb #cf25ab24
 @call_parse
 def pafm_evaluate(
-    samples:str=None, # folder of pafm_sample, .npz with arr_0 (N, H, W, C), .npy, or folder of images
+    samples:str=None, # folder of pafm_sample, of one checkpoint or all; .npz with arr_0 (N, H, W, C), .npy, images
     reference:str=None, # the same of real images, or .npz of statistics (mu, sigma)
     extractor:Param('Network', str, choices=('inception', 'dinov2', 'mnist', 'digits'))='inception',
     weights:str=None, # of the network, where it does not have them: a file, for dinov2 a folder
     metrics:str='fid,isc,kid,prc', # of fid, isc, kid, prc, sfid
     size:int=0, # ADM's centre crop of a folder of real images; 0 leaves them as they are
     save_stats:str=None, # also write the reference's statistics to this .npz
-    out:str=None, # result; by default evaluation_EXTRACTOR.json beside the samples
+    out:str=None, # result; by default evaluation_EXTRACTOR.json beside the samples, of all checkpoints curve_...
     batch_size:int=64, # images in one pass of the network
     device:str=None, # cpu, cuda, cuda:1; by default a GPU if there is one
 ):
@@ -397,12 +487,10 @@ def pafm_evaluate(
                      save_stats=save_stats, out=out, device=device)
         names = metric_names(metrics)
         check_alone(); check_images(samples=samples, reference=reference); check_files(out=out, save_stats=save_stats)
-        from pafm_nb.evaluation import evaluate_files, protocol_line
-        from pafm_nb.image_sets import protocol_of
-        found, file = evaluate_files(samples, reference, out, extractor, weights=weights,
-                                     metrics=names, size=size or None,
-                                     stats=save_stats, batch_size=batch_size, device=device, progress=True)
-        print(f'{results_table(found)}\n\n{protocol_line(found, protocol_of(samples))}\n\n{file}')
+        how = dict(out=out, extractor=extractor, weights=weights, metrics=names, size=size or None, stats=save_stats,
+                   batch_size=batch_size, device=device, progress=True)
+        from pafm_nb.checkpoints import kept_steps
+        print(one_curve(samples, reference, how) if kept_steps(samples) else one_set(samples, reference, how))
     return run_command(work, 'run the same command again')
 
 # %% ../nbs/18_commands.ipynb #720f78c8

@@ -6,12 +6,13 @@
 __all__ = ['processors', 'workers', 'prefetch', 'PrefetchNext']
 
 # %% ../nbs/10d_prefetch.ipynb #3863bdac
-import os
+import os, time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any
 import torch
+from torch import Tensor
 
 # %% ../nbs/10d_prefetch.ipynb #d1aebeeb
 def processors() -> int:
@@ -23,14 +24,15 @@ def workers(
     threads:int, # how many
     device='cpu', # where the caller computes
 ) -> ThreadPoolExecutor:
-    "Threads that compute alone, each with one of torch's own; on a GPU, on the caller's"
+    "Threads with one of torch's own each; beside a GPU on the caller's, and with its processors but one"
     device, mine, begun = torch.device(device), torch.get_num_threads(), Barrier(threads + 1)
+    each = max(1, (processors() - 1)//threads) if device.type == 'cuda' else 1
     number = torch.cuda.current_device() if device.type == 'cuda' and device.index is None else device.index
     def begin():
         try:
             if device.type == 'cuda': torch.cuda.set_device(number)
             # asked for, it is settled; only then it can be set
-            elif torch.get_num_threads(): torch.set_num_threads(1)
+            if torch.get_num_threads(): torch.set_num_threads(each)
         finally: begun.wait()
     pool = ThreadPoolExecutor(threads, 'prefetch')
     ready = [pool.submit(begin) for _ in range(threads)]
@@ -65,6 +67,8 @@ class PrefetchNext:
         ahead:bool=True, # False: made when it is asked for, without a thread
     ):
         self.make, self.pool = make, workers(1, device) if ahead else None
+        self.stream = torch.cuda.Stream(device) if ahead and torch.device(device).type == 'cuda' else None
+        self.waited = 0.                                 # seconds of the caller; it may set them back
         self.key:tuple|None = None
         self.waiting:Any = None                          # a future
 
@@ -73,9 +77,32 @@ class PrefetchNext:
         following:tuple|None, # what will be wanted next, None at the end
     ):
         "`make(*key)`, which may be ready already; begins with `following`"
-        if self.pool is None: return self._alone(key)
-        made = (self.waiting if self.key == key else self.pool.submit(self.make, *key)).result()
-        self.key, self.waiting = following, None if following is None else self.pool.submit(self.make, *following)
+        began = time.perf_counter()
+        if self.pool is None: made = self._alone(key)
+        else: made = self._taken((self.waiting if self.key == key else self._begun(key)).result())
+        self.waited += time.perf_counter() - began
+        if self.pool is None: return made
+        self.key, self.waiting = following, None if following is None else self._begun(following)
+        return made
+
+    def _begun(self, key):
+        "Under way in the thread; on a GPU after what the caller has asked of it so far"
+        if self.stream is None: return self.pool.submit(self.make, *key)
+        return self.pool.submit(self._beside, torch.cuda.current_stream().record_event(), key)
+
+    def _beside(self, so_far, key):
+        "Made on the stream beside the caller's"
+        with torch.cuda.stream(self.stream):
+            self.stream.wait_event(so_far)
+            return self.make(*key)
+
+    def _taken(self, made):
+        "The caller's stream waits until it is made, and its memory is not given away before that stream is done"
+        if self.stream is None: return made
+        here = torch.cuda.current_stream()
+        here.wait_stream(self.stream)
+        for x in made if isinstance(made, tuple) else (made,):
+            if isinstance(x, Tensor) and x.is_cuda: x.record_stream(here)
         return made
 
     def _alone(self, key):

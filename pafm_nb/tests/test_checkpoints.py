@@ -4,32 +4,36 @@
 
 # %% auto #0
 __all__ = ['FOREIGN', 'HARM', 'save', 'names', 'test_what_is_saved_comes_back', 'test_the_newest_are_kept',
-           'test_leftovers_and_repetitions', 'test_only_what_we_wrote_is_ours', 'test_a_copy_under_another_step',
-           'test_a_damaged_newer_one_is_passed', 'test_a_checkpoint_may_be_a_link', 'test_at_least_one_is_kept',
-           'test_steps_count_as_numbers', 'test_what_cannot_be_removed_is_named',
-           'test_files_reach_the_disk_before_the_name', 'test_damage_falls_back', 'test_files_of_another_checkpoint',
-           'test_an_edited_state', 'test_nothing_whole', 'test_a_seal_does_not_depend_on_the_order',
-           'test_a_state_of_another_kind', 'Trap', 'test_a_pickle_is_not_opened', 'test_full_disk',
-           'test_a_disk_that_fails', 'test_optimizer_goes_on', 'test_signals_are_noted', 'test_signals_in_a_thread',
-           'test_log']
+           'test_leftovers_and_repetitions', 'test_some_are_kept_for_good', 'test_one_step_of_a_run',
+           'test_only_what_we_wrote_is_ours', 'test_a_copy_under_another_step', 'test_a_damaged_newer_one_is_passed',
+           'test_a_checkpoint_may_be_a_link', 'test_at_least_one_is_kept', 'test_steps_count_as_numbers',
+           'test_what_cannot_be_removed_is_named', 'test_files_reach_the_disk_before_the_name',
+           'test_damage_falls_back', 'test_files_of_another_checkpoint', 'test_an_edited_state', 'test_nothing_whole',
+           'test_a_seal_does_not_depend_on_the_order', 'test_a_state_of_another_kind', 'Trap',
+           'test_a_pickle_is_not_opened', 'test_full_disk', 'test_a_disk_that_fails',
+           'test_without_safetensors_one_line_names_the_extra', 'test_the_writer_does_one_thing_at_a_time',
+           'test_what_the_writer_could_not_do_is_told_once', 'test_checking_does_not_wait',
+           'test_a_copy_stays_as_it_was', 'test_optimizer_goes_on', 'test_signals_are_noted',
+           'test_signals_in_a_thread', 'test_log']
 
 # %% ../../nbs/tests/test_checkpoints.ipynb #ad07b300
-import json, os, pickle, resource, shutil, signal, subprocess, sys, threading, warnings, zlib
+import json, os, pickle, resource, shutil, signal, subprocess, sys, threading, time, warnings, zlib
 from pathlib import Path
 import fastcore.test as ft
 import pytest, torch
-from ..checkpoints import (FILES, JsonLines, checkpoints_in, deferred_signals, last_name, newest_checkpoint,
-                                 newest_state, pack_optimizer, read_checkpoint, read_log,
-                                 read_state, save_checkpoint, unpack_optimizer)
+from ..checkpoints import (FILES, JsonLines, Writer, checkpoint_of, checkpoints_in, deferred_signals, host_copy,
+                                 kept_steps, last_name, newest_checkpoint, newest_state, pack_optimizer,
+                                 read_checkpoint, read_log, read_state, save_checkpoint, unpack_optimizer)
 from ..files import sealed
 
-def save(folder, step, keep=3, size=50, **state):
+def save(folder, step, keep=3, size=50, every=None, **state):
     "A checkpoint whose tensors say their step and file"
     return save_checkpoint(folder, step,
                            {f: dict(w=torch.full((size,), 10.*step + i), odd=torch.arange(6).view(2, 3).T)
-                            for i, f in enumerate(FILES)}, state, keep)
+                            for i, f in enumerate(FILES)}, state, keep, every)
 
 def names(folder): return sorted(p.name for p in folder.iterdir())
+
 
 # %% ../../nbs/tests/test_checkpoints.ipynb #c3bd6848
 def test_what_is_saved_comes_back(tmp_path):
@@ -55,6 +59,27 @@ def test_leftovers_and_repetitions(tmp_path):
     save(tmp_path, 3); save(tmp_path, 3, size=5)
     ft.test_eq(names(tmp_path), ['step_00000003'])
     ft.test_eq(len(newest_checkpoint(tmp_path)[1]['ema']['w']), 5)
+
+def test_some_are_kept_for_good(tmp_path):
+    "Those of multiples of keep_every stay, beside the newest; a run that keeps fewer later removes what is no multiple"
+    for step in (2, 4, 6, 8, 10): save(tmp_path, step, keep=2, every=4)
+    ft.test_eq(kept_steps(tmp_path), [4, 8, 10])
+    save(tmp_path, 12, keep=1, every=8)
+    ft.test_eq(kept_steps(tmp_path), [8, 12])
+
+def test_one_step_of_a_run(tmp_path):
+    "Any that is kept can be asked for; another is one line that names those"
+    for step in (1, 2, 30): save(tmp_path/'checkpoints', step)
+    for asked, found in ((None, 30), (2, 2)):
+        path, tensors, state = checkpoint_of(tmp_path, asked)
+        ft.test_eq((path.name, tensors['model']['w'][0].item(), state['step']),
+                   (f'step_{found:08d}', 10.*found + FILES.index('model'), found))
+    ft.test_fail(lambda: checkpoint_of(tmp_path, 3), exc=FileNotFoundError,
+                 contains='keeps no checkpoint of step 3: use one of 1, 2, 30')
+    ft.test_fail(lambda: checkpoint_of(tmp_path/'other', 3), exc=FileNotFoundError, contains='holds no checkpoint')
+    HARM['cut'](tmp_path/'checkpoints/step_00000002/ema.safetensors')
+    ft.test_fail(lambda: checkpoint_of(tmp_path, 2), exc=ValueError, contains='step_00000002 is damaged')
+
 
 # %% ../../nbs/tests/test_checkpoints.ipynb #589a9b03
 FOREIGN = ('step_best', 'step_', 'step_7', 'step_000000007', 'step_00000099.bak', 'step_latest_00000099', '.part_mine')
@@ -102,6 +127,9 @@ def test_at_least_one_is_kept(tmp_path, keep):
     "A number to keep that would lose all is refused before anything is written"
     ft.test_fail(lambda: save(tmp_path/'new', 1, keep=keep), exc=ValueError,
                  contains=f'keep must be an integer of at least 1, got {keep!r}')
+    if keep is not None:
+        ft.test_fail(lambda: save(tmp_path/'new', 1, every=keep), exc=ValueError,
+                     contains=f'keep_every must be an integer of at least 1, got {keep!r}')
     assert not (tmp_path/'new').exists()
 
 def test_steps_count_as_numbers(tmp_path):
@@ -214,6 +242,61 @@ def test_a_disk_that_fails(tmp_path, monkeypatch, file):
     ft.test_fail(lambda: save(tmp_path, 2), contains='cannot be written')
     ft.test_eq(names(tmp_path), ['step_00000001'])
 
+def test_without_safetensors_one_line_names_the_extra(tmp_path, monkeypatch):
+    "What a run says of itself is read without it; weights are not"
+    save(tmp_path/'checkpoints', 1)
+    for name in ('safetensors', 'safetensors.torch'): monkeypatch.setitem(sys.modules, name, None)
+    ft.test_eq(newest_state(tmp_path)['step'], 1)
+    for work in (lambda: save(tmp_path/'new', 2), lambda: checkpoint_of(tmp_path)):
+        ft.test_fail(work, exc=ValueError, contains="safetensors is not installed: pip install 'pafm_nb[train]'")
+    assert not (tmp_path/'new').exists()
+
+
+# %% ../../nbs/tests/test_checkpoints.ipynb #5a1e0f02
+def test_the_writer_does_one_thing_at_a_time():
+    "What is begun waits for what was begun before, and nothing is lost"
+    writer, events = Writer(), []
+    def work(i):
+        events.append(('begin', i)); time.sleep(.02); events.append(('end', i))
+    for i in range(3): writer.write(lambda i=i: work(i))
+    assert ('end', 2) not in events
+    writer.wait()
+    ft.test_eq(events, [(what, i) for i in range(3) for what in ('begin', 'end')])
+
+@pytest.mark.parametrize('ask', ['write', 'wait', 'check', 'finish'])
+def test_what_the_writer_could_not_do_is_told_once(tmp_path, ask):
+    "By whatever is asked of it next; at an end that comes of something else it is a warning"
+    writer = Writer()
+    (tmp_path/'file').write_text('')
+    writer.write(lambda: save(tmp_path/'file', 1))
+    while not writer.job.done(): time.sleep(.001)
+    if ask == 'finish':
+        with pytest.warns(UserWarning, match='step 1 cannot be written'): writer.finish()
+    else:
+        next_one = dict(write=lambda: writer.write(lambda: save(tmp_path, 2)))
+        ft.test_fail(next_one.get(ask, getattr(writer, ask)), exc=ValueError, contains='step 1 cannot be written')
+    writer.check(); writer.write(lambda: save(tmp_path/'good', 3)); writer.wait()
+    ft.test_eq(kept_steps(tmp_path/'good'), [3])
+
+def test_checking_does_not_wait():
+    writer, done = Writer(), threading.Event()
+    writer.write(done.wait)
+    writer.check()
+    assert not writer.job.done()
+    done.set(); writer.wait()
+
+def test_a_copy_stays_as_it_was():
+    "Parameters, views and buffers: what is trained in place afterwards is not in it"
+    layer = torch.nn.BatchNorm1d(3)
+    given = layer.state_dict() | dict(view=torch.arange(6.).view(2, 3).T)
+    copy, before = host_copy(given), {k: v.clone() for k, v in given.items()}
+    layer(torch.randn(4, 3))
+    with torch.no_grad(): layer.weight.fill_(7)
+    given['view'] += 1
+    for k, v in before.items(): assert torch.equal(copy[k], v) and not copy[k].requires_grad
+    assert before.keys() == copy.keys() and not torch.equal(given['running_mean'], copy['running_mean'])
+
+
 # %% ../../nbs/tests/test_checkpoints.ipynb #960711a3
 @pytest.mark.parametrize('make',
                          [lambda p: torch.optim.AdamW(p, lr=.1), lambda p: torch.optim.SGD(p, lr=.1, momentum=.9)])
@@ -238,7 +321,7 @@ def test_optimizer_goes_on(make):
 
 # %% ../../nbs/tests/test_checkpoints.ipynb #0b998c1f
 def test_signals_are_noted():
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     with deferred_signals() as noted:
         for s in before: signal.raise_signal(s)
     ft.test_eq(noted, list(before))

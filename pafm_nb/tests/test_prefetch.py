@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['test_ahead_makes_each_thing_once_and_beside_the_caller', 'test_other_threads_keep_their_processors',
            'test_the_next_is_made_without_being_asked_for', 'test_ahead_gives_what_is_asked_for',
-           'test_an_error_ahead_arrives', 'test_the_thread_is_on_the_callers_gpu',
-           'test_in_turn_is_the_same_without_a_thread', 'test_a_stream_keeps_order_and_passes_errors',
-           'test_no_more_is_under_way_than_was_asked_for']
+           'test_an_error_ahead_arrives', 'test_the_thread_is_on_the_callers_gpu', 'OnGPU', 'Line',
+           'test_on_a_gpu_it_is_made_on_a_stream_beside_the_callers',
+           'test_beside_a_gpu_the_thread_has_the_other_processors', 'test_in_turn_is_the_same_without_a_thread',
+           'test_a_stream_keeps_order_and_passes_errors', 'test_no_more_is_under_way_than_was_asked_for']
 
 # %% ../../nbs/tests/test_prefetch.ipynb #3943ad0e
 import os, subprocess, sys, threading, time
+from contextlib import contextmanager
 import fastcore.test as ft
 import pytest, torch
-from ..prefetch import PrefetchNext, prefetch
+from ..prefetch import PrefetchNext, prefetch, workers
 
 # %% ../../nbs/tests/test_prefetch.ipynb #6df1f7f6
 def test_ahead_makes_each_thing_once_and_beside_the_caller():
@@ -65,12 +67,56 @@ def test_the_thread_is_on_the_callers_gpu(monkeypatch, device, number):
     chosen, main = [], threading.main_thread()
     def choose(n): chosen.append((n, threading.current_thread() is main))
     monkeypatch.setattr(torch._C, '_cuda_setDevice', choose, raising=False)
+    monkeypatch.setattr(torch.cuda, 'Stream', lambda device: None)
     monkeypatch.setattr(torch.cuda, 'current_device', lambda: 3 if threading.current_thread() is main else 0)
     with pytest.raises(ValueError, match='specified index'): torch.cuda.set_device('cuda')
     ahead = PrefetchNext(lambda i: 10*i, device)
     ft.test_eq(ahead((4,), None), 40)
     ahead.close()
     ft.test_eq(chosen, [(number, False)])
+
+# %% ../../nbs/tests/test_prefetch.ipynb #3b7d90e1
+class OnGPU(torch.Tensor):
+    "A tensor that says it is on a GPU, and notes whose work it is kept for"
+    is_cuda = True
+    def record_stream(self, stream): stream.done.append('keep')
+
+class Line:
+    "What is asked of a stream, in order"
+    def __init__(self, done): self.done = done
+    def record_event(self): return f'{len(self.done)} done'
+    def wait_event(self, event): self.done.append(event)
+    def wait_stream(self, other): self.done.append(f'wait for {len(other.done)}')
+
+def test_on_a_gpu_it_is_made_on_a_stream_beside_the_callers(monkeypatch):
+    "The next waits for the step before and not for that of now; the caller's stream waits for it and keeps its memory"
+    here, beside = Line([]), Line([])
+    @contextmanager
+    def chosen(stream):
+        beside.done.append('begin')
+        yield
+        beside.done.append('end')
+    for name, fake in dict(Stream=lambda device: beside, stream=chosen, current_stream=lambda *_: here,
+                           set_device=lambda n: None, current_device=lambda: 0).items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    ahead = PrefetchNext(lambda i: (beside.done.append(i) or torch.zeros(2).as_subclass(OnGPU), None), 'cuda')
+    ahead((0,), (1,))
+    here.done.append('step 0')
+    ahead((1,), None)
+    ahead.close()
+    ft.test_eq(beside.done, ['begin', '0 done', 0, 'end', 'begin', '2 done', 1, 'end'])
+    ft.test_eq(here.done, ['wait for 4', 'keep', 'step 0', 'wait for 8', 'keep'])
+
+def test_beside_a_gpu_the_thread_has_the_other_processors(monkeypatch):
+    "torchrun leaves torch one thread; gathering from a bank on the host is the thread's work alone"
+    from pafm_nb import prefetch as module
+    monkeypatch.setattr(module, 'processors', lambda: 4)
+    for name, fake in dict(Stream=lambda device: None, set_device=lambda n: None, current_device=lambda: 0).items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    threads = torch.get_num_threads()
+    with workers(1, 'cuda') as pool: ft.test_eq(pool.submit(torch.get_num_threads).result(), 3)
+    ft.test_eq(torch.get_num_threads(), threads)
+
 
 # %% ../../nbs/tests/test_prefetch.ipynb #5a04eeec
 def test_in_turn_is_the_same_without_a_thread():

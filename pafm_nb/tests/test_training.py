@@ -8,21 +8,23 @@ __all__ = ['TINY', 'PROGRAM', 'PAIR', 'ERRORS', 'NEEDS', 'StopsAt', 'fit', 'fina
            'test_precision', 'test_compile', 'test_weights_at_the_start_are_of_the_seed', 'test_crops',
            'test_every_piece_is_prepared_once', 'Remembers', 'remembered', 'test_what_is_written_when',
            'test_log_lines_are_means', 'test_no_pictures_unless_asked_for', 'test_pictures_are_of_the_averaged_model',
-           'test_resume_is_bit_exact', 'damage', 'trained', 'test_damaged_checkpoint_falls_back',
+           'test_resume_is_bit_exact', 'test_what_is_written_is_of_its_step',
+           'test_what_the_writer_could_not_do_ends_the_run', 'damage', 'trained', 'test_damaged_checkpoint_falls_back',
            'test_no_whole_checkpoint_is_an_error', 'test_other_settings_are_refused', 'test_unwritable_out',
            'test_what_does_not_fit_is_refused_before_a_folder_is_made', 'test_fm_and_pafm_see_the_same',
-           'test_rows_do_not_depend_on_pieces', 'test_gradient_of_pieces_is_that_of_their_union',
-           'test_launches_that_went_wrong', 'test_the_config_decides_and_not_the_environment',
-           'test_what_a_plain_launch_sets_is_no_news', 'test_a_checkpoint_of_a_compiled_model_goes_on',
-           'test_an_average_longer_than_the_run_is_told', 'test_two_runs_in_one_folder', 'launch', 'said', 'pair',
-           'test_two_processes_equal_one', 'test_killed_machines_without_a_shared_disk_go_on',
-           'test_what_fails_on_one_fails_on_both', 'test_fingerprints', 'test_training_from_a_bank',
-           'test_a_bank_is_not_searched_at_the_start', 'test_data_in_memory_are_searched',
-           'test_captions_bf16_pictures_and_logs', 'test_large_recipes', 'test_kill', 'test_diverged_run_stops',
-           'test_it_learns']
+           'test_a_pair_on_another_number_of_processes', 'test_what_is_no_pair_is_refused',
+           'test_draws_of_another_device_are_told', 'test_rows_do_not_depend_on_pieces',
+           'test_gradient_of_pieces_is_that_of_their_union', 'test_launches_that_went_wrong',
+           'test_the_config_decides_and_not_the_environment', 'test_what_a_plain_launch_sets_is_no_news',
+           'test_a_checkpoint_of_a_compiled_model_goes_on', 'test_an_average_longer_than_the_run_is_told',
+           'test_two_runs_in_one_folder', 'launch', 'said', 'pair', 'test_two_processes_equal_one',
+           'test_killed_machines_without_a_shared_disk_go_on', 'test_what_fails_on_one_fails_on_both',
+           'test_fingerprints', 'test_training_from_a_bank', 'test_a_bank_is_not_searched_at_the_start',
+           'test_data_in_memory_are_searched', 'test_captions_bf16_pictures_and_logs', 'test_large_recipes',
+           'test_kill', 'test_diverged_run_stops', 'test_it_learns']
 
 # %% ../../nbs/tests/test_training.ipynb #a9757696
-import json, os, shutil, signal, subprocess, sys, threading, time, warnings
+import json, os, shutil, signal, subprocess, sys, threading, time, types, warnings
 from pathlib import Path
 import fastcore.test as ft
 import pytest, torch
@@ -32,7 +34,7 @@ from .. import training
 from ..bank import LatentBank
 from ..neighbors import prepare_cells, prepare_neighbors
 from ..pools import TensorPool
-from ..checkpoints import FILES, newest_checkpoint, read_checkpoint, read_log, save_checkpoint
+from ..checkpoints import FILES, kept_steps, newest_checkpoint, read_checkpoint, read_log, save_checkpoint
 from ..config import TrainConfig, recipe
 from ..data import digits
 from ..batches import step_rows
@@ -109,9 +111,12 @@ def test_precision(tmp_path, precision, dtype):
 @pytest.mark.parametrize('wanted', [True, False])
 def test_compile(tmp_path, monkeypatch, wanted):
     compiled = []
-    monkeypatch.setattr(torch.nn.Module, 'compile', lambda self, *args, **kwargs: compiled.append(type(self).__name__))
-    Trainer(TrainConfig(str(tmp_path), **(TINY | dict(compile=wanted))), progress=False)
-    ft.test_eq(compiled, ['SiT']*wanted)
+    def taken(forward, **kwargs):
+        compiled.append((type(forward.__self__).__name__, kwargs))
+        return forward
+    monkeypatch.setattr(torch, 'compile', taken)
+    Trainer(TrainConfig(str(tmp_path), **(TINY | dict(compile=wanted))), progress=False).train_step()
+    ft.test_eq(compiled, [('Block', dict(fullgraph=True))]*wanted)
 
 def test_weights_at_the_start_are_of_the_seed(tmp_path):
     def weights(seed):
@@ -174,6 +179,7 @@ def test_log_lines_are_means(remembered):
         for name, value in zip(('loss', 'fm_loss', 'ess', 'source_weight', 'shift', 'grad_norm'), mean):
             ft.test_close(r[name], value, eps=1e-5)
         first = r['step']
+        assert r['wait_ms'] > 0 and 0 < r['memory'] < 64 and 0 <= r['paused'] < seconds and r['grad_norm'] > 0
     steps = [0] + [r['step'] for r in log]
     spent = sum((b - a)*16/r['images_per_second'] for a, b, r in zip(steps, steps[1:], log))
     assert 0 < spent < seconds
@@ -198,7 +204,7 @@ def test_pictures_are_of_the_averaged_model(tmp_path, monkeypatch):
 def test_resume_is_bit_exact(tmp_path, objective):
     fit(tmp_path/'whole', **objective)
     handler = signal.getsignal(signal.SIGINT)
-    for step, number in ((0, signal.SIGINT), (6, signal.SIGTERM)):
+    for step, number in ((0, signal.SIGINT), (6, signal.SIGTERM), (7, signal.SIGUSR1)):
         out = tmp_path/f'stopped{step}'
         with pytest.raises(KeyboardInterrupt, match=f'step {step + 1}'):
             StopsAt(TrainConfig(str(out), **(TINY | objective)), step, number).fit()
@@ -206,6 +212,36 @@ def test_resume_is_bit_exact(tmp_path, objective):
         fit(out, **objective)
         assert same(final(tmp_path/'whole'), final(out))
         assert [r['step'] for r in read_log(out/'log.jsonl') if r['step'] % 4 == 0] == [4, 8, 12]
+
+# %% ../../nbs/tests/test_training.ipynb #5a1e0f11
+def test_what_is_written_is_of_its_step(tmp_path, monkeypatch):
+    "A save that reaches the disk steps later holds the weights, average and optimizer of its own step; the next waits"
+    fit(tmp_path/'short', steps=5, keep_every=5)
+    wrote, later = [], threading.Event()
+    def slow(folder, step, *args):
+        if step == 5: assert later.wait(60)
+        wrote.append(step)
+        return save_checkpoint(folder, step, *args)
+    class Late(Trainer):
+        def train_step(self):
+            if self.step == 9: later.set()
+            else: assert self.step > 9 or not wrote
+            return super().train_step()
+    monkeypatch.setattr(training, 'save_checkpoint', slow)
+    Late(TrainConfig(str(tmp_path/'run'), **(TINY | dict(keep=1, keep_every=5))), progress=False).fit()
+    ft.test_eq((wrote, kept_steps(tmp_path/'run/checkpoints')), ([5, 10, 12], [5, 10, 12]))
+    a, b = (read_checkpoint(tmp_path/out/'checkpoints/step_00000005')[0] for out in ('short', 'run'))
+    assert same(a, b)
+
+@pytest.mark.parametrize('steps, ended', [(12, 8), (5, 5)])
+def test_what_the_writer_could_not_do_ends_the_run(tmp_path, monkeypatch, steps, ended):
+    "At the next log line, or at the end; the folder is free again"
+    def fails(*args): raise ValueError('the checkpoint of step 5 cannot be written')
+    monkeypatch.setattr(training, 'save_checkpoint', fails)
+    trainer = Trainer(TrainConfig(str(tmp_path/'run'), **(TINY | dict(steps=steps))), progress=False)
+    ft.test_fail(trainer.fit, exc=ValueError, contains='step 5 cannot be written')
+    ft.test_eq((trainer.step, (tmp_path/'run/.lock').exists()), (ended, False))
+
 
 # %% ../../nbs/tests/test_training.ipynb #73aa473f
 def damage(checkpoint, how):
@@ -296,6 +332,44 @@ def test_fm_and_pafm_see_the_same(tmp_path):
     a_line, b_line = a.train_step(), b.train_step()
     assert a_line[1] == b_line[1] and a_line[0] != b_line[0]      # fm_loss, loss
     assert torch.equal(a.rows(7, 0), b.rows(7, 0))
+
+# %% ../../nbs/tests/test_training.ipynb #5a1e0f12
+def test_a_pair_on_another_number_of_processes(tmp_path):
+    "A run takes the micro-batches of the one it is compared with, and sees its rows, times and noises"
+    fit(tmp_path/'fm', objective='fm', micro_batches=4, steps=2)
+    fm, alone = (Trainer(TrainConfig(str(tmp_path/'x'), **(TINY | changes)), progress=False)
+                 for changes in (dict(objective='fm', micro_batches=4), {}))
+    pafm = Trainer(TrainConfig(str(tmp_path/'pafm'), **(TINY | dict(pair=str(tmp_path/'fm'), lr=.1))), progress=False)
+    ft.test_eq((pafm.micro_batches, alone.micro_batches), (4, 1))
+    for i in range(4):
+        for name in ('z_t', 't'): assert torch.equal(*(getattr(r.prepared(3, i), name) for r in (fm, pafm)))
+    assert not torch.equal(alone.prepared(3, 0).t[4:8], fm.prepared(3, 1).t)
+    ft.test_eq(pafm.fit().step, 12)
+    ft.test_eq(newest_checkpoint(tmp_path/'pafm/checkpoints')[2]['drawn_on'], 'cpu')
+
+@pytest.mark.parametrize('changes, said', [
+    (dict(seed=1), 'seed=0 and this run 1'), (dict(micro_batches=2), 'micro_batches=1 and this run 2'),
+    (dict(label_dropout=.5), 'label_dropout=0.1'), (dict(time='logit_normal'), "time='uniform'"),
+    (dict(batch_size=8), 'batch_size=16'), (dict(pair='nowhere'), 'nowhere holds no checkpoint')])
+def test_what_is_no_pair_is_refused(trained, tmp_path, changes, said):
+    "In one line, before a folder is made"
+    ft.test_fail(lambda: fit(tmp_path/'run', **(dict(pair=str(trained)) | changes)), contains=said)
+    assert not (tmp_path/'run').exists()
+
+def test_draws_of_another_device_are_told(trained, tmp_path, monkeypatch):
+    "A bank that is resident on a GPU is drawn from there: no pair, and other noises from here on if a run goes on so"
+    pool = digits('train')
+    there = types.SimpleNamespace(device=torch.device('cuda'))
+    def opened(self):
+        monkeypatch.setattr(pool, 'place', there)
+        return pool
+    monkeypatch.setattr(training, 'fingerprint', lambda *args: newest_checkpoint(trained/'checkpoints')[2]['data'])
+    monkeypatch.setattr(training.Trainer, 'open', opened)
+    monkeypatch.setattr(training, 'build_objective', lambda *args: None)
+    ft.test_fail(lambda: fit(tmp_path/'run', pair=str(trained)), contains="drawn_on='cpu' and this run 'cuda'")
+    with pytest.warns(UserWarning, match='drew on cpu and goes on with draws on cuda: the rows stay'):
+        Trainer(TrainConfig(str(trained), **TINY), progress=False)
+
 
 # %% ../../nbs/tests/test_training.ipynb #cd19ad6d
 def test_rows_do_not_depend_on_pieces(tmp_path):
@@ -599,18 +673,29 @@ def test_large_recipes(tmp_path, name, changes):
                                             **small), progress=False), contains='use ExactMoments')
 
 # %% ../../nbs/tests/test_training.ipynb #92b97d5a
-def test_kill(tmp_path):
+@pytest.mark.parametrize('when', ['written', 'writing'])
+def test_kill(tmp_path, when):
+    "After a save, or while a thread writes the next one: the newest that is whole is gone on from"
     fit(tmp_path/'whole')
     program = tmp_path/'program.py'
-    program.write_text(f"""import os, signal, pafm_nb.training as t
+    program.write_text(f"""import os, signal, time, pafm_nb.checkpoints as c, pafm_nb.training as t
+seal, begun = c.sealed, []
+def sealed(state):
+    begun.append(state['step'])
+    if begun[-1] == 10: time.sleep(60)
+    return seal(state)
+if {when == 'writing'}: c.sealed = sealed
 class Killed(t.Trainer):
     def train_step(self):
-        if self.step == 8: os.kill(os.getpid(), signal.SIGKILL)
+        if self.step == 8: self.writer.wait()
+        while self.step == 11 and 10 not in begun: time.sleep(.001)
+        if self.step == {11 if when == 'writing' else 8}: os.kill(os.getpid(), signal.SIGKILL)
         return super().train_step()
 Killed(t.TrainConfig({str(tmp_path/'run')!r}, **{TINY}), progress=False).fit()
 """)
     assert subprocess.run([sys.executable, str(program)], capture_output=True).returncode == -signal.SIGKILL
-    assert newest_checkpoint(tmp_path/'run/checkpoints')[2]['step'] == 5
+    ft.test_eq(newest_checkpoint(tmp_path/'run/checkpoints')[2]['step'], 5)
+    assert (tmp_path/'run/checkpoints/.part_00000010').exists() == (when == 'writing')
     fit(tmp_path/'run')
     assert same(final(tmp_path/'whole'), final(tmp_path/'run'))
 
