@@ -30,6 +30,7 @@ setup(
                  'Topic :: Scientific/Engineering :: Artificial Intelligence',
                  f"Natural Language :: {cfg['language']}",
                  *[f'Programming Language :: Python :: 3.{m}' for m in range(minor, 14)]],
+    package_dir={'': '.'},  # an editable install is then a path, which type checkers follow
     packages=find_packages(include=['pafm_nb', 'pafm_nb.*']),
     include_package_data=True,
     python_requires=f">={cfg['min_python']}",

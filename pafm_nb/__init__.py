@@ -45,9 +45,12 @@ _BY_MODULE = dict(
     sampling='sample',
     evaluation='evaluate')
 _MODULE_OF = {name: module for module, names in _BY_MODULE.items() for name in names.split()}
-# modules that do not import without packages of extras
-_NEEDS = dict(build='safetensors', training='accelerate safetensors PIL', evaluation='PIL')
-__all__ = list(_MODULE_OF)
+__all__ = [
+    'LinearPath', 'CosinePath', 'VPPath', 'reverse_time', 'log_weights', 'exact_velocity', 'moment_posterior', 'Batch',
+    'TensorPool', 'InBatch', 'InClass', 'WholeClass', 'Cells', 'NearestNeighbors', 'MomentDraws', 'ExactMoments',
+    'RandomCrops', 'TextLikelihood', 'Likelihood', 'Recent', 'SmoothedClass', 'pafm_target', 'FMLoss', 'PAFMLoss',
+    'bias_variance', 'gradient_variance', 'check_loop', 'digits', 'LatentBank', 'SiT', 'load_sit', 'MMDiT',
+    'load_mmdit', 'TrainConfig', 'load_run', 'Trainer', 'sample', 'evaluate']
 
 # %% ../nbs/07_door.ipynb #076e7d02
 if TYPE_CHECKING:
@@ -77,15 +80,8 @@ else:
         "A name of the door, imported when it is first asked for"
         if name not in _MODULE_OF: raise AttributeError(f"module 'pafm_nb' has no attribute {name!r}")
         from importlib import import_module
-        try: module = import_module(f'pafm_nb.{_MODULE_OF[name]}')
-        except ModuleNotFoundError as e:
-            from pafm_nb.extras import missing
-            raise missing(e) from e
-        return globals().setdefault(name, getattr(module, name))
+        return globals().setdefault(name, getattr(import_module(f'pafm_nb.{_MODULE_OF[name]}'), name))
 
     def __dir__():
-        "The door's names that can be imported here, and what every module has"
-        from pafm_nb.extras import installed
-        absent = {module for module, packages in _NEEDS.items() if not all(map(installed, packages.split()))}
-        here = [name for name in __all__ if _MODULE_OF[name] not in absent]
-        return here + [name for name in globals() if name.startswith('__')]
+        "The door's names, and what every module has"
+        return __all__ + [name for name in globals() if name.startswith('__')]

@@ -7,8 +7,9 @@ __all__ = ['SAMPLERS', 'random_groups', 'check_gathered', 'gather_rows', 'InBatc
            'check_source_pool', 'check_places', 'check_labels_of', 'PoolSampler', 'check_stored', 'check_drawn',
            'distinct', 'others_of', 'some_of_all', 'own_candidates', 'warn_small', 'InClass', 'WholeClass',
            'MomentDraws', 'check_crops', 'check_square', 'RandomCrops', 'ExactMoments', 'NearestNeighbors',
-           'local_spread', 'SmoothedClass', 'cell_members', 'first_cells', 'Cells', 'balance', 'sinkhorn',
-           'check_captions', 'check_drawn_from', 'TextLikelihood', 'check_log_p', 'Likelihood', 'in_batch', 'Samplers']
+           'local_spread', 'SmoothedClass', 'cell_members', 'source_first', 'first_cells', 'Cells', 'balance',
+           'sinkhorn', 'check_captions', 'text_cells', 'check_drawn_from', 'TextLikelihood', 'check_log_p',
+           'Likelihood', 'in_batch', 'Samplers']
 
 # %% ../nbs/04_candidates.ipynb #4ed28d5f
 import math, warnings
@@ -303,6 +304,10 @@ class PoolSampler:
         log_prior:Tensor|None=None,
     ):
         check_source_pool(self, pool)
+        if isinstance(log_prior, int):
+            raise ValueError(
+                f'{type(self).__name__}(pool, {log_prior}): log_prior must be a tensor ({len(pool)},), and there is no k, '
+                'all rows are taken; for k of them use InClass(pool, k)')
         if log_prior is not None:
             check_log_prior(log_prior, pool.labels, (len(pool),))
             log_prior = log_prior[pool.order].float().to(pool.place.device)
@@ -321,7 +326,7 @@ class PoolSampler:
 
     def class_ranges(self,
         batch:Batch, # rows of the pool
-        generator=None, # what draws candidates, to be checked
+        generator:torch.Generator|None=None, # what draws candidates, to be checked
     ) -> tuple: # (B, 2) int64 start and stop of the compatible rows, (B,) int64 row of each source
         """Where the endpoints compatible with each row's label lie in the sorted pool;
         a dropped label (-1) takes the whole pool"""
@@ -484,13 +489,13 @@ class InClass(PoolSampler):
     """
     exact = True
     def __init__(self, pool:TensorPool, k:int, log_prior:Tensor|None=None):
-        check_count('k', k, 1)
         super().__init__(pool, log_prior)
+        check_count('k', k, 1)
         self.k, self.ragged = min(k, len(pool)), warn_small(pool.start.diff(), k)
 
     def __call__(self,
         batch:Batch, # rows of the pool
-        generator=None, # torch.Generator on the batch's device
+        generator:torch.Generator|None=None, # torch.Generator on the batch's device
     ) -> Candidates: # (B, k, *D), the source in column 0
         span, place = self.class_ranges(batch, generator)
         rows = others_of(span[:, :1], place, distinct(span[:, 1] - span[:, 0] - 1, self.k - 1, generator))
@@ -548,7 +553,7 @@ class WholeClass(PoolSampler):
 
     def rows(self,
         batch:Batch, # rows of the pool
-        generator=None, # torch.Generator on the batch's device: for dropped labels
+        generator:torch.Generator|None=None, # torch.Generator on the batch's device: for dropped labels
     ) -> tuple: # (B, width) int64 rows of the class or of an arc, then -1; (B,) int64 column of the source
         "A stretch of the pool from where the class begins; for a dropped label an arc of the circle"
         span, place = self.class_ranges(batch, generator)
@@ -564,7 +569,7 @@ class WholeClass(PoolSampler):
 
     def __call__(self,
         batch:Batch, # rows of the pool
-        generator=None, # torch.Generator on the batch's device: for dropped labels
+        generator:torch.Generator|None=None, # torch.Generator on the batch's device: for dropped labels
     ) -> CandidateSet:
         pool = self.pool
         if pool.num_classes == 1:
@@ -614,13 +619,13 @@ class MomentDraws(PoolSampler):
     by_label = False
     moments = True
     def __init__(self, pool:TensorPool, k:int):
-        check_count('k', k, 1)
         super().__init__(pool)
+        check_count('k', k, 1)
         self.k = k
 
     def __call__(self,
         batch:Batch, # draws of the pool's rows, from draw
-        generator=None, # torch.Generator on the batch's device
+        generator:torch.Generator|None=None, # torch.Generator on the batch's device
     ) -> Candidates: # (B, k, *D), the source in column 0
         _, place = self.class_ranges(batch, generator)
         mean, std = self.pool.mean[place][:, None], self.pool.std[place][:, None]
@@ -698,14 +703,14 @@ class RandomCrops(PoolSampler):
     exact = True
     by_label = False
     def __init__(self, pool:TensorPool, k:int):
-        check_count('k', k, 1)
         super().__init__(pool)
+        check_count('k', k, 1)
         self.k, self.whole_rows = k, pool.views > 1
         check_crops(pool, k)
 
     def __call__(self,
         batch:Batch, # of rows; or, from a pool of images, of square crops from draw(..., crop=size)
-        generator=None, # torch.Generator on the batch's device
+        generator:torch.Generator|None=None, # torch.Generator on the batch's device
     ) -> Candidates: # (B, k, *D), the source in column 0
         _, place = self.class_ranges(batch, generator)
         if not self.whole_rows:
@@ -759,7 +764,7 @@ class ExactMoments(WholeClass):
     moments = True
     def __call__(self,
         batch:Batch, # draws of the pool's rows, from draw
-        generator=None, # torch.Generator on the batch's device: for dropped labels
+        generator:torch.Generator|None=None, # torch.Generator on the batch's device: for dropped labels
     ) -> GaussianCandidates:
         rows, source = self.rows(batch, generator)
         return GaussianCandidates(self.pool.mean, self.pool.std, rows.clamp_min(0), self.weigh(rows), source)
@@ -826,7 +831,7 @@ class NearestNeighbors(PoolSampler):
 
     def __call__(self,
         batch:Batch, # rows of the pool
-        generator=None, # torch.Generator on the batch's device, for pools with moments
+        generator:torch.Generator|None=None, # torch.Generator on the batch's device, for pools with moments
     ) -> Candidates: # (B, k, *D), the source in column 0
         _, place = self.class_ranges(batch, generator)
         near = self.near[place]
@@ -904,7 +909,7 @@ class SmoothedClass(PoolSampler):
 
     def __call__(self,
         batch:Batch, # rows of the pool
-        generator=None, # not used: nothing is drawn
+        generator:torch.Generator|None=None, # not used: nothing is drawn
     ) -> GaussianCandidates: # (B, width of the widest row); on a GPU, which is not asked, of the pool
         span, place = self.class_ranges(batch, generator)
         check_stored(batch, self.pool.take(place))
@@ -924,6 +929,14 @@ def cell_members(
     members = torch.full((len(sizes) + 1, k), -1, dtype=torch.int64)
     members[cell[order], torch.arange(len(cell)) - (sizes.cumsum(0) - sizes)[cell[order]]] = order
     return members
+
+def source_first(
+    rows:Tensor, # (B, k) int64 rows of a pool, each row's own among them, -1 for none
+    own:Tensor, # (B,) int64 the row itself
+) -> Tensor: # (B, k) the own row in column 0
+    "Each row's own changes places with the first"
+    rows = torch.where(rows == own[:, None], rows[:, :1], rows)
+    return torch.cat([own[:, None], rows[:, 1:]], 1)
 
 def first_cells(
     pool, # a TensorPool or a LatentBank
@@ -993,7 +1006,7 @@ class Cells(PoolSampler):
 
     def __call__(self,
         batch:Batch, # rows of the pool
-        generator=None, # torch.Generator on the batch's device
+        generator:torch.Generator|None=None, # torch.Generator on the batch's device
     ) -> Candidates: # (B, (1 + extra)k, *D), the source in column 0, -inf where a cell has no more members
         span, place = self.class_ranges(batch, generator)
         own = self.cell[place]
@@ -1003,10 +1016,7 @@ class Cells(PoolSampler):
             low, known = self.first[y.clamp_min(0)], self.first[y.clamp_min(0) + 1]
             high = torch.where(y < 0, len(self.members) - 1, known)
             cells = others_of(low[:, None], own, distinct(high - low - 1, self.extra, generator))
-        rows = self.members[cells].flatten(1)
-        rows = torch.where(rows == place[:, None], rows[:, :1], rows)
-        # the source changes places with the first
-        rows = torch.cat([place[:, None], rows[:, 1:]], 1)
+        rows = source_first(self.members[cells].flatten(1), place)
         return own_candidates(self.pool, batch.z, rows, generator, self.weigh(rows))
 
 # %% ../nbs/04_candidates.ipynb #166dade3
@@ -1067,6 +1077,19 @@ def check_captions(
             'TextLikelihood needs embeddings, and the pool has token ids: prepare a bank, which stores an embedding of '
             'each caption')
 
+def text_cells(
+    pool, # a TensorPool or a LatentBank
+    captions:Tensor, # (N, E) embeddings
+    k:int, # largest size of a cell
+) -> tuple: # (N,) int64 cell of each row of the sorted pool, and the rows of each cell as of cell_members
+    "Cells of near captions, stored or cut now"
+    cell = getattr(pool, 'text_cells', None)
+    if cell is None or cell.bincount().max() > k:
+        from pafm_nb.neighbors import balanced_cells
+        cell = balanced_cells(captions, k)
+    cell = cell.long().cpu()
+    return cell.to(pool.place.device), cell_members(cell, k).to(pool.place.device)
+
 def check_drawn_from(
     pool, # a TensorPool or a LatentBank
     k:int, # candidates
@@ -1076,8 +1099,8 @@ def check_drawn_from(
 
 # %% ../nbs/04_candidates.ipynb #6a43bbcf
 class TextLikelihood(PoolSampler):
-    """The source and k - 1 uniform draws of the pool, compatible with its caption as far as embeddings are similar: a
-    model, not exact.
+    """The source and k - 1 uniform draws of the pool, or its cell of near captions, compatible with its caption as far
+    as embeddings are similar: a model, not exact.
 
     Called as `sampler(batch, generator=None)` with rows of the pool; where the caption is dropped (y = -1) all are
     compatible.
@@ -1093,6 +1116,10 @@ class TextLikelihood(PoolSampler):
         s in p(y_i, z_j) = exp(v_i + u_j + s cos(e_i, f_j)); 100 for CLIP.
     log_prior : Tensor, optional
         (N,) log of how often training draws each row, up to a constant, in your order; None: all alike.
+    near : bool
+        Take the source's cell of near captions, of at most k rows and cut once, in place of uniform draws: few rows
+        hold most of the likelihood then. A bank with such cells (`prepare_cells(bank, k, text=True)`) is read, others
+        are cut (FAISS).
 
     Returns
     -------
@@ -1119,7 +1146,8 @@ class TextLikelihood(PoolSampler):
     """
     exact = False
     by_label = False
-    def __init__(self, pool:TensorPool, k:int, scale:float=20., log_prior:Tensor|None=None):
+    def __init__(self, pool:TensorPool, k:int, scale:float=20., log_prior:Tensor|None=None,
+                 near:bool=False):
         check_count('k', k, 1)
         super().__init__(pool, log_prior)
         stored = getattr(pool, 'embedding', None)
@@ -1131,17 +1159,22 @@ class TextLikelihood(PoolSampler):
             raise ValueError(
                 f'captions have embeddings {tuple(self.captions.shape)} and images {tuple(self.images.shape)}: take '
                 'both from one encoder')
-        self.u = sinkhorn(self.captions, scale, self.images)
+        u = pool.shares_at(scale) if hasattr(pool, 'shares_at') else None
+        self.u = sinkhorn(self.captions, scale, self.images) if u is None else u
+        self.ragged = bool(near)
+        if near: self.cell, self.members = text_cells(pool, self.captions, k)
 
     def __call__(self,
         batch:Batch, # rows of the pool; y = -1 where the caption is dropped
-        generator=None, # torch.Generator on the batch's device
+        generator:torch.Generator|None=None, # torch.Generator on the batch's device
     ) -> Candidates: # (B, k, *D), the source in column 0
         _, place = self.class_ranges(batch, generator)
-        rows = some_of_all(place, len(self.pool), self.k, generator)
+        rows = (source_first(self.members[self.cell[place]], place) if self.ragged
+                else some_of_all(place, len(self.pool), self.k, generator))
+        there = rows.clamp_min(0)
         caption, images = (torch.nn.functional.normalize(read_rows(x, at).float(), dim=-1)
-                           for x, at in ((self.captions, place), (self.images, rows)))
-        log_prior = self.scale*(images @ caption[..., None]).squeeze(-1) + self.u[rows]
+                           for x, at in ((self.captions, place), (self.images, there)))
+        log_prior = self.scale*(images @ caption[..., None]).squeeze(-1) + self.u[there]
         log_prior = log_prior - log_prior[:, :1]
         if batch.y is not None: log_prior = log_prior.masked_fill((batch.y == -1)[:, None], 0.)
         return own_candidates(self.pool, batch.z, rows, generator, self.weigh(rows, log_prior))

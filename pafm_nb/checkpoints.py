@@ -93,7 +93,6 @@ def check_keep(
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ValueError(f'{name} must be an integer of at least 1, got {n!r}')
 
-
 # %% ../nbs/14b_checkpoints.ipynb #2171c06d
 def _write_aside(part, step, tensors, state):
     "All of a checkpoint, on the disk; what a kill left of others is removed"
@@ -135,7 +134,6 @@ def save_checkpoint(
             f'last one, {last_name(folder)}') from e
     _drop_old(folder, step, keep, keep_every)
     return done
-
 
 # %% ../nbs/14b_checkpoints.ipynb #5a1e0d03
 def host_copy(

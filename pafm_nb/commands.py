@@ -4,10 +4,14 @@
 
 # %% auto #0
 __all__ = ['MOST', 'PREPARE', 'METRICS', 'BENCHES', 'system_line', 'run_command', 'summary_table', 'pafm_demo', 'true_or_false',
-           'json_object', 'said_default', 'train_parser', 'train_config', 'check_planned', 'print_plan', 'pafm_train',
-           'check_given', 'check_there', 'check_model', 'prepare_parser', 'pafm_prepare', 'check_filled', 'step_number',
-           'check_folders', 'pafm_sample', 'results_table', 'metric_names', 'check_alone', 'check_images', 'one_set',
-           'one_curve', 'check_files', 'pafm_evaluate', 'pafm_bench']
+           'json_object', 'said_default', 'train_parser', 'train_config', 'check_planned', 'planned', 'print_plan',
+           'pafm_train', 'check_given', 'check_there', 'check_model', 'prepare_parser', 'pafm_prepare', 'check_filled',
+           'step_number', 'check_folders', 'pafm_sample', 'results_table', 'metric_names', 'check_alone',
+           'check_images', 'one_set', 'one_curve', 'check_files', 'pafm_evaluate', 'pafm_bench']
+
+# %% ../nbs/18_commands.ipynb #d00e1801
+from .extras import require
+require('fastcore')
 
 # %% ../nbs/18_commands.ipynb #57c844a7
 import argparse, errno, inspect, json, os, re, sys, time
@@ -102,7 +106,8 @@ def said_default(
     "Its default as one would type it, which a recipe may have changed"
     default = f.default_factory() if f.default is MISSING and f.default_factory is not MISSING else f.default
     if default is MISSING: return ''
-    return f' (default: {json.dumps(default) if isinstance(default, (bool, dict)) else default if default != "" else "none"})'
+    if isinstance(default, (bool, dict)): default = json.dumps(default)
+    return f' (default: {"none" if default == "" else default})'
 
 def train_parser() -> argparse.ArgumentParser:
     "The flags of `pafm_train`: one for each field of `TrainConfig`, none with a default of its own, and a plan's"
@@ -143,17 +148,24 @@ def check_planned(
     given = [f'--{name}' for name in ('gpu', 'processes') if name in flags]
     if given: raise ValueError(f'{" and ".join(given)} without --dry_run: a run takes the GPUs that are here')
 
-def print_plan(
+def planned(
     flags:dict, # of train_parser
-) -> bool: # does it fit?
-    "Print the plan of the run that the flags of `pafm_train` ask for"
+) -> tuple: # the config, the name of the GPU, how many processes
+    "What a dry run is to plan; it needs neither --out nor --data"
+    flags = {name: value for name, value in flags.items() if name != 'dry_run'}
     processes = flags.pop('processes', int(os.environ.get('WORLD_SIZE', 1)))
     gpu, name = flags.pop('gpu', 'H100'), flags.get('recipe')
     if name: flags.setdefault('out', 'runs/dry_run')
     if name in RECIPES and RECIPES[name]['data'] is None: flags.setdefault('data', '')
-    config = train_config(flags)
-    from pafm_nb.dry_run import dry_run                 # torch takes seconds: not before the flags are good
-    plan = dry_run(config, gpu, processes)
+    return train_config(flags), gpu, processes
+
+def print_plan(
+    flags:dict, # of train_parser
+) -> bool: # does it fit?
+    "Print the plan of the run that the flags of `pafm_train` ask for"
+    case = planned(flags)
+    from pafm_nb.dry_run import dry_run                  # torch takes seconds: not before the flags are good
+    plan = dry_run(*case)
     if os.environ.get('RANK', '0') == '0': print(plan)
     return plan.fits
 
@@ -279,12 +291,23 @@ def _cells(
     bank:str='', # folder of the bank
     k:int=16, # largest size of a cell
     seed:int=0, # of the k-means
+    text:bool=False, # of near captions, whatever the class: for TextLikelihood with near=True
 ):
     "Cut every class into cells of near rows, once"
     check_given(dict(k=k), seed, bank=bank)
     check_there(bank)
     from pafm_nb.neighbors import prepare_cells
-    print(prepare_cells(bank, k, seed))
+    print(prepare_cells(bank, k, seed, text=text))
+
+def _shares(
+    bank:str='', # folder of the bank
+    scale:float=20., # of the similarity of captions: that of the run
+):
+    "Balance captions and endpoints for TextLikelihood, once"
+    check_given({}, bank=bank)
+    check_there(bank)
+    from pafm_nb.captions import prepare_shares
+    print(prepare_shares(bank, scale))
 
 # %% ../nbs/18_commands.ipynb #ef978085
 def _verify(
@@ -301,7 +324,8 @@ def _verify(
         'were written')
 
 # %% ../nbs/18_commands.ipynb #f7dcc457
-PREPARE = dict(imagenet=_imagenet, cc12m=_cc12m, repa=_repa, neighbors=_neighbors, cells=_cells, verify=_verify)
+PREPARE = dict(imagenet=_imagenet, cc12m=_cc12m, repa=_repa, neighbors=_neighbors, cells=_cells, shares=_shares,
+               verify=_verify)
 
 def prepare_parser() -> argparse.ArgumentParser:
     "The flags of `pafm_prepare`: those of one function for each thing to prepare"

@@ -136,7 +136,7 @@ class TrainConfig:
     precision : str, default 'no'
         'no' (float32), 'bf16' or 'fp16'.
     compile : bool, default False
-        Torch.compile the model: minutes at the start, faster steps.
+        Torch.compile each block: a slower start, faster steps.
     seed : int, default 0
         Of weights, order, times, noise, dropout and candidates.
     save_every : int, default 500

@@ -134,8 +134,9 @@ class StepMemory:
     weights:int
     optimizer:int # AdamW's two moments
     ema:int # the average
-    buckets:int # in which DDP sums gradients, or blocks that FSDP2 has gathered
-    gradients:int
+    buckets:int # gradients in DDP's buckets, or blocks that FSDP2 has gathered
+    gradients:int # that come with the backward pass
+    left:int # gradients that earlier passes of a step leave to the later ones
     casts:int # weights in 16 bits
     row:int # what a row keeps for the backward pass, and the gradients there
     @property
@@ -149,7 +150,7 @@ class StepMemory:
     ) -> int:
         "The most that is there at one time: when the forward pass ends, or when all gradients have come"
         forward = self.casts + rows*self.row
-        return self.fixed + (self.gradients + forward if later else max(forward, self.gradients))
+        return self.fixed + (self.left + forward if later else max(forward, self.gradients))
 
 def step_memory(
     model:nn.Module, # a SiT or an MMDiT, on any device
@@ -162,10 +163,10 @@ def step_memory(
     shares = processes if config.shard else 1
     blocks:Any = model.joint_blocks if s.text else model.blocks
     gathered = 2*4*sum(p.numel() for p in blocks[0].parameters()) if shares > 1 else 0
-    buckets = 4*trained if processes > shares else gathered
+    ddp = processes > shares
     row = activation_bytes(s, element, config.checkpointing) + working_bytes(s, element)
-    return StepMemory(4*n//shares, 8*trained//shares, 4*n//shares, buckets, 4*trained//shares,
-                      2*trained if element == 2 else 0, row)
+    return StepMemory(4*n//shares, 8*trained//shares, 4*n//shares, 4*trained if ddp else gathered,
+                      0 if ddp else 4*trained//shares, 0 if ddp else 4*trained, 2*trained if element == 2 else 0, row)
 
 # %% ../nbs/13c_cost.ipynb #b228b55f
 SPARE = .1 # share of the memory left to the CUDA context, workspaces, fragmentation: an assumption

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 import torch, torch.distributed as dist
+from .extras import require
 from .files import one_writer
 
 # %% ../nbs/10b_distributed.ipynb #3944dc8e
@@ -40,8 +41,7 @@ def process_state(): # .process_index, .num_processes, .device, .is_main_process
     "This process among those that were launched together; they wait for each other for a week, if need be"
     check_launch()
     if 'WORLD_SIZE' not in os.environ: return Alone()
-    from accelerate import PartialState
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))
+    state = require('accelerate').PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))
     check_found(state.num_processes)
     return state
 
@@ -105,9 +105,7 @@ def one_launch(
             if state.is_main_process:
                 try: held.enter_context(one_writer(out, '.launch'))
                 except ValueError as e: said = [str(e)]
-            if state.num_processes > 1:
-                from accelerate.utils import broadcast_object_list
-                broadcast_object_list(said)
+            if state.num_processes > 1: require('accelerate.utils').broadcast_object_list(said)
             if said[0] is not None: raise ValueError(said[0])
             return work(*args, **kwargs)
     return alone

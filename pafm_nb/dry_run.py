@@ -21,6 +21,7 @@ from .candidates import check_source_pool
 from .config import NAMES, TrainConfig, check_data
 from .cost import (GPUS, SPARE, Gpu, bank_bytes, backward_flops, device_cost, drawn_rows, empty_model,
                           forward_flops, gpu_named, resident_fits, rows_that_fit, sizes_of, step_memory)
+from .kernels import kernel_bytes
 from .paths import check_count
 from .pools import TensorPool
 
@@ -97,6 +98,7 @@ class TargetCost:
     operations:int=0 # that are launched
     bytes:int=0 # read and written
     least:int=0 # if each candidate were read once
+    kernel:int=0 # by the kernel of 03a_kernels, where it agrees with these; 0: it is not for them
     room:int=0 # bytes of memory while they are made, an estimate
 
 def target_cost(
@@ -110,19 +112,21 @@ def target_cost(
     if config.crop is not None: shape = (*shape[:-2], config.crop, config.crop)
     if name == 'RandomCrops' and pool.views > 1: name = 'InClass'      # views are gathered as others of a class are
     count = dict(InBatch=rows, SmoothedClass=n).get(name, largest_class(pool) if name in WHOLE else min(config.k, n))
-    per_class = count if name in WHOLE else max(2*config.k, 64)
+    classes, per_class = (pool.num_classes, count) if name in WHOLE else (2, max(2*config.k, 64))
     moments = pool.mean is not None and name not in ('InBatch', 'SmoothedClass', 'TextLikelihood')
-    made = device_cost(name, config.k, rows, shape, 2, per_class, pool.by_class.dtype, moments)
+    made = device_cost(name, config.k, rows, shape, classes, per_class, pool.by_class.dtype, moments)
     scale = n/200 if name == 'SmoothedClass' else 1                   # it is counted on 200 rows
     numbers = rows*count*math.prod(shape)
     own = 14*rows*min(config.k, n)*math.prod(shape)                   # float32, noise and deviations of candidates
     room = 32*rows*count + 128*rows*math.prod(shape) if name in ('InBatch', 'SmoothedClass', *WHOLE) else own
-    return TargetCost(count, made['operations'], int(made['bytes']*scale),
-                      numbers*pool.by_class.element_size()*(1 + moments), room)
+    size = pool.by_class.element_size()
+    kernel = kernel_bytes(rows, count, math.prod(shape), size, moments) if name in WHOLE else 0
+    return TargetCost(count, made['operations'], int(made['bytes']*scale), numbers*size*(1 + moments), kernel, room)
 
 # %% ../nbs/14d_dry_run.ipynb #c3938f33
 SHARE = .4 # of a GPU's peak that the network's products reach: an assumption
-EVALUATION = dict(samples=50_000, steps=250, guided=.7) # SDE of 250 calls; with guidance up to t = .7 as many again there
+# an SDE of 250 calls, as the recipes are sampled; with guidance up to t = .7 each call there is two
+EVALUATION = dict(samples=50_000, steps=250, guided=.7)
 
 @dataclass
 class Plan:
@@ -139,7 +143,7 @@ class Plan:
     drawn:int # rows of a micro-batch
     rows:int # in one pass, 0 if none fits
     target_cost:TargetCost
-    read:int # bytes of the bank that the host reads for a micro-batch
+    read:int # bytes of the bank that the host of a device reads for a step
     sent:int # bytes from the host to the device for a micro-batch
     seconds:dict # what -> seconds of a step
     images_per_second:float
@@ -177,7 +181,9 @@ def plan_target(
 ) -> list: # of (name, text)
     "What is to be said of the target"
     if not cost.operations: return []
-    moved = ('bytes of the target', f'{in_units(cost.bytes)} in {cost.operations} operations, at least {in_units(cost.least)}')
+    kernel = f', {in_units(cost.kernel)} by the kernel' if cost.kernel else ''
+    moved = ('bytes of the target',
+             f'{in_units(cost.bytes)} in {cost.operations} operations{kernel}, at least {in_units(cost.least)}')
     if p.resident: return [moved]
     return [moved, ('made on the host', f'it reads {in_units(p.read)} at random places of the bank a step, '
                                         f'{in_units(p.read/seconds)} a second, or the GPU waits')]
@@ -303,8 +309,9 @@ def described(
     said = pool.provenance.get('said', 'as it is here') if isinstance(pool, BankShape) else 'as it is here'
     classes = f'{pool.num_classes:,} classes' if pool.num_classes > 1 else 'one class'
     kind = 'moments' if pool.mean is not None else 'endpoints'
-    return (f'{said}: {len(pool):,} x {tuple(pool.by_class.shape[1:])} {kind}, {str(pool.by_class.dtype)[6:]}, {classes}, '
-            f'{in_units(bank_bytes(pool))}, {"resident" if resident else "not resident"}')
+    rows = f'{len(pool):,} x {tuple(pool.by_class.shape[1:])} {kind}, {str(pool.by_class.dtype)[6:]}'
+    where = 'resident' if resident else 'not resident'
+    return f'{said}: {rows}, {classes}, {in_units(bank_bytes(pool))}, {where}'
 
 # %% ../nbs/14d_dry_run.ipynb #4217dff8
 def dry_run(
@@ -326,11 +333,11 @@ def dry_run(
     total, saved = sum(seconds.values()), 4*sum(p.numel() for p in model.parameters())*4
     peak = step.peak(rows or 1, later=(rows or 1)*processes < config.batch_size) + room + resident*bank_bytes(pool)
     memory = dict(weights=step.weights, gradients=step.gradients, optimizer=step.optimizer, average=step.ema,
-                  **{'16-bit weights': step.casts, 'DDP or FSDP': step.buckets, 'activations a row': step.row,
+                  **{'16-bit weights': step.casts, 'gradients of DDP' if not config.shard else 'gathered blocks': step.buckets, 'activations a row': step.row,
                      'bank': resident*bank_bytes(pool), 'target': room, 'peak': peak})
     named = f'PAFM, {config.candidates}, {cost.candidates} candidates' if config.objective == 'pafm' else 'FM'
     lines = 1 + (pool.mean is not None)
-    read = 0 if resident else drawn*cost.candidates*lines*pool.by_class[0].nbytes
+    read = 0 if resident else config.batch_size//processes*cost.candidates*lines*pool.by_class[0].nbytes
     return Plan(gpu, processes, config.model, sum(p.numel() for p in model.parameters()), described(pool, resident),
                 named, memory, int((1 - SPARE)*device.memory), resident, drawn, rows, cost, read,
                 sent_bytes(config, pool, model, drawn, resident), seconds, config.batch_size/total,

@@ -7,6 +7,11 @@ __all__ = ['CLASSIFIERS', 'DINOV2', 'DigitsClassifier', 'train_digits_classifier
            'digits_classifier', 'DigitsFeatures', 'MNISTFeatures', 'inception_weights', 'InceptionFeatures',
            'DINOv2Features']
 
+# %% ../nbs/16a_extractors.ipynb #d00e1601
+from .extras import require
+require('torch_fidelity')
+require('safetensors')
+
 # %% ../nbs/16a_extractors.ipynb #d65bfb27
 import hashlib, math
 from importlib.resources import files
@@ -20,7 +25,6 @@ from torch_fidelity import FeatureExtractorBase, FeatureExtractorInceptionV3, re
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from .data import digits
-from .extras import require
 from .pools import TensorPool
 
 # %% ../nbs/16a_extractors.ipynb #f547b2e4

@@ -17,7 +17,8 @@ EXTRAS = dict(
     torchdiffeq='evaluate', faiss='neighbors',
     IPython='experiments', joblib='experiments', matplotlib='experiments', scipy='experiments',
     torchvision='experiments',
-    diffusers='imagenet', braceexpand='text', transformers='text', webdataset='text', mlxtend='data', torchcfm='peers')
+    diffusers='imagenet', transformers='imagenet', braceexpand='text', webdataset='text', mlxtend='data',
+    lightning='peers', torchcfm='peers', playwright='site')
 
 class MissingExtra(ModuleNotFoundError, ValueError):
     "A package is not installed that an extra of this one brings; a ValueError too, since the remedy is the user's"

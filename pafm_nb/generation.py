@@ -13,11 +13,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 import numpy as np, torch
-from PIL import Image
 from torch import Tensor
 import pafm_nb
 from .config import check_name
 from .data import encode_captions
+from .extras import require
 from .images import image_grid, to_uint8
 from .image_sets import protocol_of
 from .mmdit import MMDIT_MODELS
@@ -173,11 +173,11 @@ def _write_pngs(work, target, state):
     "A folder of PNGs, shared by the processes, and renamed when it is complete"
     part = target.with_name(f'.{target.name}.part')
     part.mkdir(exist_ok=True)
-    size = len(next(_images_of(work)))
+    size, to_image = len(next(_images_of(work))), require('PIL.Image').fromarray
     for i in range(state.process_index, work.total, state.num_processes):
         for j, image in enumerate(work.read(i)[0]['images'], i*size):
             file = part/f'{j:06d}.png'
-            with naming(file): Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(file)
+            with naming(file): to_image(image.squeeze(2) if image.shape[2] == 1 else image).save(file)
     state.wait_for_everyone()
     if state.is_main_process: part.rename(target)
 

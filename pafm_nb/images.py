@@ -13,10 +13,12 @@ from collections import Counter, defaultdict
 from contextlib import contextmanager
 from io import BytesIO, RawIOBase
 from pathlib import Path
+from typing import TYPE_CHECKING
 import numpy as np, torch, torch.nn.functional as F
-from PIL import Image, ImageOps
 from torch import Tensor
+from .extras import require
 from .files import is_hidden, walk, whole_file
+if TYPE_CHECKING: from PIL import Image
 
 # %% ../nbs/11a_images.ipynb #6ec49109
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'PPM', 'TIFF')
@@ -34,13 +36,13 @@ def _orientation(image):
 def _upright(image):
     if _orientation(image) not in range(2, 9): return image
     for note in NOTES: image.info.pop(note, None)        # what is wrong with other notes does not matter
-    return ImageOps.exif_transpose(image)
+    return require('PIL.ImageOps').exif_transpose(image)
 
 # %% ../nbs/11a_images.ipynb #9b0c20e0
 def _rgb(image, depth):
     """`depth`: bits of a PNG's sample; its transparent color is given in their numbers, and Pillow's pixels are others.
     Of 16-bit RGB Pillow keeps high bytes: a color that differs from the clear one in low bytes turns white too"""
-    clear = image.info.get('transparency')
+    Image, clear = require('PIL.Image'), image.info.get('transparency')
     if image.mode == 'F': raise ValueError('its pixels are floats of unknown range')
     if image.mode.startswith('I'):
         deep = np.asarray(image)
@@ -57,6 +59,7 @@ def _rgb(image, depth):
 @contextmanager
 def _opened(file, name):
     "An image of which the head has been read; whatever a decoder of damaged data raises names the image"
+    Image = require('PIL.Image')
     try:
         with Image.open(file, formats=FORMATS) as image:
             if image.width*image.height > MAX_PIXELS:
@@ -80,7 +83,7 @@ def image_head(
 def read_image(
     data:bytes, # of an image file
     name:str='image', # for the message
-) -> Image.Image: # RGB, upright; transparency on white, 16 bits cut to 8
+) -> 'Image.Image': # RGB, upright; transparency on white, 16 bits cut to 8
     "Decode an image; a ValueError says what is wrong with it"
     if not data: raise ValueError(f'{name} is no image that can be read: empty')
     with _opened(BytesIO(data), name) as image:
@@ -90,6 +93,7 @@ def read_image(
 # %% ../nbs/11a_images.ipynb #07e53db4
 def _shrink(image, short):
     "ADM's two filters, until the short side is `short`"
+    Image = require('PIL.Image')
     while min(image.size) >= 2*short: image = image.resize((image.width//2, image.height//2), Image.Resampling.BOX)
     scale = short/min(image.size)
     size = round(image.width*scale), round(image.height*scale)
@@ -103,7 +107,7 @@ def _cut(image, size, left, top):
     return torch.from_numpy(np.array(image.crop((left, top, left + size, top + size)))).permute(2, 0, 1).contiguous()
 
 def center_crop(
-    image:Image.Image, # RGB
+    image:'Image.Image', # RGB
     size:int, # of the crop
 ) -> Tensor: # (3, size, size) uint8
     "ADM's centre crop"
@@ -112,7 +116,7 @@ def center_crop(
 
 # %% ../nbs/11a_images.ipynb #de28f8ed
 def random_crop(
-    image:Image.Image, # RGB
+    image:'Image.Image', # RGB
     size:int, # of the crop
     generator:np.random.Generator, # whose draws decide
 ) -> Tensor: # (3, size, size) uint8
@@ -121,7 +125,7 @@ def random_crop(
     return _cut(image, size, *(int(generator.integers(side - size + 1)) for side in image.size))
 
 def views(
-    image:Image.Image, # RGB
+    image:'Image.Image', # RGB
     size:int, # of a crop
     crops:int=1, # the centre crop and crops - 1 random ones
     flip:bool=False, # each crop followed by its mirror image
@@ -147,7 +151,7 @@ def check_grid(images, columns, scale, path):
     if images.ndim != 4 or not len(images) or images.shape[1] not in (1, 3):
         raise ValueError(f'image_grid takes (N, 1 or 3, H, W) with N > 0, got {tuple(images.shape)}')
     if columns < 1 or scale < 1: raise ValueError(f'columns and scale start at 1, got {columns} and {scale}')
-    if path is not None and Path(path).suffix.lower() not in Image.registered_extensions():
+    if path is not None and Path(path).suffix.lower() not in require('PIL.Image').registered_extensions():
         raise ValueError(f'{path} does not say what kind of picture it is: end it with .png or .jpg')
 
 def _side_by_side(x, columns, border=2):
@@ -163,8 +167,9 @@ def image_grid(
     columns:int=10, # images in a row
     scale:int|None=None, # enlargement in whole pixels; None: small images become 32 pixels wide
     path:str|Path|None=None, # also save the picture here; the suffix names the format
-) -> Image.Image: # RGB
+) -> 'Image.Image': # RGB
     "One picture of many images"
+    Image = require('PIL.Image')
     if scale is None: scale = max(1, 32//images.shape[-1])
     check_grid(images, columns, scale, path)
     levels = (images if images.dtype == torch.uint8 else to_uint8(images)).cpu().expand(-1, 3, -1, -1)

@@ -9,18 +9,17 @@ __all__ = ['RESUMABLE', 'DRAWS', 'check_environment', 'check_precision', 'check_
 
 # %% ../nbs/14e_training.ipynb #e654a4a6
 import hashlib, json, os, sys, time, warnings
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
-import accelerate, torch, torch.distributed as dist
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import GradientAccumulationPlugin, TorchDynamoPlugin
+from typing import TYPE_CHECKING, Any
+import torch, torch.distributed as dist
 from torch import Tensor
 from .bank import LatentBank
 from .batches import count_micro_batches, micro_batch_rows, micro_batches_of, step_generator, step_rows
 from .build import PREPARED, build_model, build_objective, check_fit, check_prepared, device_memory
-from .build import open_data, open_encoder
+from .build import open_data, open_encoder, ready_data
 from .checkpoints import FILES, JsonLines, Writer, deferred_signals, host_copy, last_name, newest_checkpoint
 from .checkpoints import newest_state, pack_optimizer, save_checkpoint, unpack_optimizer
 from .config import TrainConfig, saved_config
@@ -28,6 +27,7 @@ from .cost import bank_bytes, drawn_rows, empty_model, rows_that_fit
 from .dry_run import target_cost
 from .images import image_grid
 from .distributed import all_gather, broadcast, check_found, check_launch, on_all_ranks, on_main
+from .extras import require
 from .files import check_writable, one_writer, write_json
 from .mmdit import MMDIT_MODELS
 from .network import Average, checkpoint_blocks, compile_blocks, cut, gathered, replicate, share_blocks, spread
@@ -38,6 +38,7 @@ from .prefetch import PrefetchNext
 from .progress import progress_bar
 from .sampling import sample_many
 from .sit import unwrapped
+if TYPE_CHECKING: from accelerate import Accelerator
 
 # %% ../nbs/14e_training.ipynb #3e07d1e3
 def check_environment(
@@ -79,14 +80,15 @@ def check_sharing(
 
 def connect(
     config:TrainConfig, # the run
-) -> Accelerator:
+) -> 'Accelerator':
     "Find the device and the other processes; an error if they are not as many as were asked for"
     check_precision(config); check_launch(); check_environment(config)
-    AcceleratorState._reset_state()                      # a run of another precision may have been in this process
-    ours = dict(dynamo_plugin=TorchDynamoPlugin(backend='no'),
-                gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1))
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=config.precision,
-                              log_with='tensorboard', project_dir=config.out, **ours)
+    accelerate = require('accelerate')
+    accelerate.state.AcceleratorState._reset_state()     # a run of another precision may have been in this process
+    ours = dict(dynamo_plugin=accelerate.utils.TorchDynamoPlugin(backend='no'),
+                gradient_accumulation_plugin=accelerate.utils.GradientAccumulationPlugin(num_steps=1))
+    accelerator = accelerate.Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=config.precision,
+                                         log_with='tensorboard', project_dir=config.out, **ours)
     check_found(accelerator.num_processes); check_sharing(config, accelerator.num_processes)
     return accelerator
 
@@ -262,8 +264,10 @@ class TrainingSteps:
         self.out.mkdir(parents=True, exist_ok=True)
 
     def open(self):
-        "The data"
-        return open_data(self.config, self.device, self.accelerator.num_processes)
+        "The data, ready to be read"
+        pool = open_data(self.config, self.device, self.accelerator.num_processes)
+        ready_data(self.config, pool)
+        return pool
 
     def _built(self):
         "Data, model and loss, which have to fit; and, in process 0, the newest checkpoint of the folder"
@@ -374,9 +378,8 @@ class TrainingSteps:
         state = dict(config=self.config.saved(), data=self.data, classes=classes, about=self.pool.provenance,
                      processes=self.accelerator.num_processes, pieces=self.micro_batches, drawn_on=self.drawn_on,
                      scaler=None if scaler is None else scaler.state_dict(),
-                     torch=str(torch.__version__), accelerate=accelerate.__version__)
+                     torch=str(torch.__version__), accelerate=require('accelerate').__version__)
         return tensors, state
-
 
 # %% ../nbs/14e_training.ipynb #5a1e0e05
 def peak_memory(
@@ -445,7 +448,7 @@ class Trainer(TrainingSteps):
         self.progress, self.log, self.writer = progress, JsonLines(self.out/'log.jsonl'), Writer()
 
     def fit(self,
-        callback=None, # called as callback(trainer) before each checkpoint
+        callback:Callable[..., Any]|None=None, # called as callback(trainer) before each checkpoint
     ) -> 'Trainer': # itself, with .ema.module trained
         "Train to the last step, saving as the config says; KeyboardInterrupt after a clean save if it was told to stop"
         with deferred_signals() as stop, ExitStack() as held:

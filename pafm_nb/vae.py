@@ -11,6 +11,7 @@ import hashlib
 from pathlib import Path
 import torch
 from torch import Tensor, nn
+from .extras import require
 from .files import read_json
 from .images import to_uint8
 
@@ -31,11 +32,6 @@ def weights_file(
     raise FileNotFoundError(f'{folder} has no {WEIGHTS} and not one variant of it, only {there}: '
                             'copy the VAE again, or rename the file that is meant')
 
-def _diffusers():
-    try: import diffusers
-    except ImportError as e: raise ValueError("latents need diffusers: pip install 'pafm_nb[imagenet]'") from e
-    return diffusers
-
 # %% ../nbs/11c_vae.ipynb #ec25e18f
 def tiny_vae(
     folder, # to save it in, as diffusers does
@@ -46,7 +42,7 @@ def tiny_vae(
     levels = factor.bit_length()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vae = _diffusers().AutoencoderKL(block_out_channels=(8,)*levels,
+        vae = require('diffusers').AutoencoderKL(block_out_channels=(8,)*levels,
                                          down_block_types=('DownEncoderBlock2D',)*levels,
                                          up_block_types=('UpDecoderBlock2D',)*levels,
                                          norm_num_groups=4, latent_channels=4)
@@ -74,13 +70,12 @@ def vae_folder(
         return folder
     if str(name).count('/') != 1 or folder.is_absolute():
         raise FileNotFoundError(f'there is no folder {name}: give that of a VAE, or owner/name of one on the hub')
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    hub, absent = require('huggingface_hub'), require('huggingface_hub.errors').LocalEntryNotFoundError
     def find(**kwargs):
-        return vae_folder(Path([hf_hub_download(str(name), file, **kwargs)
+        return vae_folder(Path([hub.hf_hub_download(str(name), file, **kwargs)
                                 for file in ('config.json', WEIGHTS)][0]).parent)
     try: return find(local_files_only=True)
-    except LocalEntryNotFoundError: pass
+    except absent: pass
     try: return find()
     except (OSError, ValueError) as e:
         why = str(e).strip().splitlines()[0]
@@ -98,7 +93,7 @@ def load_vae(
     dtype:torch.dtype=torch.float32, # of the passes: half precision is autocast, with normalisation in float32
 ) -> nn.Module: # diffusers' AutoencoderKL, frozen
     "Load a VAE from safetensors, complete or not at all"
-    diffusers, folder = _diffusers(), vae_folder(name)
+    diffusers, folder = require('diffusers'), vae_folder(name)
     variant = weights_file(folder).name.removeprefix('diffusion_pytorch_model').removesuffix('safetensors').strip('.')
     how = dict(use_safetensors=True, local_files_only=True, output_loading_info=True,
                torch_dtype=dtype, variant=variant or None)

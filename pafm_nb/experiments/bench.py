@@ -11,6 +11,11 @@ __all__ = ['machine', 'peak_memory', 'measure', 'seconds_in_turn', 'compared', '
            'peer_forms', 'peer_errors', 'stablevm_limits', 'bench_scaling', 'bench_peers', 'seconds_of_steps',
            'bench_processes']
 
+# %% ../../nbs/29e_bench.ipynb #d00e2951
+from ..extras import require
+require('scipy')
+require('PIL')
+
 # %% ../../nbs/29e_bench.ipynb #84f8cdb8
 import copy, ctypes, json, os, platform, shutil, subprocess, sys, tempfile, time
 from contextlib import ExitStack
@@ -540,7 +545,7 @@ def bench_encoding(
 
 # %% ../../nbs/29e_bench.ipynb #009ebeb0
 def _loading(root, rows, repeats, batch=256):
-    import webdataset
+    webdataset = require('webdataset')
     g, shape = torch.Generator().manual_seed(0), (4, 32, 32)
     bank = LatentBank.create(root/'loaded',
                              [((torch.randn(rows, *shape, generator=g).half(),

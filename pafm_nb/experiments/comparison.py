@@ -6,6 +6,10 @@
 __all__ = ['SAMPLING', 'OBJECTIVES', 'sample_digits', 'score_digits', 'measured_run', 'mean_spread', 'compare', 'side_by_side',
            'plot_curves']
 
+# %% ../../nbs/29a_comparison.ipynb #d00e2911
+from ..extras import require
+require('matplotlib')
+
 # %% ../../nbs/29a_comparison.ipynb #10125cb0
 import time
 from pathlib import Path

@@ -7,6 +7,10 @@ __all__ = ['CLAIMS', 'attempt', 'short', 'arrived', 'agree', 'check_weights', 'c
            'check_half_time', 'check_total_variance', 'check_candidates', 'check_bias_variance', 'check_design',
            'check_step', 'frechet', 'check_fair', 'check_ratio', 'evidence', 'check_reading']
 
+# %% ../../nbs/50_course.ipynb #d00e5001
+from ..extras import require
+require('scipy')
+
 # %% ../../nbs/50_course.ipynb #833dde9a
 import copy
 import numpy as np, torch

@@ -6,6 +6,11 @@
 __all__ = ['BLUR', 'MOONS', 'moons', 'stray', 'moons_velocity', 'PlaneNetwork', 'train_moons', 'compare_moons', 'plot_moons',
            'agreed', 'moons_verdict', 'digits_verdict', 'demo']
 
+# %% ../../nbs/29d_demo.ipynb #d00e2941
+from ..extras import require
+require('matplotlib')
+require('sklearn')
+
 # %% ../../nbs/29d_demo.ipynb #d17a0005
 import time
 from pathlib import Path

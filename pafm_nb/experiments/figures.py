@@ -5,6 +5,11 @@
 # %% auto #0
 __all__ = ['COLORS', 'STYLE', 'panels', 'label_ends', 'show']
 
+# %% ../../nbs/29_figures.ipynb #d00e2901
+from ..extras import require
+require('matplotlib')
+require('PIL')
+
 # %% ../../nbs/29_figures.ipynb #a1f16005
 from io import BytesIO
 from pathlib import Path
@@ -58,10 +63,9 @@ def show(
     path=None, # of a copy on disk
 ): # IPython's Image
     "The current figure as a small PNG; closes the figure"
-    from IPython.display import Image as Shown
     full, small = BytesIO(), BytesIO()
     plt.savefig(full); plt.close()
     Image.open(full).convert('RGB').quantize(colors, Image.Quantize.MAXCOVERAGE,
                                              kmeans=4).save(small, 'png', optimize=True)
     if path: Path(path).write_bytes(small.getvalue())
-    return Shown(small.getvalue())
+    return require('IPython.display').Image(small.getvalue())

@@ -9,6 +9,7 @@ __all__ = ['train_vae']
 from typing import Any
 import torch
 from torch import Tensor
+from ..extras import require
 from ..progress import progress_bar
 
 # %% ../../nbs/22_latents.ipynb #fb6a7c06
@@ -21,7 +22,7 @@ def train_vae(
     seed:int=0, # of weights, rows and draws
 ) -> float: # mean absolute error of the last batch, of a range of 2
     "Train a small `AutoencoderKL` (diffusers): 4 latent channels, a quarter of the side, scaled to unit variance"
-    from diffusers import AutoencoderKL
+    diffusers = require('diffusers')
     if (images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3
         or images.shape[2] % 4 or images.shape[3] % 4):
         raise ValueError(
@@ -29,8 +30,8 @@ def train_vae(
     g = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vae:Any = AutoencoderKL(block_out_channels=channels, down_block_types=('DownEncoderBlock2D',)*3,
-                                up_block_types=('UpDecoderBlock2D',)*3, norm_num_groups=8, latent_channels=4)
+        vae:Any = diffusers.AutoencoderKL(block_out_channels=channels, down_block_types=('DownEncoderBlock2D',)*3,
+                                          up_block_types=('UpDecoderBlock2D',)*3, norm_num_groups=8, latent_channels=4)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=1e-3, weight_decay=0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=.1)
     with progress_bar(steps, unit='step', disable=steps < 100) as bar:

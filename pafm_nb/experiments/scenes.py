@@ -6,6 +6,10 @@
 __all__ = ['SCENE_MODEL', 'TOLD', 'SceneJudge', 'train_scene_judge', 'scene_judge', 'judged', 'obeyed', 'draw_captions',
            'captions_trial', 'missed', 'missed_against_fm']
 
+# %% ../../nbs/25_scenes.ipynb #d00e2501
+from ..extras import require
+require('safetensors')
+
 # %% ../../nbs/25_scenes.ipynb #3d4c766c
 import base64, tempfile
 from importlib.resources import files

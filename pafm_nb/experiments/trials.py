@@ -6,6 +6,11 @@
 __all__ = ['BINS', 'run_trials', 'few_noises', 'Trial', 'digits_probe', 'binned', 'field_errors', 'some_digits', 'digits_trial',
            'interval', 'paired_ratio', 'holm', 'steps_to', 'seeds_of', 'by_seed', 'against', 'forest']
 
+# %% ../../nbs/29c_trials.ipynb #d00e2931
+from ..extras import require
+require('scipy')
+require('joblib')
+
 # %% ../../nbs/29c_trials.ipynb #0167eb31
 import json, math, tempfile, time
 from functools import lru_cache, partial
