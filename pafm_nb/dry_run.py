@@ -246,11 +246,12 @@ def remedies(
     "What helps"
     most = passes(replace(config, pass_rows=None), pool, gpu, processes, resident, room)
     found = [f'--pass_rows {most}'] if config.pass_rows and most else []
-    tries = [('--resident false', config, gpu, False)]*resident
-    tries += [(f'--{name} true', replace(config, **{name: True}, pass_rows=None), gpu, resident)
-              for name in ('checkpointing', *['shard']*(processes > 1)) if not getattr(config, name)]
+    flags = [name for name in ('checkpointing', *['shard']*(processes > 1)) if not getattr(config, name)]
+    changes:list[dict[str, Any]] = [{name: True, 'pass_rows': None} for name in flags]
+    tries:list[tuple[str, TrainConfig, Gpu, bool]] = [('--resident false', config, gpu, False)]*resident
+    tries += [(f'--{name} true', replace(config, **change), gpu, resident) for name, change in zip(flags, changes)]
     tries += [(f'--gpu "{name}"', config, other, resident) for name, other in GPUS.items() if other.memory > gpu.memory]
-    return found + [said for said, *case in tries if passes(case[0], pool, case[1], processes, case[2], room)]
+    return found + [said for said, run, device, kept in tries if passes(run, pool, device, processes, kept, room)]
 
 # %% ../nbs/14d_dry_run.ipynb #06782be6
 def step_seconds(
@@ -332,9 +333,10 @@ def dry_run(
     seconds = step_seconds(config, model, device, processes, cost, resident)
     total, saved = sum(seconds.values()), 4*sum(p.numel() for p in model.parameters())*4
     peak = step.peak(rows or 1, later=(rows or 1)*processes < config.batch_size) + room + resident*bank_bytes(pool)
-    memory = dict(weights=step.weights, gradients=step.gradients, optimizer=step.optimizer, average=step.ema,
-                  **{'16-bit weights': step.casts, 'gradients of DDP' if not config.shard else 'gathered blocks': step.buckets, 'activations a row': step.row,
-                     'bank': resident*bank_bytes(pool), 'target': room, 'peak': peak})
+    kept = 'gathered blocks' if config.shard else 'gradients of DDP'
+    memory = {'weights': step.weights, 'gradients': step.gradients, 'optimizer': step.optimizer, 'average': step.ema,
+              '16-bit weights': step.casts, kept: step.buckets, 'activations a row': step.row,
+              'bank': resident*bank_bytes(pool), 'target': room, 'peak': peak}
     named = f'PAFM, {config.candidates}, {cost.candidates} candidates' if config.objective == 'pafm' else 'FM'
     lines = 1 + (pool.mean is not None)
     read = 0 if resident else config.batch_size//processes*cost.candidates*lines*pool.by_class[0].nbytes
