@@ -39,8 +39,7 @@ def generate_steps(
     state = process_state()
     steps = steps_to_draw(run)
     if state.num_processes > 1:                          # a run that goes on may have saved in between
-        from accelerate.utils import broadcast_object_list
-        broadcast_object_list(steps := [steps])
+        require('accelerate.utils').broadcast_object_list(steps := [steps])
         steps, = steps
     for step in steps: generate(run, Path(out)/f'step_{step:08d}', *args, step=step, **settings)
     return Path(out)
@@ -114,9 +113,9 @@ def evaluate_steps(
         check_same_reference(found, rows.values(), out)
         rows[step] = dict(step=step, ema_crc32=protocol['ema_crc32']) | found
         write_json(out, dict(asked=asked, protocol={k: protocol.get(k) for k in ALIKE}, rows=[rows[s] for s in sorted(rows)]))
-    rows = [rows[step] for step in sorted(rows)]
-    draw_curves({'': rows}, out.with_suffix('.png'))
-    return rows, out
+    lines = [rows[step] for step in sorted(rows)]
+    draw_curves({'': lines}, out.with_suffix('.png'))
+    return lines, out
 
 # %% ../nbs/16b_curves.ipynb #5a1e1013
 def steps_table(
