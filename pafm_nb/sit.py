@@ -201,14 +201,15 @@ def check_sizes(
     depth:int, # blocks
     num_heads:int, # attention heads
     mlp_ratio:float=4., # width of the two-layer networks over hidden_size
-    **others:int, # further sizes by name
+    **others:int, # further sizes by name: num_classes, ...
 ):
     "Refuse sizes of which no transformer can be built."
-    sizes = dict(input_size=input_size, patch_size=patch_size, in_channels=in_channels, hidden_size=hidden_size,
-                 depth=depth, num_heads=num_heads, **others)
+    sizes:dict[str, Any] = dict(input_size=input_size, patch_size=patch_size, in_channels=in_channels,
+                                hidden_size=hidden_size, depth=depth, num_heads=num_heads, **others)
     for name, n in sizes.items():
-        if not isinstance(n, Integral): raise ValueError(f'{name} is {n!r}: give an integer of at least 1')
-        if n < 1: raise ValueError(f'{name} is {n}: give at least 1')
+        least = int(name != 'num_classes')               # 0: a model without labels
+        if not isinstance(n, Integral): raise ValueError(f'{name} is {n!r}: give an integer of at least {least}')
+        if n < least: raise ValueError(f'{name} is {n}: give at least {least}')
     if not 1 <= hidden_size*mlp_ratio < math.inf:
         raise ValueError(f'mlp_ratio is {mlp_ratio}: give a number above 0, as 4')
     for name, n, of, divisor in (('input_size', input_size, 'patch_size', patch_size),
@@ -297,9 +298,7 @@ class SiT(nn.Module, HubMixin):
         generator:torch.Generator|None=None,
     ):
         super().__init__()
-        check_sizes(input_size, patch_size, in_channels, hidden_size, depth, num_heads, mlp_ratio)
-        if not isinstance(num_classes, Integral) or num_classes < 0:
-            raise ValueError(f'num_classes is {num_classes}: give 0 (a model without labels) or more')
+        check_sizes(input_size, patch_size, in_channels, hidden_size, depth, num_heads, mlp_ratio, num_classes=num_classes)
         self.input_size, self.patch_size, self.in_channels = input_size, patch_size, in_channels
         self.null_label = num_classes
         self.x_embedder = PatchEmbedding(patch_size, in_channels, hidden_size)

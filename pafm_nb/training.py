@@ -381,7 +381,6 @@ class TrainingSteps:
                      torch=str(torch.__version__), accelerate=require('accelerate').__version__)
         return tensors, state
 
-
 # %% ../nbs/14e_training.ipynb #5a1e0e05
 def peak_memory(
     device, # of the model
@@ -484,7 +483,7 @@ class Trainer(TrainingSteps):
     def _after_step(self, bar, callback, told):
         "A log line, a picture or a checkpoint, where one is due"
         c, last = self.config, self.step == self.config.steps
-        save = told or last or self.step % c.save_every == 0
+        save = told or last or not all(self.step % n for n in (c.save_every, c.keep_every or c.save_every))
         look = c.sample_every > 0 and not told and (last or self.step % c.sample_every == 0)
         if save or look or self.step % c.log_every == 0: self._log_line(bar)
         began = time.perf_counter()
