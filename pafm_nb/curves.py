@@ -39,8 +39,7 @@ def generate_steps(
     state = process_state()
     steps = steps_to_draw(run)
     if state.num_processes > 1:                          # a run that goes on may have saved in between
-        from accelerate.utils import broadcast_object_list
-        broadcast_object_list(steps := [steps])
+        require('accelerate.utils').broadcast_object_list(steps := [steps])
         steps, = steps
     for step in steps: generate(run, Path(out)/f'step_{step:08d}', *args, step=step, **settings)
     return Path(out)
