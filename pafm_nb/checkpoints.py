@@ -145,8 +145,8 @@ def host_copy(
 class Writer:
     "Does one thing after another in a thread; what fails there is raised when one asks"
     def __init__(self):
-        self.pool, self.job = ThreadPoolExecutor(1, 'writer'), None
-        self.job:Future|None
+        self.pool = ThreadPoolExecutor(1, 'writer')
+        self.job:Future|None = None                      # what was begun last
 
     def write(self,
         work, # called without arguments, in the thread

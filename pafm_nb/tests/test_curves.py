@@ -102,7 +102,8 @@ def test_a_table_goes_on(drawn):
 def test_the_command_knows_a_folder_of_all_checkpoints(drawn, tmp_path, capsys):
     "One table on the screen, and where it is"
     (tmp_path/'real.npz').write_text('')
-    pafm_evaluate.__wrapped__(samples=str(drawn[0]), reference=str(tmp_path/'real.npz'), extractor='digits', metrics='fid')
+    pafm_evaluate.__wrapped__(samples=str(drawn[0]), reference=str(tmp_path/'real.npz'), extractor='digits',
+                              metrics='fid')
     said = capsys.readouterr().out.split()
     ft.test_eq((said[:4], said[-1]), (['step', 'FD-digits', '10', '10.0000'], str(drawn[0]/'curve_digits.png')))
 
