@@ -6,7 +6,7 @@
 __all__ = ['DTYPES', 'NO_RESERVE', 'BANK', 'POPULATE', 'name_of', 'Mapped', 'map_file', 'map_array', 'NpyRows',
            'check_labels_of_block', 'check_stored', 'check_block', 'file_entry', 'meta_of', 'check_blocks',
            'check_parts', 'BankWriter', 'check_meta', 'shares_made_of', 'LatentBank', 'publish_file',
-           'available_memory', 'read_through', 'announces', 'ready_to_gather', 'StepReads', 'step_reads']
+           'available_memory', 'read_through', 'announces', 'ready_to_gather']
 
 # %% ../nbs/12_bank.ipynb #d52dd91d
 import hashlib, mmap, os, shutil, sys, time, zlib
@@ -625,11 +625,6 @@ class LatentBank(TensorPool):
         new.maps = {}
         return new
 
-    @property
-    def nbytes(self) -> int:
-        "What a copy on a device takes, text and neighbours included"
-        return sum(x.nbytes for x in (getattr(self, name) for name in self.LOCAL) if x is not None)
-
     def shares_at(self,
         scale:float, # of the similarity of captions
     ) -> Tensor|None: # (N,)
@@ -717,30 +712,3 @@ def ready_to_gather(
         elif scattered and hasattr(mmap, 'MADV_WILLNEED') and bank.maps[name].array.ndim > 1:
             setattr(bank.maps[name].array, 'expect', announces(bank.maps[name]))
     return read
-
-# %% ../nbs/12_bank.ipynb #7c41e6dc
-class StepReads(NamedTuple):
-    "What one process reads of a bank in a step"
-    rows:int # gathered, or read in place where a sampler takes whole classes
-    gathered:int # bytes of these, on the device if the bank is there
-    sent:int # bytes from the host to the device
-
-def step_reads(
-    config, # TrainConfig of the run
-    row:int, # numbers of an endpoint
-    element:int, # bytes of each
-    most:int=1, # rows of the largest class
-    moments:bool=False, # does the bank hold them?
-    condition:int=8, # bytes of a row's label, states or tokens
-    embedding:int=0, # bytes of a caption's embedding
-    processes:int=1, # that share a batch
-) -> StepReads:
-    "Rows and bytes of a step, counted without a bank"
-    batch, name, k = config.batch_size//processes, 'fm' if config.objective == 'fm' else config.candidates, config.k
-    whole = dict.fromkeys(('WholeClass', 'ExactMoments', 'SmoothedClass'), most)
-    none = dict.fromkeys(('fm', 'InBatch', 'MomentDraws'), 0)
-    found = (whole | none | dict(Cells=k*(1 + config.sampler_args.get('extra', 0)))).get(name, k)
-    gathered = batch*(1 + found)*row*element*(1 + moments)
-    if name == 'TextLikelihood': gathered += batch*(1 + k)*embedding
-    sent = batch*8 if config.resident else batch*(3*4*row + 3*4 + condition)
-    return StepReads(batch*(1 + found), gathered, sent)

@@ -14,15 +14,12 @@ __all__ = ['IMPORTS', 'FILES', 'random_rows', 'blocks_of', 'make', 'same_tensors
            'test_second_writer', 'test_what_a_system_wrote_for_itself_is_not_foreign', 'test_rows_of_an_older_version',
            'test_what_may_not_be_read_is_not_called_damaged', 'Killed', 'killed_at', 'test_opening_a_large_bank',
            'test_a_cut_file_is_not_gone_on_with', 'test_larger_than_memory', 'Told',
-           'test_a_gather_announces_its_rows_and_no_others', 'test_what_fits_is_read_and_the_rest_announced',
-           'test_rows_of_a_step_are_counted_without_it', 'Rows', 'test_workers_share_a_bank', 'test_resident_on_a_gpu',
-           'test_no_room_while_writing']
+           'test_a_gather_announces_its_rows_and_no_others', 'test_what_fits_is_read_and_the_rest_announced', 'Rows',
+           'test_workers_share_a_bank', 'test_resident_on_a_gpu', 'test_no_room_while_writing']
 
 # %% ../../nbs/tests/test_bank.ipynb #a363aa7f
 import json, mmap, os, pickle, signal, subprocess, sys
 from contextlib import contextmanager
-from dataclasses import replace
-from unittest.mock import patch
 
 import fastcore.test as ft
 import numpy as np
@@ -31,9 +28,7 @@ import torch
 from torch.testing import assert_close
 
 import pafm_nb.bank as module
-from ..bank import (LatentBank, Mapped, NpyRows, announces, available_memory, map_array, ready_to_gather,
-                          step_reads)
-from ..config import TrainConfig
+from ..bank import LatentBank, Mapped, NpyRows, announces, available_memory, map_array, ready_to_gather
 from ..experiments.bench import peak_memory, sparse_bank
 from ..candidates import SAMPLERS, TextLikelihood
 from ..neighbors import prepare_cells, prepare_neighbors
@@ -518,25 +513,6 @@ def test_what_fits_is_read_and_the_rest_announced(tmp_path, scattered):
     assert torch.equal(other.take(rows), bank.take(rows)) and torch.equal(first(other), first(bank))
     ft.test_eq(ready_to_gather(bank, ['std', 'text'], room=0, scattered=False), [])
     assert available_memory() > 2**20 or sys.platform != 'linux'
-
-@pytest.mark.parametrize('name', [*SAMPLERS, 'fm'])
-def test_rows_of_a_step_are_counted_without_it(name):
-    "As many as `read_rows` is asked for, where a sampler does not read its rows in place"
-    z, moments = torch.randn(60, 48, generator=torch.Generator().manual_seed(0)), 'Moment' in name
-    pool = TensorPool(z, torch.arange(60)//20, *((z, z.abs()) if moments else ()), views=4 if 'Crops' in name else 1,
-                      text=z.clone() if 'Text' in name else None)
-    config = TrainConfig('run', objective='fm') if name == 'fm' else TrainConfig('run', candidates=name)
-    found = step_reads(replace(config, k=4, batch_size=6), 48, 4, 20, moments, processes=2)
-    in_place, own = name in ('WholeClass', 'ExactMoments', 'SmoothedClass'), name in ('fm', 'InBatch', 'MomentDraws')
-    ft.test_eq(found, (3*(1 + 20*in_place + 4*(not in_place and not own)), found.rows*48*4*(1 + moments),
-                       3*(3*4*48 + 12 + 8)))
-    if in_place or own: return
-    read = []
-    def seen(x, rows): return read.append(rows.numel()*(x is pool.by_class)) or read_rows(x, rows)
-    sampler = SAMPLERS[name](pool, 4)
-    with patch('pafm_nb.pools.read_rows', seen): sampler(pool[[0, 5, 9]])
-    ft.test_eq(sum(read), found.rows)
-
 
 # %% ../../nbs/tests/test_bank.ipynb #a68a2892
 class Rows(torch.utils.data.Dataset):
