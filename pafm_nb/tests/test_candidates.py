@@ -10,16 +10,17 @@ __all__ = ['PLAIN', 'LAW', 'SMALL', 'FOUR', 'LABELS', 'test_unbiased_by_enumerat
            'test_broadened_is_the_field_of_a_smoothed_pool', 'test_broadened_without_labels_is_unbiased_by_enumeration',
            'test_broadened_rows_that_stand_alone', 'test_the_law_of_the_rows_enters_the_weights',
            'test_uneven_rows_are_unbiased_with_their_law', 'test_bad_laws',
-           'test_a_class_smaller_than_k_gives_all_it_has', 'test_augmented_rows_are_refused', 'test_cells_partition',
-           'test_extra_cells_are_uniform', 'test_neighbours_are_nearest', 'test_equal_rows',
-           'test_half_precision_pool_keeps_the_source', 'test_exact_moments_is_the_limit_of_draws',
-           'test_moment_draws_are_unbiased', 'test_candidates_of_a_moment_pool_are_draws',
-           'test_crops_come_from_their_image', 'test_crops_that_are_rows_are_unbiased',
-           'test_captions_and_images_in_one_space', 'test_text_likelihood', 'test_text_follows_its_row',
-           'test_text_prior_is_the_cosine', 'test_text_of_classes', 'test_every_endpoint_has_its_share',
-           'test_sinkhorn_converges', 'test_sinkhorn_by_anchors', 'test_bad_samplers', 'test_bad_batches',
-           'test_bad_batches_of_no_pool', 'test_a_condition_without_labels', 'test_a_class_without_rows',
-           'test_rows_as_stored_are_no_draws', 'test_augmented_rows_among_plain_ones_are_told', 'expected_of',
+           'test_a_pool_and_a_number_in_the_wrong_place', 'test_a_class_smaller_than_k_gives_all_it_has',
+           'test_augmented_rows_are_refused', 'test_cells_partition', 'test_extra_cells_are_uniform',
+           'test_neighbours_are_nearest', 'test_equal_rows', 'test_half_precision_pool_keeps_the_source',
+           'test_exact_moments_is_the_limit_of_draws', 'test_moment_draws_are_unbiased',
+           'test_candidates_of_a_moment_pool_are_draws', 'test_crops_come_from_their_image',
+           'test_crops_that_are_rows_are_unbiased', 'test_captions_and_images_in_one_space', 'test_text_likelihood',
+           'test_text_follows_its_row', 'test_text_prior_is_the_cosine', 'test_text_of_classes',
+           'test_every_endpoint_has_its_share', 'test_sinkhorn_converges', 'test_sinkhorn_by_anchors',
+           'test_bad_samplers', 'test_bad_batches', 'test_bad_batches_of_no_pool', 'test_a_condition_without_labels',
+           'test_a_class_without_rows', 'test_rows_as_stored_are_no_draws',
+           'test_augmented_rows_among_plain_ones_are_told', 'expected_of',
            'test_groups_of_a_batch_are_unbiased_by_enumeration', 'test_rows_seen_before_are_unbiased_by_enumeration',
            'test_known_likelihoods_are_unbiased_by_enumeration', 'test_one_candidate_is_flow_matching',
            'test_groups_are_of_one_label_and_equal', 'test_a_queue_goes_on_where_it_stopped', 'run_rank',
@@ -299,6 +300,14 @@ def test_uneven_rows_are_unbiased_with_their_law():
                                        (torch.full((30,), torch.inf), 'holds inf')])
 def test_bad_laws(law, said):
     ft.test_fail(lambda: WholeClass(pool_of(), log_prior=law), contains=said)
+
+# %% ../../nbs/tests/test_candidates.ipynb #d41c7ab0
+@pytest.mark.parametrize('make, said', [(lambda pool: WholeClass(pool, 3), 'there is no k'),
+                                        (lambda pool: InClass(3, pool), 'pool must be a TensorPool'),
+                                        (lambda pool: MomentDraws(3, pool), 'pool must be a TensorPool')])
+def test_a_pool_and_a_number_in_the_wrong_place(make, said):
+    "What is refused is what the caller meant otherwise"
+    ft.test_fail(lambda: make(TensorPool(torch.zeros(4, 2))), exc=ValueError, contains=said)
 
 # %% ../../nbs/tests/test_candidates.ipynb #76b5543a
 SMALL = dict(InClass=lambda p: InClass(p, 6), NearestNeighbors=lambda p: NearestNeighbors(p, 6),
