@@ -509,7 +509,7 @@ class LatentBank(TensorPool):
              'neighbors', 'neighbors_in_all', 'cells', 'text_cells', 'shares')
     FILES = dict(by_class='endpoints', std='stds')
 
-    def __init__(self, folder, meta:dict):
+    def __init__(self, folder:str|Path, meta:dict):
         self.embedding:Tensor|Any                        # this and the next two are None where there are none
         self.text_cells:Tensor|Any
         self.shares:Tensor|Any

@@ -19,7 +19,7 @@ from .files import discard, one_writer, read_json, read_sealed, write_json
 from .paths import check_count
 from .prefetch import prefetch
 from .progress import progress_bar
-from .vae import PRECISIONS, vae_factor
+from .vae import PRECISIONS, check_passes, vae_factor
 from .work_folder import WorkFolder, remove_work
 
 # %% ../nbs/12b_bank_build.ipynb #ec246567
@@ -44,6 +44,7 @@ def check_precision(
     precision = precision or ('fp16' if device.type == 'cuda' else 'no')
     if precision not in PRECISIONS:
         raise ValueError(f'precision must be one of {", ".join(PRECISIONS)}, got {precision!r}')
+    check_passes(precision, device)
     return precision
 
 def check_side(

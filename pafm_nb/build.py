@@ -234,8 +234,8 @@ def trained_classes(
 
 # %% ../nbs/14c_build.ipynb #4c2ebff0
 def open_run(
-    folder, # of a run
-    device='cpu', # of the model
+    folder:str|Path, # of a run
+    device:str|torch.device='cpu', # of the model
     step:int|None=None, # of the checkpoint; None: of the newest that is whole
 ) -> TrainedModel:
     "The averaged model of one of a run's checkpoints, and what is known of it"

@@ -304,6 +304,10 @@ class PoolSampler:
         log_prior:Tensor|None=None,
     ):
         check_source_pool(self, pool)
+        if isinstance(log_prior, int):
+            raise ValueError(
+                f'{type(self).__name__}(pool, {log_prior}): log_prior must be a tensor ({len(pool)},), and there is no k, '
+                'all rows are taken; for k of them use InClass(pool, k)')
         if log_prior is not None:
             check_log_prior(log_prior, pool.labels, (len(pool),))
             log_prior = log_prior[pool.order].float().to(pool.place.device)
@@ -322,7 +326,7 @@ class PoolSampler:
 
     def class_ranges(self,
         batch:Batch, # rows of the pool
-        generator=None, # what draws candidates, to be checked
+        generator:torch.Generator|None=None, # what draws candidates, to be checked
     ) -> tuple: # (B, 2) int64 start and stop of the compatible rows, (B,) int64 row of each source
         """Where the endpoints compatible with each row's label lie in the sorted pool;
         a dropped label (-1) takes the whole pool"""
@@ -485,13 +489,13 @@ class InClass(PoolSampler):
     """
     exact = True
     def __init__(self, pool:TensorPool, k:int, log_prior:Tensor|None=None):
-        check_count('k', k, 1)
         super().__init__(pool, log_prior)
+        check_count('k', k, 1)
         self.k, self.ragged = min(k, len(pool)), warn_small(pool.start.diff(), k)
 
     def __call__(self,
         batch:Batch, # rows of the pool
-        generator=None, # torch.Generator on the batch's device
+        generator:torch.Generator|None=None, # torch.Generator on the batch's device
     ) -> Candidates: # (B, k, *D), the source in column 0
         span, place = self.class_ranges(batch, generator)
         rows = others_of(span[:, :1], place, distinct(span[:, 1] - span[:, 0] - 1, self.k - 1, generator))
@@ -549,7 +553,7 @@ class WholeClass(PoolSampler):
 
     def rows(self,
         batch:Batch, # rows of the pool
-        generator=None, # torch.Generator on the batch's device: for dropped labels
+        generator:torch.Generator|None=None, # torch.Generator on the batch's device: for dropped labels
     ) -> tuple: # (B, width) int64 rows of the class or of an arc, then -1; (B,) int64 column of the source
         "A stretch of the pool from where the class begins; for a dropped label an arc of the circle"
         span, place = self.class_ranges(batch, generator)
@@ -565,7 +569,7 @@ class WholeClass(PoolSampler):
 
     def __call__(self,
         batch:Batch, # rows of the pool
-        generator=None, # torch.Generator on the batch's device: for dropped labels
+        generator:torch.Generator|None=None, # torch.Generator on the batch's device: for dropped labels
     ) -> CandidateSet:
         pool = self.pool
         if pool.num_classes == 1:
@@ -615,13 +619,13 @@ class MomentDraws(PoolSampler):
     by_label = False
     moments = True
     def __init__(self, pool:TensorPool, k:int):
-        check_count('k', k, 1)
         super().__init__(pool)
+        check_count('k', k, 1)
         self.k = k
 
     def __call__(self,
         batch:Batch, # draws of the pool's rows, from draw
-        generator=None, # torch.Generator on the batch's device
+        generator:torch.Generator|None=None, # torch.Generator on the batch's device
     ) -> Candidates: # (B, k, *D), the source in column 0
         _, place = self.class_ranges(batch, generator)
         mean, std = self.pool.mean[place][:, None], self.pool.std[place][:, None]
@@ -699,14 +703,14 @@ class RandomCrops(PoolSampler):
     exact = True
     by_label = False
     def __init__(self, pool:TensorPool, k:int):
-        check_count('k', k, 1)
         super().__init__(pool)
+        check_count('k', k, 1)
         self.k, self.whole_rows = k, pool.views > 1
         check_crops(pool, k)
 
     def __call__(self,
         batch:Batch, # of rows; or, from a pool of images, of square crops from draw(..., crop=size)
-        generator=None, # torch.Generator on the batch's device
+        generator:torch.Generator|None=None, # torch.Generator on the batch's device
     ) -> Candidates: # (B, k, *D), the source in column 0
         _, place = self.class_ranges(batch, generator)
         if not self.whole_rows:
@@ -760,7 +764,7 @@ class ExactMoments(WholeClass):
     moments = True
     def __call__(self,
         batch:Batch, # draws of the pool's rows, from draw
-        generator=None, # torch.Generator on the batch's device: for dropped labels
+        generator:torch.Generator|None=None, # torch.Generator on the batch's device: for dropped labels
     ) -> GaussianCandidates:
         rows, source = self.rows(batch, generator)
         return GaussianCandidates(self.pool.mean, self.pool.std, rows.clamp_min(0), self.weigh(rows), source)
@@ -827,7 +831,7 @@ class NearestNeighbors(PoolSampler):
 
     def __call__(self,
         batch:Batch, # rows of the pool
-        generator=None, # torch.Generator on the batch's device, for pools with moments
+        generator:torch.Generator|None=None, # torch.Generator on the batch's device, for pools with moments
     ) -> Candidates: # (B, k, *D), the source in column 0
         _, place = self.class_ranges(batch, generator)
         near = self.near[place]
@@ -905,7 +909,7 @@ class SmoothedClass(PoolSampler):
 
     def __call__(self,
         batch:Batch, # rows of the pool
-        generator=None, # not used: nothing is drawn
+        generator:torch.Generator|None=None, # not used: nothing is drawn
     ) -> GaussianCandidates: # (B, width of the widest row); on a GPU, which is not asked, of the pool
         span, place = self.class_ranges(batch, generator)
         check_stored(batch, self.pool.take(place))
@@ -1002,7 +1006,7 @@ class Cells(PoolSampler):
 
     def __call__(self,
         batch:Batch, # rows of the pool
-        generator=None, # torch.Generator on the batch's device
+        generator:torch.Generator|None=None, # torch.Generator on the batch's device
     ) -> Candidates: # (B, (1 + extra)k, *D), the source in column 0, -inf where a cell has no more members
         span, place = self.class_ranges(batch, generator)
         own = self.cell[place]
@@ -1162,7 +1166,7 @@ class TextLikelihood(PoolSampler):
 
     def __call__(self,
         batch:Batch, # rows of the pool; y = -1 where the caption is dropped
-        generator=None, # torch.Generator on the batch's device
+        generator:torch.Generator|None=None, # torch.Generator on the batch's device
     ) -> Candidates: # (B, k, *D), the source in column 0
         _, place = self.class_ranges(batch, generator)
         rows = (source_first(self.members[self.cell[place]], place) if self.ragged

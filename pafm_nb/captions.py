@@ -23,7 +23,7 @@ from .candidates import sinkhorn
 from .data import WORDS, captioned_shapes, decode_captions
 from .images import MAX_BYTES, SUFFIXES, center_crop, image_grid, read_image, tar_members, to_uint8
 from .bank_build import Producer, build_bank, check_precision, check_settings, check_side
-from .vae import PRECISIONS, encode, load_vae, vae_provenance
+from .vae import PRECISIONS, encode, load_vae, tf32, vae_provenance
 from .work_folder import WorkFolder
 from .prefetch import prefetch
 from .extras import require
@@ -575,7 +575,7 @@ def prepare_cc12m(
     size:int=256, # side of the crops
     batch_size:int=32, # samples in one pass
     limit:int|None=None, # only so many samples, for a trial
-    precision:str|None=None, # 'no', 'bf16' or 'fp16' passes; None: 'fp16' on a GPU, 'no' on a CPU
+    precision:str|None=None, # 'no', 'tf32', 'bf16' or 'fp16' passes; None: 'fp16' on a GPU, 'no' on a CPU
     progress:bool=True, # show a bar
 ) -> LatentBank:
     "Shards of captioned pictures -> a bank, by all processes that were launched; the same call goes on after a stop"
@@ -588,7 +588,8 @@ def prepare_cc12m(
     encoders = Encoders(load_vae(vae, *how), load_text_encoder(clip, *how), load_image_encoder(clip, *how))
     check_side(size, encoders.vae)
     provenance = cc12m_provenance(files, encoders, vae, clip, text, size, limit=limit, precision=precision)
-    return build_bank(ShardProducer(files, encoders, batch_size, limit, provenance), out, state, progress)
+    with tf32(precision == 'tf32', state.device):
+        return build_bank(ShardProducer(files, encoders, batch_size, limit, provenance), out, state, progress)
 
 # %% ../nbs/12d_captions.ipynb #3ea7c0b2
 def prepare_shares(

@@ -95,7 +95,10 @@ def check_keep(
 
 # %% ../nbs/14b_checkpoints.ipynb #2171c06d
 def _write_aside(part, step, tensors, state):
-    "All of a checkpoint, on the disk"
+    "All of a checkpoint, on the disk; what a kill left of others is removed"
+    part.parent.mkdir(parents=True, exist_ok=True)
+    for left in part.parent.iterdir():
+        if re.fullmatch(r'\.part_\d{8,}', left.name): discard(left)
     part.mkdir()
     state = sealed(dict(step=step, checksums=_write_tensors(part, tensors), **state))
     (part/'state.json').write_text(json.dumps(state, indent=1) + '\n')
@@ -121,9 +124,6 @@ def save_checkpoint(
     folder, broken = Path(folder), require('safetensors').SafetensorError
     part, done = folder/f'.part_{step:08d}', folder/f'step_{step:08d}'
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.iterdir():                    # by a kill
-            if re.fullmatch(r'\.part_\d{8,}', left.name): discard(left)
         _write_aside(part, step, tensors, state)
         if done.is_dir() and not done.is_symlink(): discard(done)
         part.rename(done)
@@ -137,16 +137,16 @@ def save_checkpoint(
 
 # %% ../nbs/14b_checkpoints.ipynb #5a1e0d03
 def host_copy(
-    tensors:dict, # name in FILES -> dict of tensors, on any device
+    tensors:dict, # name -> tensor, on any device
 ) -> dict: # the same on the CPU
     "The tensors in memory of their own: training goes on in place"
-    return {name: {k: v.detach().to('cpu', copy=True) for k, v in named.items()} for name, named in tensors.items()}
+    return {k: v.detach().to('cpu', copy=True) for k, v in tensors.items()}
 
 class Writer:
     "Does one thing after another in a thread; what fails there is raised when one asks"
     def __init__(self):
-        self.pool, self.job = ThreadPoolExecutor(1, 'writer'), None
-        self.job:Future|None
+        self.pool = ThreadPoolExecutor(1, 'writer')
+        self.job:Future|None = None                      # what was begun last
 
     def write(self,
         work, # called without arguments, in the thread
@@ -196,6 +196,7 @@ def newest_checkpoint(
     found = checkpoints_in(folder)
     for path in reversed(found):
         try: return path, *read_checkpoint(path)
+        except ModuleNotFoundError: raise                # nothing is broken
         except ValueError as e: warnings.warn(str(e))
     if found: raise ValueError(f'none of the {len(found)} checkpoints in {folder} is whole: remove them to start again')
     return None

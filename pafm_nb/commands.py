@@ -189,7 +189,7 @@ def pafm_train():
 # %% ../nbs/18_commands.ipynb #246b2174
 def _precision():
     return Param('Precision of the passes; auto: fp16 on a GPU, no on a CPU', str,
-                 choices=('auto', 'no', 'fp16', 'bf16'))
+                 choices=('auto', 'no', 'tf32', 'fp16', 'bf16'))
 def _stored(): return Param('Type that the bank stores', str, choices=('float16', 'float32'))
 
 MOST = dict(size=2**14, crops=2**12, seed=2**31 - 2)  # of other counts 2**20
@@ -389,13 +389,15 @@ def pafm_sample(
     atol:float=1e-6, # of dopri5
     rtol:float=1e-3, # of dopri5
     batch_size:int=64, # images drawn together by a process
-    precision:Param('Precision of the passes', str, choices=('no', 'bf16'))='no',
+    precision:Param('Precision of the passes; the state stays in float32', str, choices=('no', 'tf32', 'bf16'))='no',
     double:bool=False, # keep the state in float64
     form:Param('Form of the images', str, choices=('npy', 'npz', 'png'))='npz',
     vae:str=None, # a VAE in the place of the one the run's bank names
     captions:str=None, # text file, one caption a line, for models of captions
 ):
     "Draw images of a run; the same command goes on after a stop"
+    sampling = dict(method=method, steps=steps, guidance_scale=guidance_scale, atol=atol, rtol=rtol,
+                    guidance_interval=(guidance_low, guidance_high), guidance_channels=guidance_channels or None)
     def work():
         check_filled(run=run, out=out, vae=vae, captions=captions, step=step); check_folders(run, out)
         number = step_number(step)
@@ -404,10 +406,8 @@ def pafm_sample(
         from pafm_nb.distributed import process_state
         from pafm_nb.generation import generate
         draw = generate_steps if number == 'all' else partial(generate, step=number)
-        draw(run, out, n, seed, labels, form, batch_size, precision, vae or '', captions or '', method=method,
-             steps=steps, guidance_scale=guidance_scale, guidance_interval=(guidance_low, guidance_high),
-             guidance_channels=guidance_channels or None, atol=atol, rtol=rtol,
-             dtype=torch.float64 if double else None)
+        draw(run, out, n, seed, labels, form, batch_size, precision, vae or '', captions or '',
+             dtype=torch.float64 if double else None, **sampling)
         if process_state().is_main_process:
             print(f'{n} images of each checkpoint are in {out}' if number == 'all' else
                   f'{n} images are in {out}, and what made them in {out}/protocol.json')

@@ -39,8 +39,7 @@ def generate_steps(
     state = process_state()
     steps = steps_to_draw(run)
     if state.num_processes > 1:                          # a run that goes on may have saved in between
-        from accelerate.utils import broadcast_object_list
-        broadcast_object_list(steps := [steps])
+        require('accelerate.utils').broadcast_object_list(steps := [steps])
         steps, = steps
     for step in steps: generate(run, Path(out)/f'step_{step:08d}', *args, step=step, **settings)
     return Path(out)
@@ -105,16 +104,17 @@ def evaluate_steps(
     if not made: raise ValueError(f'{samples} holds no folders step_...: pafm_sample --step all makes them')
     check_writable(out.parent)
     asked = dict(extractor=extractor, metrics=list(metrics), reference=Path(reference).name, size=settings.get('size'))
-    rows = {row['step']: row for row in check_table(out, asked)}
+    table = {row['step']: row for row in check_table(out, asked)}
     for step, protocol in made.items():
-        if rows.get(step, {}).get('ema_crc32') == protocol['ema_crc32']: continue
+        if table.get(step, {}).get('ema_crc32') == protocol['ema_crc32']: continue
         found, _ = evaluate_files(Path(samples)/f'step_{step:08d}', reference, extractor=extractor, metrics=metrics,
                                   **settings)
         settings.pop('stats', None)                      # they are there
-        check_same_reference(found, rows.values(), out)
-        rows[step] = dict(step=step, ema_crc32=protocol['ema_crc32']) | found
-        write_json(out, dict(asked=asked, protocol={k: protocol.get(k) for k in ALIKE}, rows=[rows[s] for s in sorted(rows)]))
-    rows = [rows[step] for step in sorted(rows)]
+        check_same_reference(found, table.values(), out)
+        table[step] = dict(step=step, ema_crc32=protocol['ema_crc32']) | found
+        alike = {k: protocol.get(k) for k in ALIKE}
+        write_json(out, dict(asked=asked, protocol=alike, rows=[table[s] for s in sorted(table)]))
+    rows = [table[step] for step in sorted(table)]
     draw_curves({'': rows}, out.with_suffix('.png'))
     return rows, out
 
@@ -125,8 +125,9 @@ def steps_table(
     "The numbers of all checkpoints, a line each"
     named = {row['step']: {k: v[0] if isinstance(v, tuple) else v for k, v in results(row).items()} for row in rows}
     names = list(next(iter(named.values())))
-    return '\n'.join([f'{"step":>10s}' + ''.join(f'{name:>14s}' for name in names),
-                      *(f'{step:10d}' + ''.join(f'{row[name]:14.4f}' for name in names) for step, row in named.items())])
+    lines = [f'{"step":>10s}' + ''.join(f'{name:>14s}' for name in names)]
+    for step, row in named.items(): lines.append(f'{step:10d}' + ''.join(f'{row[name]:14.4f}' for name in names))
+    return '\n'.join(lines)
 
 def draw_curves(
     runs:dict, # name of a run -> rows of evaluate_steps

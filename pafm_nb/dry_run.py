@@ -21,6 +21,7 @@ from .candidates import check_source_pool
 from .config import NAMES, TrainConfig, check_data
 from .cost import (GPUS, SPARE, Gpu, bank_bytes, backward_flops, device_cost, drawn_rows, empty_model,
                           forward_flops, gpu_named, resident_fits, rows_that_fit, sizes_of, step_memory)
+from .kernels import kernel_bytes
 from .paths import check_count
 from .pools import TensorPool
 
@@ -97,6 +98,7 @@ class TargetCost:
     operations:int=0 # that are launched
     bytes:int=0 # read and written
     least:int=0 # if each candidate were read once
+    kernel:int=0 # by the kernel of 03a_kernels, where it agrees with these; 0: it is not for them
     room:int=0 # bytes of memory while they are made, an estimate
 
 def target_cost(
@@ -110,15 +112,16 @@ def target_cost(
     if config.crop is not None: shape = (*shape[:-2], config.crop, config.crop)
     if name == 'RandomCrops' and pool.views > 1: name = 'InClass'      # views are gathered as others of a class are
     count = dict(InBatch=rows, SmoothedClass=n).get(name, largest_class(pool) if name in WHOLE else min(config.k, n))
-    per_class = count if name in WHOLE else max(2*config.k, 64)
+    classes, per_class = (pool.num_classes, count) if name in WHOLE else (2, max(2*config.k, 64))
     moments = pool.mean is not None and name not in ('InBatch', 'SmoothedClass', 'TextLikelihood')
-    made = device_cost(name, config.k, rows, shape, 2, per_class, pool.by_class.dtype, moments)
+    made = device_cost(name, config.k, rows, shape, classes, per_class, pool.by_class.dtype, moments)
     scale = n/200 if name == 'SmoothedClass' else 1                   # it is counted on 200 rows
     numbers = rows*count*math.prod(shape)
     own = 14*rows*min(config.k, n)*math.prod(shape)                   # float32, noise and deviations of candidates
     room = 32*rows*count + 128*rows*math.prod(shape) if name in ('InBatch', 'SmoothedClass', *WHOLE) else own
-    return TargetCost(count, made['operations'], int(made['bytes']*scale),
-                      numbers*pool.by_class.element_size()*(1 + moments), room)
+    size = pool.by_class.element_size()
+    kernel = kernel_bytes(rows, count, math.prod(shape), size, moments) if name in WHOLE else 0
+    return TargetCost(count, made['operations'], int(made['bytes']*scale), numbers*size*(1 + moments), kernel, room)
 
 # %% ../nbs/14d_dry_run.ipynb #c3938f33
 SHARE = .4 # of a GPU's peak that the network's products reach: an assumption
@@ -178,8 +181,9 @@ def plan_target(
 ) -> list: # of (name, text)
     "What is to be said of the target"
     if not cost.operations: return []
+    kernel = f', {in_units(cost.kernel)} by the kernel' if cost.kernel else ''
     moved = ('bytes of the target',
-             f'{in_units(cost.bytes)} in {cost.operations} operations, at least {in_units(cost.least)}')
+             f'{in_units(cost.bytes)} in {cost.operations} operations{kernel}, at least {in_units(cost.least)}')
     if p.resident: return [moved]
     return [moved, ('made on the host', f'it reads {in_units(p.read)} at random places of the bank a step, '
                                         f'{in_units(p.read/seconds)} a second, or the GPU waits')]
@@ -242,11 +246,12 @@ def remedies(
     "What helps"
     most = passes(replace(config, pass_rows=None), pool, gpu, processes, resident, room)
     found = [f'--pass_rows {most}'] if config.pass_rows and most else []
-    tries = [('--resident false', config, gpu, False)]*resident
-    tries += [(f'--{name} true', replace(config, **{name: True}, pass_rows=None), gpu, resident)
-              for name in ('checkpointing', *['shard']*(processes > 1)) if not getattr(config, name)]
+    flags = [name for name in ('checkpointing', *['shard']*(processes > 1)) if not getattr(config, name)]
+    changes:list[dict[str, Any]] = [{name: True, 'pass_rows': None} for name in flags]
+    tries:list[tuple[str, TrainConfig, Gpu, bool]] = [('--resident false', config, gpu, False)]*resident
+    tries += [(f'--{name} true', replace(config, **change), gpu, resident) for name, change in zip(flags, changes)]
     tries += [(f'--gpu "{name}"', config, other, resident) for name, other in GPUS.items() if other.memory > gpu.memory]
-    return found + [said for said, *case in tries if passes(case[0], pool, case[1], processes, case[2], room)]
+    return found + [said for said, run, device, kept in tries if passes(run, pool, device, processes, kept, room)]
 
 # %% ../nbs/14d_dry_run.ipynb #06782be6
 def step_seconds(
@@ -328,9 +333,10 @@ def dry_run(
     seconds = step_seconds(config, model, device, processes, cost, resident)
     total, saved = sum(seconds.values()), 4*sum(p.numel() for p in model.parameters())*4
     peak = step.peak(rows or 1, later=(rows or 1)*processes < config.batch_size) + room + resident*bank_bytes(pool)
-    memory = dict(weights=step.weights, gradients=step.gradients, optimizer=step.optimizer, average=step.ema,
-                  **{'16-bit weights': step.casts, 'gradients of DDP' if not config.shard else 'gathered blocks': step.buckets, 'activations a row': step.row,
-                     'bank': resident*bank_bytes(pool), 'target': room, 'peak': peak})
+    kept = 'gathered blocks' if config.shard else 'gradients of DDP'
+    memory = {'weights': step.weights, 'gradients': step.gradients, 'optimizer': step.optimizer, 'average': step.ema,
+              '16-bit weights': step.casts, kept: step.buckets, 'activations a row': step.row,
+              'bank': resident*bank_bytes(pool), 'target': room, 'peak': peak}
     named = f'PAFM, {config.candidates}, {cost.candidates} candidates' if config.objective == 'pafm' else 'FM'
     lines = 1 + (pool.mean is not None)
     read = 0 if resident else config.batch_size//processes*cost.candidates*lines*pool.by_class[0].nbytes

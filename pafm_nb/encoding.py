@@ -18,7 +18,7 @@ from .distributed import one_launch, process_state
 from .files import check_writable, read_json
 from .images import NOT_THE_IMAGES, Images, open_images, read_image, views
 from .pools import TensorPool
-from .vae import PRECISIONS, encode, load_vae, vae_factor, vae_provenance
+from .vae import PRECISIONS, encode, load_vae, tf32, vae_factor, vae_provenance
 
 # %% ../nbs/12c_encoding.ipynb #ed5b570a
 ROWS = 512  # of a piece, about
@@ -131,7 +131,7 @@ def prepare_imagenet(
     batch_size:int=32, # images in one pass; on a CPU fewer if they are large, for the cache's sake
     limit:int|None=None, # for a trial: so many images, every class among them
     dtype:torch.dtype=torch.float16, # of the bank: torch.float16 or torch.float32
-    precision:str|None=None, # of the passes: 'no' (float32), 'fp16' or 'bf16'; None: 'fp16' on a GPU, 'no' on a CPU
+    precision:str|None=None, # of the passes, of PRECISIONS; None: 'fp16' on a GPU, 'no' (float32) on a CPU
     seed:int=0, # of the random crops
     progress:bool=True, # show a bar, print the summary
 ) -> LatentBank: # means and standard deviations, scaled; crops and flips are views of an image
@@ -145,7 +145,8 @@ def prepare_imagenet(
     check_side(size, loaded)
     made = dict(crops=crops, flip=bool(flip), seed=seed, limit=limit, precision=precision, dtype=stored)
     provenance = dict(latents=vae_provenance(loaded, vae) | dict(size=size, image_size=size), images=made)
-    return build_bank(ImageProducer(images, loaded, batch_size, dtype, provenance), out, state, progress)
+    with tf32(precision == 'tf32', state.device):
+        return build_bank(ImageProducer(images, loaded, batch_size, dtype, provenance), out, state, progress)
 
 # %% ../nbs/12c_encoding.ipynb #f94a3dd5
 # which made REPA's features

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EXTRACTORS', 'METRICS', 'CAST', 'MOMENTS', 'FRECHET', 'PAIRS', 'check_moments', 'frechet_distance', 'Moments',
-           'Extractor', 'check_metrics', 'Features', 'check_levels', 'read_features', 'save_stats', 'load_stats',
-           'check_how', 'check_reference', 'evaluate', 'results', 'protocol_line', 'evaluate_files']
+           'Extractor', 'check_metrics', 'Features', 'check_levels', 'read_features', 'check_features', 'save_stats',
+           'load_stats', 'check_how', 'check_reference', 'evaluate', 'results', 'protocol_line', 'evaluate_files']
 
 # %% ../nbs/16_evaluation.ipynb #666cb5b5
 import hashlib, json, math
@@ -174,15 +174,20 @@ def read_features(
             digest.update(batch.cpu().contiguous().numpy())
             if levels <= CAST: levels |= set(batch.flatten().bincount().nonzero().flatten().tolist())
             for layer, x in zip(layers, net(batch.to(device))):
-                if not x.isfinite().all():
-                    raise ValueError(
-                        f'{net.get_name()} gave {layer} of {images.name} that are not finite: are its weights whole?')
+                check_features(x, f'{net.get_name()} gave {layer} of {images.name}')
                 if layer in moments: moments[layer].add(x)
                 if layer in whole: whole[layer].append(x.float().cpu())
             bar.update(len(batch))
     check_levels(levels, images.name)
     found = {layer: sums.result() for layer, sums in moments.items()}
     return Features(found, {layer: torch.cat(parts) for layer, parts in whole.items()}, digest.hexdigest()[:16])
+
+def check_features(
+    x:Tensor, # of a batch
+    what:str, # they are, for the message
+):
+    "Refuse features that a broken network gives"
+    if not x.isfinite().all(): raise ValueError(f'{what} that are not finite: are its weights whole?')
 
 # %% ../nbs/16_evaluation.ipynb #c79ff313
 MOMENTS = dict(features=('mu', 'sigma'), spatial=('mu_s', 'sigma_s'))
@@ -358,10 +363,18 @@ def _compared(fake, reference, moments, provenance):
         made['statistics_sha256'] = hashlib.sha256(content).hexdigest()[:16]
     return made
 
+def _summed(spec, wanted, stats):
+    "Layers whose moments are taken: those that are wanted; for a file all there are"
+    return set(MOMENTS) & set(spec.layers) if stats else wanted
+
+def _versions(device):
+    return dict(device=device.type, torch=torch.__version__,
+                torch_fidelity=require('torch_fidelity').__version__, pafm_nb=__version__)
+
 # %% ../nbs/16_evaluation.ipynb #d625bf74
 def evaluate(
-    samples,
-    reference,
+    samples:str|Path|np.ndarray|Tensor|ImageSet,
+    reference:str|Path|np.ndarray|Tensor|ImageSet,
     metrics:str|tuple=('fid', 'isc', 'kid', 'prc'),
     extractor:str='inception',
     weights:str|Path|None=None,
@@ -445,16 +458,13 @@ def evaluate(
     summed, pairs, theirs = _layers(metrics, FRECHET), _layers(metrics, PAIRS), None
     made = _compared(fake, reference, moments, provenance)
     if real and (pairs or stats or summed and not moments):
-        of_file = set(MOMENTS) & set(spec.layers) if stats else summed
-        theirs = read(real, set() if moments else of_file, pairs)
-        made |= dict(n_reference=real.shape[0], reference_sha256=theirs.sha256)
+        theirs = read(real, set() if moments else _summed(spec, summed, stats), pairs)
         moments = moments or theirs.moments
+        made |= dict(n_reference=real.shape[0], reference_sha256=theirs.sha256)
         if stats: save_stats(stats, moments, n=real.shape[0], images_sha256=theirs.sha256, **named)
     ours = read(fake, summed, pairs | _layers(metrics, ('isc',)))
     found, how = _scores(metrics, spec, ours, moments, theirs)
-    versions = dict(device=where.type, torch=torch.__version__, torch_fidelity=require('torch_fidelity').__version__,
-                    pafm_nb=__version__)
-    return found | made | dict(samples_sha256=ours.sha256) | how | named | versions
+    return found | made | dict(samples_sha256=ours.sha256) | how | named | _versions(where)
 
 # %% ../nbs/16_evaluation.ipynb #c6b78173
 def _title(key):

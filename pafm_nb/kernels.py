@@ -119,9 +119,10 @@ def kernel_average(
     log_w, top, total = (z.new_empty(b, *size) for size in ((k,), (parts,), (parts, dim)))
     prior = None if log_prior is None else log_prior.to(z.dtype)
     given = [pool if x is None else x.contiguous() for x in (pool, std, rows, prior)]
-    jitted()[(b, parts)](*given, z, eps, rates_of(noisy, spread), log_w, top, total, k, dim, b, per, prior_step,
-                         BY_ROWS=rows is not None, PRIOR=log_prior is not None, SPREAD=spread, TILE=tile,
-                         WIDTH=width, num_warps=8)
+    with torch.cuda.device_of(z):
+        jitted()[(b, parts)](*given, z, eps, rates_of(noisy, spread), log_w, top, total, k, dim, b, per, prior_step,
+                             BY_ROWS=rows is not None, PRIOR=log_prior is not None, SPREAD=spread, TILE=tile,
+                             WIDTH=width, num_warps=8)
     of_all = log_w.logsumexp(1, keepdim=True)
     return ((top - of_all).exp()[..., None]*total).sum(1), (log_w - of_all).exp()
 
@@ -167,9 +168,9 @@ def disagreement(
     definition:Callable[[], tuple], # the same in float64
 ) -> str: # why the kernel is not to be used; empty if it is
     "In what a kernel differs from what it should give"
-    try: found = kernel()
+    try: found, wanted = kernel(), definition()
     except Exception as e: return f'it raised {type(e).__name__}: {(str(e).splitlines() or [""])[0]}'
-    for name, x, y in zip(('means', 'weights'), found, definition()):
+    for name, x, y in zip(('means', 'weights'), found, wanted):
         off = ((x - y).abs().max()/y.abs().max().clamp_min(1e-12)).item()
         if not off <= 1e-3: return f'its {name} are off by {off:.2g} of the largest'
     return ''

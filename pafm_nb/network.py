@@ -82,7 +82,7 @@ def replicate(
 ) -> DistributedDataParallel:
     "Each process keeps all the weights; their gradients are summed while the backward pass goes on"
     told = inspect.signature(DistributedDataParallel).parameters
-    constant = {'forward_sync_buffers' if 'forward_sync_buffers' in told else 'broadcast_buffers': False}
+    constant:dict = {'forward_sync_buffers' if 'forward_sync_buffers' in told else 'broadcast_buffers': False}
     whole = DistributedDataParallel(model, device_ids=[device.index] if device.type == 'cuda' else None,
                                     gradient_as_bucket_view=True, **constant)
     if reduce == 'bf16': whole.register_comm_hook(None, bf16_compress_hook)

@@ -160,7 +160,8 @@ def pafm_target(z:Tensor, eps:Tensor, t:Tensor, candidates:Tensor|CandidateSet, 
     temperature : float
         Divides the log-likelihood; 1 is exact.
     z_t : Tensor, optional
-        (B, *D) the noisy points of your loop. On a CPU it is checked that z and eps made them.
+        (B, *D) the noisy points of your loop. On a CPU it is checked that z and eps made them, and that eps is standard
+        normal noise; without z_t neither is looked at.
 
     Returns
     -------
@@ -170,8 +171,9 @@ def pafm_target(z:Tensor, eps:Tensor, t:Tensor, candidates:Tensor|CandidateSet, 
     Raises
     ------
     ValueError
-        For shapes or devices that do not fit, times outside [0, 1], numbers that are not finite, K = 0, a source that
-        is not among its candidates, noise that is none, or points that z and eps did not make (with the way that fits).
+        For shapes or devices that do not fit, and K = 0. On a CPU, where numbers may be looked at, also for times
+        outside [0, 1], numbers that are not finite, and a source that is not among its candidates; and with `z_t` for
+        noise that is none, or points that z and eps did not make (with the way that fits).
 
     References
     ----------
@@ -332,7 +334,8 @@ class FMLoss:
     null_condition : Tensor, optional
         (...) what the model is given for a dropped condition, such as the states of the empty caption.
     noise : callable
-        `noise(z, batch, generator)` returns standard normal noise like z; the weights of PAFM rely on its law.
+        `noise(z, batch, generator)` returns standard normal noise like z. PAFM's weights rely on its law, which is not
+        checked here: give a step of it to `pafm_target` with `z_t`, which looks.
     null_text : Tensor, optional
         The former name of `null_condition`.
 
@@ -370,7 +373,7 @@ class FMLoss:
     @property
     def null_text(self) -> Tensor|None: return self.null_condition
 
-    def drop(self, batch, generator):
+    def drop(self, batch:Batch, generator:torch.Generator|None) -> tuple[Tensor|None, Tensor|None]:
         """What the sampler is told (labels,
         -1 where dropped) and what the model is given (the condition or else labels, the null one where dropped)"""
         if batch.y is None and batch.condition is None: return None, None
@@ -385,7 +388,8 @@ class FMLoss:
         self.null_condition = null = null.to(given.device)
         return told, torch.where(expand(gone, given), null.to(given.dtype), given)
 
-    def target(self, z, eps, t, batch, generator, velocity=None):
+    def target(self, z:Tensor, eps:Tensor, t:Tensor, batch:Batch, generator:torch.Generator|None,
+               velocity:Tensor|None=None) -> tuple[Tensor, Tensor, Tensor]:
         """The target velocity, effective sample size and source weight of each row;
         `velocity` is that of the sources' own paths, if known"""
         one = torch.ones(len(z), device=z.device)
@@ -394,7 +398,7 @@ class FMLoss:
     @torch.no_grad()
     def prepare(self,
         batch:Batch, # rows of the data
-        generator=None, # torch.Generator on the batch's device
+        generator:torch.Generator|None=None, # on the batch's device
     ) -> Prepared:
         "Draw times, noise and dropped labels and build the target: all of a step that can be done ahead of the network"
         check_batch(batch); check_generator(generator)
@@ -409,7 +413,8 @@ class FMLoss:
         return Prepared(self.path.interpolate(z, eps, t), t, condition, target, own, ess, source_weight)
 
     def compare(self,
-        model, # model(z_t, t, y) -> velocity (B, *D); called with the condition where the batch has one
+        # model(z_t, t, y) -> velocity (B, *D); called with the condition where the batch has one
+        model:Callable[..., Tensor],
         prepared:Prepared, # on the model's device
     ) -> LossOutput:
         "Ask the network and compare"
@@ -474,7 +479,8 @@ class PAFMLoss(FMLoss):
     null_condition : Tensor, optional
         (...) what the model is given for a dropped condition.
     noise : callable
-        `noise(z, batch, generator)` returns standard normal noise like z.
+        `noise(z, batch, generator)` returns standard normal noise like z, drawn without looking at z; its law is not
+        checked here but by `pafm_target` with `z_t`.
     null_text : Tensor, optional
         The former name of `null_condition`.
 
@@ -506,11 +512,12 @@ class PAFMLoss(FMLoss):
         self.candidates:Any = candidates
         self.temperature = temperature
 
-    def drop(self, batch, generator):
+    def drop(self, batch:Batch, generator:torch.Generator|None) -> tuple[Tensor|None, Tensor|None]:
         check_told(self.candidates, batch.y is not None, batch.condition)
         return super().drop(batch, generator)
 
-    def target(self, z, eps, t, batch, generator, velocity=None):
+    def target(self, z:Tensor, eps:Tensor, t:Tensor, batch:Batch, generator:torch.Generator|None,
+               velocity:Tensor|None=None) -> tuple[Tensor, Tensor, Tensor]:
         candidates = ask_sampler(self.candidates, batch, generator, t, lambda: self.path.interpolate(z, eps, t))
         check_found(candidates, self.candidates, z)
         found, weights = mixed_target(z, eps, t, candidates, self.path, self.temperature, velocity)

@@ -223,10 +223,10 @@ class LinearPath(Path):
     >>> LinearPath().interpolate(z, eps, t)
     tensor([[0.2500, 0.2500]])
     """
-    def alpha(self, t): return 1 - t
-    def sigma(self, t): return t
-    def d_alpha(self, t): return -torch.ones_like(t)
-    def d_sigma(self, t): return torch.ones_like(t)
+    def alpha(self, t:Tensor) -> Tensor: return 1 - t
+    def sigma(self, t:Tensor) -> Tensor: return t
+    def d_alpha(self, t:Tensor) -> Tensor: return -torch.ones_like(t)
+    def d_sigma(self, t:Tensor) -> Tensor: return torch.ones_like(t)
 
 # %% ../nbs/00_paths.ipynb #04039931
 @dataclass(frozen=True)
@@ -247,10 +247,10 @@ class CosinePath(Path):
     >>> path.alpha(t), path.sigma(t)
     (tensor([0.7071]), tensor([0.7071]))
     """
-    def alpha(self, t): return torch.cos(t*math.pi/2)
-    def sigma(self, t): return torch.sin(t*math.pi/2)
-    def d_alpha(self, t): return -math.pi/2*torch.sin(t*math.pi/2)
-    def d_sigma(self, t): return math.pi/2*torch.cos(t*math.pi/2)
+    def alpha(self, t:Tensor) -> Tensor: return torch.cos(t*math.pi/2)
+    def sigma(self, t:Tensor) -> Tensor: return torch.sin(t*math.pi/2)
+    def d_alpha(self, t:Tensor) -> Tensor: return -math.pi/2*torch.sin(t*math.pi/2)
+    def d_sigma(self, t:Tensor) -> Tensor: return math.pi/2*torch.cos(t*math.pi/2)
 
 # %% ../nbs/00_paths.ipynb #9405afc2
 @dataclass(frozen=True)
@@ -290,10 +290,10 @@ class VPPath(Path):
         check_number('beta_max', self.beta_max, lambda x: self.beta_min <= x < math.inf and x > 0,
                      f'a finite number above 0, at least beta_min = {self.beta_min}')
     def _log_alpha(self, t): return -t*t*(self.beta_max - self.beta_min)/4 - t*self.beta_min/2
-    def alpha(self, t): return self._log_alpha(t).exp()
-    def sigma(self, t): return (-torch.expm1(2*self._log_alpha(t))).sqrt()
-    def d_alpha(self, t): return -.5*(self.beta_min + t*(self.beta_max - self.beta_min))*self.alpha(t)
-    def d_sigma(self, t): return -self.alpha(t)*self.d_alpha(t)/self.sigma(t).clamp_min(1e-3)
+    def alpha(self, t:Tensor) -> Tensor: return self._log_alpha(t).exp()
+    def sigma(self, t:Tensor) -> Tensor: return (-torch.expm1(2*self._log_alpha(t))).sqrt()
+    def d_alpha(self, t:Tensor) -> Tensor: return -.5*(self.beta_min + t*(self.beta_max - self.beta_min))*self.alpha(t)
+    def d_sigma(self, t:Tensor) -> Tensor: return -self.alpha(t)*self.d_alpha(t)/self.sigma(t).clamp_min(1e-3)
 
 # %% ../nbs/00_paths.ipynb #42cf98b5
 PATHS = dict(linear=LinearPath, cosine=CosinePath, vp=VPPath)

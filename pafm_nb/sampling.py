@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['MOST_CALLS', 'METHODS', 'check_solver', 'time_grid', 'euler', 'heun', 'check_tolerances', 'dopri5', 'euler_maruyama',
            'normal_rows', 'check_guided', 'check_guidance', 'guided_velocity', 'sample', 'NotFinite', 'evaluating',
-           'check_sampling', 'Counted', 'seeded_generators', 'seeded_noise', 'sample_many']
+           'check_sampling', 'Counted', 'seeded_generators', 'seeded_noise', 'step_generators', 'sample_many',
+           'check_conditions']
 
 # %% ../nbs/15_sampling.ipynb #d1152526
 import math
-from collections.abc import Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from numbers import Real
 
@@ -103,24 +104,29 @@ def dopri5(
     "Follow the field from t = 1 to t = 0 in steps that keep every image's error within bounds: fifth order."
     check_solver(field, z, watch); check_count('steps', steps, 1); check_tolerances(atol, rtol)
     odeint = require('torchdiffeq').odeint
-    calls, breaks = 0, sorted({t for t in breaks if 0 < t < 1}, reverse=True)
+    breaks = sorted({t for t in breaks if 0 < t < 1}, reverse=True)
     times = torch.tensor(time_grid(steps if watch else 1), dtype=torch.float64, device=z.device)
     options = dict(norm=lambda x: x.flatten(1).square().mean(1).sqrt().amax(), step_t=times[-1:])
     if breaks: options['jump_t'] = times.new_tensor(breaks)
-
-    def counted(t, z):
-        nonlocal calls
-        if (calls := calls + 1) > MOST_CALLS:
-            raise ValueError(
-                f'dopri5 called the model {MOST_CALLS} times and is at t = {t:.3g}: raise rtol={rtol:g} and '
-                f'atol={atol:g}, or take heun')
-        return field(z, t.item())
-    try: states = odeint(counted, z, times, rtol=rtol, atol=atol, method='dopri5', options=options)
+    try: states = odeint(_limited(field, atol, rtol), z, times, rtol=rtol, atol=atol, method='dopri5', options=options)
     except AssertionError as e:
         raise ValueError(f'dopri5 gives up ({e}): raise rtol={rtol:g} and atol={atol:g}, or take heun') from e
     if watch:
         for t, state in zip(times.tolist(), states): watch(t, state)
     return states[-1]
+
+
+def _limited(field, atol, rtol):
+    "The field as odeint calls it, MOST_CALLS times"
+    count = iter(range(MOST_CALLS))
+    def limited(t, z):
+        if next(count, None) is None:
+            raise ValueError(
+                f'dopri5 called the model {MOST_CALLS} times and is at t = {t:.3g}: raise rtol={rtol:g} and '
+                f'atol={atol:g}, or take heun')
+        return field(z, t.item())
+    return limited
+
 
 # %% ../nbs/15_sampling.ipynb #c6949613
 def euler_maruyama(
@@ -155,14 +161,15 @@ def _normal(like, generator):
 
 # %% ../nbs/15_sampling.ipynb #62554202
 def normal_rows(
-    generators, # one torch.Generator per row, on the CPU
+    generators, # one torch.Generator per row, all on one device
     shape, # of a row
     dtype=torch.float32, # of the numbers
-)->Tensor: # (B, *shape)
+)->Tensor: # (B, *shape), on the device of the generators
     "Standard normal rows, each drawn from its own generator."
     if not isinstance(shape, (tuple, list)) or not all(isinstance(n, int) for n in shape):
         raise ValueError(f'shape must be that of an image, such as (C, H, W), got {shape!r}')
-    rows = torch.empty(len(generators), *shape, dtype=dtype)
+    device = generators[0].device if len(generators) else 'cpu'
+    rows = torch.empty(len(generators), *shape, dtype=dtype, device=device)
     for row, generator in zip(rows, generators): row.normal_(generator=generator)
     return rows
 
@@ -233,21 +240,21 @@ METHODS = ('euler', 'heun', 'dopri5', 'euler_maruyama')
 
 @torch.no_grad()
 def sample(
-    model,
+    model:Callable[..., Tensor],
     noise:Tensor,
     y:Tensor|None=None,
     method:str='euler',
     steps:int=50,
     guidance_scale:float=1.,
-    guidance_interval=(0., 1.),
-    generator=None,
-    null_label=None,
+    guidance_interval:tuple[float, float]=(0., 1.),
+    generator:torch.Generator|list[torch.Generator]|None=None,
+    null_label:int|Tensor|None=None,
     path:Path=LinearPath(),
     guidance_channels:int|None=None,
     atol:float=1e-6,
     rtol:float=1e-3,
-    dtype=None,
-    watch=None,
+    dtype:torch.dtype|None=None,
+    watch:Callable[[float, Tensor], object]|None=None,
 ) -> Tensor:
     """Draw samples: integrate `dz/dt = v` from noise at t = 1 to data at t = 0.
 
@@ -269,7 +276,8 @@ def sample(
     guidance_interval : tuple of float, default (0., 1.)
         Guide steps that begin where low <= t <= high.
     generator : torch.Generator or list, optional
-        Of the noise of euler_maruyama: one, or a list of one per row.
+        Of the noise of euler_maruyama: one, or a list of one per row. Where they are on the device of `noise`, nothing
+        waits for the host.
     null_label : int or Tensor, optional
         What stands for no label: a number, or a tensor like a row of y; None takes `model.null_label`.
     path : Path, default LinearPath()
@@ -313,13 +321,8 @@ def sample(
     _check_sample(noise, y, method, steps, guidance_scale, guidance_interval, guidance_channels, generator, atol,
                   rtol, dtype)
     given = torch.promote_types(noise.dtype, torch.float32)
-    guided = guided_velocity(model, y, guidance_scale, guidance_interval, null_label, guidance_channels, given)
-    finite = {}
-    def field(z, t, begin=None):
-        v = guided(z, t, begin)
-        finite[t] = v.isfinite().all()                     # a flag on the device: looked at only at the end
-        if method == 'dopri5' and not finite[t]: raise NotFinite(v, t)
-        return v
+    field = _Watched(guided_velocity(model, y, guidance_scale, guidance_interval, null_label, guidance_channels, given),
+                     asks=method == 'dopri5')
     z = noise.to(torch.promote_types(given, dtype or given))
     with evaluating(model):
         if method == 'euler_maruyama': z = euler_maruyama(field, z, steps, path, generator, watch, given)
@@ -327,8 +330,22 @@ def sample(
             z = dopri5(field, z, steps, watch, atol, rtol, () if guidance_scale == 1 else guidance_interval)
         elif method == 'heun': z = heun(field, z, steps, watch, second=field)
         else: z = euler(field, z, steps, watch)
-    if not z.isfinite().all(): raise NotFinite(z, next((t for t, good in finite.items() if not good), 0.))
+    if not z.isfinite().all(): raise NotFinite(z, field.began())
     return z
+
+
+class _Watched:
+    "A field that remembers when it ceased to be finite, in flags on the device that are looked at only at the end"
+    def __init__(self, field, asks): self.field, self.asks, self.finite = field, asks, {}
+
+    def __call__(self, z, t, begin=None):
+        v = self.field(z, t, begin)
+        self.finite[t] = v.isfinite().all()
+        if self.asks and not self.finite[t]: raise NotFinite(v, t)
+        return v
+
+    def began(self): return next((t for t, good in self.finite.items() if not good), 0.)
+
 
 # %% ../nbs/15_sampling.ipynb #08aed951
 class NotFinite(ValueError):
@@ -400,21 +417,23 @@ class Counted(nn.Module):
     "A model that counts its `calls` and the `rows` in them; their quotient by the images is what an image costs"
     def __init__(self,
         model, # model(z, t, y) -> velocity
+        dtype:torch.dtype|None=None, # of its passes, by autocast: the state outside keeps its own; None: as they are
     ):
         super().__init__()
-        self.model, self.calls, self.rows = model, 0, 0
+        self.model, self.dtype, self.calls, self.rows = model, dtype, 0, 0
 
     @property
     def null_label(self): return getattr(self.model, 'null_label', None)
 
     def forward(self, z, t, y):
         self.calls, self.rows = self.calls + 1, self.rows + len(z)
-        return self.model(z, t, y)
+        with torch.autocast(z.device.type, self.dtype) if self.dtype else nullcontext(): return self.model(z, t, y)
 
 # %% ../nbs/15_sampling.ipynb #7625ce9e
 def seeded_generators(
     seeds, # whole numbers from 0 to 2^32 - 1
-)->list[torch.Generator]: # one per seed, on the CPU
+    device='cpu', # of the generators: those of a GPU give other numbers
+)->list[torch.Generator]: # one per seed
     "A generator for each seed."
     seeds = seeds.tolist() if hasattr(seeds, 'tolist') else seeds
     if not isinstance(seeds, Iterable):
@@ -423,7 +442,7 @@ def seeded_generators(
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
             raise ValueError(f'{seed!r} is not a seed: give whole numbers from 0 to {2**32 - 1} (32 bits are kept)')
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
+    return [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
 
 def seeded_noise(
@@ -434,9 +453,19 @@ def seeded_noise(
     "Noise of which each row is a function of its own seed alone."
     return normal_rows(seeded_generators(seeds), shape).to(device)
 
+
+def step_generators(
+    generators:list, # from which the images' first noise was drawn, on the CPU
+    device, # of the state
+)->list: # a generator for each image
+    "Who draws the noise of an SDE's steps: on a GPU generators of the same seeds that are there, so that nothing waits"
+    if torch.device(device).type != 'cuda': return generators
+    return seeded_generators([generator.initial_seed() for generator in generators], device)
+
+
 # %% ../nbs/15_sampling.ipynb #14ff221c
 def sample_many(
-    model, # model(z, t, y) -> velocity
+    model:Callable[..., Tensor], # model(z, t, y) -> velocity
     seeds, # one whole number per image
     y:Tensor|None, # (len(seeds), ...) labels or text; None for a model without
     shape, # of an image, (C, H, W)
@@ -448,20 +477,29 @@ def sample_many(
     "Draw one image per seed, in batches; each is a function of its own seed and label."
     check_model(model); check_count('batch_size', batch_size, 1)
     generators = seeded_generators(seeds)
-    if y is not None and not isinstance(y, Tensor):
-        raise ValueError(f'y must be a tensor of labels or text, got {type(y).__name__}')
-    if y is not None and y.shape[:1] != (len(generators),):
-        raise ValueError(f'y has {len(y) if y.ndim else 0} rows for {len(generators)} seeds: give one for each')
+    check_conditions(y, len(generators))
     weights = model.parameters() if isinstance(model, nn.Module) else ()
     if device is None: device = next((p.device for p in weights), 'cpu')
     samples = normal_rows([], shape).new_empty(len(generators), *shape)
     with progress_bar(len(generators), unit='image', disable=not progress) as bar:
         for start in range(0, len(generators), batch_size):
             rows = slice(start, start + batch_size)
-            noise = normal_rows(generators[rows], shape).to(device)
-            labels = None if y is None else y[rows].to(device)
-            try: samples[rows] = sample(model, noise, labels, generator=generators[rows], **kwargs)
+            noise, labels = normal_rows(generators[rows], shape).to(device), None if y is None else y[rows].to(device)
+            drawing = step_generators(generators[rows], device)
+            try: samples[rows] = sample(model, noise, labels, generator=drawing, **kwargs)
             except NotFinite as e:
                 raise ValueError(f'seeds {[seeds[start + i] for i in e.rows[:8]]} (of {len(e.rows)}): {e}') from e
             bar.update(len(noise))
     return samples
+
+
+def check_conditions(
+    y, # as sample_many takes it
+    n:int, # images
+):
+    "Refuse what is no label or text for each image"
+    if y is not None and not isinstance(y, Tensor):
+        raise ValueError(f'y must be a tensor of labels or text, got {type(y).__name__}')
+    if y is not None and y.shape[:1] != (n,):
+        raise ValueError(f'y has {len(y) if y.ndim else 0} rows for {n} seeds: give one for each')
+

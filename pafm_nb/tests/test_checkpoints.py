@@ -11,9 +11,10 @@ __all__ = ['FOREIGN', 'HARM', 'save', 'names', 'test_what_is_saved_comes_back', 
            'test_damage_falls_back', 'test_files_of_another_checkpoint', 'test_an_edited_state', 'test_nothing_whole',
            'test_a_seal_does_not_depend_on_the_order', 'test_a_state_of_another_kind', 'Trap',
            'test_a_pickle_is_not_opened', 'test_full_disk', 'test_a_disk_that_fails',
-           'test_the_writer_does_one_thing_at_a_time', 'test_what_the_writer_could_not_do_is_told_once',
-           'test_checking_does_not_wait', 'test_a_copy_stays_as_it_was', 'test_optimizer_goes_on',
-           'test_signals_are_noted', 'test_signals_in_a_thread', 'test_log']
+           'test_without_safetensors_one_line_names_the_extra', 'test_the_writer_does_one_thing_at_a_time',
+           'test_what_the_writer_could_not_do_is_told_once', 'test_checking_does_not_wait',
+           'test_a_copy_stays_as_it_was', 'test_optimizer_goes_on', 'test_signals_are_noted',
+           'test_signals_in_a_thread', 'test_log']
 
 # %% ../../nbs/tests/test_checkpoints.ipynb #ad07b300
 import json, os, pickle, resource, shutil, signal, subprocess, sys, threading, time, warnings, zlib
@@ -241,6 +242,16 @@ def test_a_disk_that_fails(tmp_path, monkeypatch, file):
     ft.test_fail(lambda: save(tmp_path, 2), contains='cannot be written')
     ft.test_eq(names(tmp_path), ['step_00000001'])
 
+def test_without_safetensors_one_line_names_the_extra(tmp_path, monkeypatch):
+    "What a run says of itself is read without it; weights are not"
+    save(tmp_path/'checkpoints', 1)
+    for name in ('safetensors', 'safetensors.torch'): monkeypatch.setitem(sys.modules, name, None)
+    ft.test_eq(newest_state(tmp_path)['step'], 1)
+    for work in (lambda: save(tmp_path/'new', 2), lambda: checkpoint_of(tmp_path)):
+        ft.test_fail(work, exc=ValueError, contains="safetensors is not installed: pip install 'pafm_nb[train]'")
+    assert not (tmp_path/'new').exists()
+
+
 # %% ../../nbs/tests/test_checkpoints.ipynb #5a1e0f02
 def test_the_writer_does_one_thing_at_a_time():
     "What is begun waits for what was begun before, and nothing is lost"
@@ -277,13 +288,13 @@ def test_checking_does_not_wait():
 def test_a_copy_stays_as_it_was():
     "Parameters, views and buffers: what is trained in place afterwards is not in it"
     layer = torch.nn.BatchNorm1d(3)
-    given = dict(model=layer.state_dict(), ema=dict(view=torch.arange(6.).view(2, 3).T))
-    copy, before = host_copy(given), {k: v.clone() for k, v in given['model'].items()}
+    given = layer.state_dict() | dict(view=torch.arange(6.).view(2, 3).T)
+    copy, before = host_copy(given), {k: v.clone() for k, v in given.items()}
     layer(torch.randn(4, 3))
     with torch.no_grad(): layer.weight.fill_(7)
-    given['ema']['view'] += 1
-    for k, v in before.items(): assert torch.equal(copy['model'][k], v)
-    assert torch.equal(copy['ema']['view'], torch.arange(6.).view(2, 3).T) and not copy['model']['weight'].requires_grad
+    given['view'] += 1
+    for k, v in before.items(): assert torch.equal(copy[k], v) and not copy[k].requires_grad
+    assert before.keys() == copy.keys() and not torch.equal(given['running_mean'], copy['running_mean'])
 
 
 # %% ../../nbs/tests/test_checkpoints.ipynb #960711a3

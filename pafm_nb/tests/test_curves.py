@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'HOW', 'run_of', 'test_what_stays_is_drawn', 'test_images_are_of_their_checkpoint', 'drawn',
-           'test_a_table_goes_on', 'test_what_is_no_curve_is_refused',
-           'test_another_reference_of_the_same_name_is_noticed', 'test_a_picture_of_two_runs']
+           'test_a_table_goes_on', 'test_the_command_knows_a_folder_of_all_checkpoints',
+           'test_what_is_no_curve_is_refused', 'test_another_reference_of_the_same_name_is_noticed',
+           'test_a_picture_of_two_runs']
 
 # %% ../../nbs/tests/test_curves.ipynb #5a1e2003
 import json, shutil
@@ -14,6 +15,7 @@ import fastcore.test as ft
 import pytest
 from .. import curves
 from ..build import build_model, open_run
+from ..commands import pafm_evaluate
 from ..checkpoints import FILES, read_state, save_checkpoint
 from ..config import TrainConfig
 from ..curves import draw_curves, evaluate_steps, generate_steps, steps_table, steps_to_draw
@@ -96,6 +98,15 @@ def test_a_table_goes_on(drawn):
     ft.test_eq(([row['step'] for row in rows], measured[4:]), ([10, 20, 30], [(20, None)]))
     ft.test_eq([line.split() for line in steps_table(rows).splitlines()],
                [['step', 'FD-digits'], ['10', '10.0000'], ['20', '5.0000'], ['30', '3.3333']])
+
+def test_the_command_knows_a_folder_of_all_checkpoints(drawn, tmp_path, capsys):
+    "One table on the screen, and where it is"
+    (tmp_path/'real.npz').write_text('')
+    pafm_evaluate.__wrapped__(samples=str(drawn[0]), reference=str(tmp_path/'real.npz'), extractor='digits',
+                              metrics='fid')
+    said = capsys.readouterr().out.split()
+    ft.test_eq((said[:4], said[-1]), (['step', 'FD-digits', '10', '10.0000'], str(drawn[0]/'curve_digits.png')))
+
 
 # %% ../../nbs/tests/test_curves.ipynb #5a1e2006
 def test_what_is_no_curve_is_refused(drawn, tmp_path):

@@ -7,12 +7,12 @@ __all__ = ['SMALL', 'ASK', 'PROGRAM', 'again', 'trained', 'run', 'whole', 'image
            'test_images_are_those_of_their_seeds', 'test_a_later_first_seed', 'test_batches_and_pieces_change_no_image',
            'test_labels', 'test_labels_are_of_the_classes_given', 'test_only_classes_with_rows_are_drawn',
            'test_random_labels_reach_the_model', 'test_what_is_asked_of_the_model',
-           'test_the_path_of_the_run_is_that_of_its_samples', 'test_bf16', 'test_forms_agree', 'test_protocol',
-           'test_kill_and_two_processes', 'test_nothing_is_drawn_twice', 'test_kills_at_the_end',
-           'test_other_settings_are_refused', 'latent_run', 'test_latents', 'test_another_vae_in_its_place',
-           'test_published_features_name_a_vae_without_a_checksum', 'captions_run', 'test_captions',
-           'test_bad_arguments', 'test_vae_that_is_not_there', 'test_bad_folders', 'test_latents_without_a_vae',
-           'test_images_that_are_not_finite_are_named', 'test_a_damaged_piece', 'never',
+           'test_the_path_of_the_run_is_that_of_its_samples', 'test_bf16', 'test_tf32_is_refused_on_a_cpu',
+           'test_forms_agree', 'test_protocol', 'test_kill_and_two_processes', 'test_nothing_is_drawn_twice',
+           'test_kills_at_the_end', 'test_other_settings_are_refused', 'latent_run', 'test_latents',
+           'test_another_vae_in_its_place', 'test_published_features_name_a_vae_without_a_checksum', 'captions_run',
+           'test_captions', 'test_bad_arguments', 'test_vae_that_is_not_there', 'test_bad_folders',
+           'test_latents_without_a_vae', 'test_images_that_are_not_finite_are_named', 'test_a_damaged_piece', 'never',
            'test_files_of_others_are_seen_first', 'test_flags_of_the_command', 'test_the_launch_that_is_advised',
            'test_what_the_system_refuses_is_one_line', 'test_what_is_wrong_with_the_program_keeps_its_traceback',
            'test_a_full_disk_is_told_by_the_name_of_the_file', 'test_labels_by_another_name']
@@ -185,9 +185,19 @@ def test_the_path_of_the_run_is_that_of_its_samples(tmp_path):
 
 # %% ../../nbs/tests/test_generation.ipynb #e9fb73dd
 def test_bf16(run, whole, tmp_path):
-    other = generate(run, tmp_path/'other', form='npy', precision='bf16', **ASK)
-    off = abs(images(other).astype(int) - images(whole))
-    assert 0 < off.mean() < 5 and protocol(other)['precision'] == 'bf16'
+    "Near the images of float32, and as much of their own seeds: other batches change less than the precision does"
+    half, alone = (generate(run, tmp_path/f'{n}', form='npy', **ASK | dict(precision='bf16', batch_size=n))
+                   for n in (4, 1))
+    off = abs(images(half).astype(int) - images(whole))
+    assert 0 < off.mean() < 5 and protocol(half)['precision'] == 'bf16' and protocol(half)['state'] == 'float32'
+    assert abs(images(half).astype(int) - images(alone)).mean() < off.mean()
+
+
+def test_tf32_is_refused_on_a_cpu(run, tmp_path):
+    "In one line, before anything is drawn"
+    with pytest.raises(ValueError, match="'tf32' is for GPUs, and the device is cpu: give no or bf16"):
+        generate(run, tmp_path/'out', **ASK | dict(precision='tf32'))
+    assert not (tmp_path/'out').exists()
 
 # %% ../../nbs/tests/test_generation.ipynb #c40bc2a6
 def test_forms_agree(run, whole, tmp_path):

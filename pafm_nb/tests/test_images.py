@@ -19,9 +19,7 @@ __all__ = ['FILES', 'PAIR', 'TUBES', 'OWN', 'SYSTEM', 'picture', 'saved', 'write
            'test_views', 'test_random_crops_reach_every_place', 'test_levels_survive_the_round_trip',
            'test_overshoot_is_clamped', 'test_not_finite_is_refused', 'test_bytes_are_not_scaled_twice',
            'test_grid_shows_each_pixel', 'test_saved_grid_is_the_shown_one', 'test_grid_refuses_what_is_not_images',
-           'test_the_grid_is_that_of_make_grid', 'test_a_picture_of_no_known_kind_is_refused', 'tiny_vae_folder',
-           'shift_config', 'test_moments_are_scaled_and_undone', 'test_half_precision_is_close',
-           'test_vaes_that_are_refused', 'test_vae_in_a_pipeline']
+           'test_the_grid_is_that_of_make_grid', 'test_a_picture_of_no_known_kind_is_refused']
 
 # %% ../../nbs/tests/test_images.ipynb #0c10ebad
 import errno, io, os, pickle, shutil, struct, tarfile, warnings, zipfile, zlib
@@ -30,11 +28,9 @@ from pathlib import Path
 import fastcore.test as ft
 import numpy as np, pytest, torch
 from PIL import Image
-from torch.testing import assert_close
 from torchvision.datasets import ImageFolder
 from ..images import Images, center_crop, image_grid, image_head, open_images, random_crop, read_image, to_uint8
 from ..images import views
-from ..vae import decode, encode, load_vae, tiny_vae, vae_provenance, vae_factor
 
 # %% ../../nbs/tests/test_images.ipynb #0a0f854e
 def picture(seed, size=(24, 20)):
@@ -526,65 +522,3 @@ def test_a_picture_of_no_known_kind_is_refused(tmp_path):
     with pytest.raises(ValueError, match='end it with .png'):
         image_grid(torch.zeros(2, 1, 4, 4), path=tmp_path/'new'/'grid.numbers')
     assert not (tmp_path/'new').exists()
-
-# %% ../../nbs/tests/test_images.ipynb #33bb4cae
-@pytest.fixture(scope='module')
-def tiny_vae_folder(tmp_path_factory):
-    pytest.importorskip('diffusers')
-    return tiny_vae(tmp_path_factory.mktemp('vae'), factor=4)
-
-def shift_config(folder, **changes):
-    import json
-    file = Path(folder)/'config.json'
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    return folder
-
-def test_moments_are_scaled_and_undone(tiny_vae_folder, tmp_path):
-    folder = shift_config(shutil.copytree(tiny_vae_folder, tmp_path/'vae'), shift_factor=.5, scaling_factor=.3)
-    model = load_vae(folder)
-    x = torch.randint(0, 256, (5, 3, 16, 24), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    about = vae_provenance(model, folder)
-    mean, std = encode(model, x)
-    with torch.no_grad(): peer = model.encode(x.float()/127.5 - 1).latent_dist
-    assert_close(mean, (peer.mean - .5)*.3); assert_close(std, peer.std*.3)
-    assert (about['scale'], about['shift'], about['moments'], vae_factor(model)) == (.3, .5, 'mean+std', 4)
-    with torch.no_grad(): image = model.decode(peer.mean).sample
-    assert (decode(model, mean, about, 2).int() - (image*127.5 + 127.5).round().clamp(0, 255).int()).abs().max() <= 1
-    with pytest.raises(ValueError, match='multiples of 4'): encode(model, x[..., :-1])
-    with pytest.raises(ValueError, match='not finite'): decode(model, mean*torch.nan, about)
-
-def test_half_precision_is_close(tiny_vae_folder):
-    x = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    full = encode(load_vae(tiny_vae_folder), x)[0]
-    for dtype, most in ((torch.float16, .01), (torch.bfloat16, .1)):
-        mean, std = encode(load_vae(tiny_vae_folder, dtype=dtype), x)
-        assert mean.dtype == std.dtype == torch.float32 and (mean - full).norm() < most*full.norm()
-
-# %% ../../nbs/tests/test_images.ipynb #5897a875
-def test_vaes_that_are_refused(tiny_vae_folder, tmp_path, monkeypatch):
-    from safetensors.torch import load_file, save_file
-    weights = 'diffusion_pytorch_model.safetensors'
-    def broken(name, change):
-        change(Path(folder := shutil.copytree(tiny_vae_folder, tmp_path/name)))
-        return folder
-    def less(folder): save_file(dict(list(load_file(folder/weights).items())[1:]), folder/weights)
-    def pickled(folder): (folder/weights).rename(folder/'diffusion_pytorch_model.bin')
-    cases = dict(less=(less, 'do not fit'), pickled=(pickled, 'is a pickle'),
-                 cut=(lambda f: os.truncate(f/weights, 500), 'cannot be read'),
-                 none=(lambda f: (f/weights).unlink(), 'has no diff'),
-                 other=(lambda f: shift_config(f, _class_name='UNet2DModel'), 'holds a UNet2DModel'),
-                 json=(lambda f: (f/'config.json').write_text('{'), 'is damaged'),
-                 empty=(lambda f: (f/'config.json').unlink(), 'no config.json'))
-    for name, (change, said) in cases.items():
-        with pytest.raises((ValueError, FileNotFoundError), match=said): load_vae(broken(name, change))
-    with pytest.raises(FileNotFoundError, match='there is no folder'): load_vae(tmp_path/'nowhere')
-    def denied(*args, **kwargs): raise PermissionError(errno.EACCES, 'Permission denied', weights)
-    with monkeypatch.context() as m, pytest.raises(PermissionError, match=weights):
-        m.setattr('diffusers.AutoencoderKL.from_pretrained', denied); load_vae(tiny_vae_folder)
-    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
-    with pytest.raises(ValueError, match='there is no folder some/vae, and the hub'): load_vae('some/vae')
-
-def test_vae_in_a_pipeline(tiny_vae_folder, tmp_path):
-    shutil.copytree(tiny_vae_folder, tmp_path/'pipe/vae')
-    assert (vae_provenance(load_vae(tmp_path/'pipe'), tmp_path/'pipe')['vae_sha256']
-            == vae_provenance(load_vae(tiny_vae_folder), tiny_vae_folder)['vae_sha256'])

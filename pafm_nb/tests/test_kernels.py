@@ -6,8 +6,9 @@
 __all__ = ['INTERPRETED', 'KINDS', 'all_sets', 'in_a_process', 'test_the_kernel_gives_what_pytorch_gives',
            'test_the_kernel_compiles_without_a_gpu', 'as_on_a_gpu', 'test_a_kernel_that_agrees_is_used', 'raises',
            'shifted', 'not_a_number', 'test_a_kernel_that_does_not_agree_is_not_used',
-           'test_a_target_is_made_by_what_was_chosen', 'test_the_kernel_moves_the_candidates_once',
-           'test_what_the_pytorch_form_moves', 'test_a_small_pool_is_read_twice']
+           'test_no_kernel_where_products_read_less', 'test_a_target_is_made_by_what_was_chosen',
+           'test_the_kernel_moves_the_candidates_once', 'test_what_the_pytorch_form_moves',
+           'test_a_small_pool_is_read_twice']
 
 # %% ../../nbs/tests/test_kernels.ipynb #b7b10003
 import os, subprocess, sys, warnings
@@ -24,7 +25,8 @@ def all_sets(dtype, rows=4, k=23, dim=50, seed=0):
     "Rows, and the four kinds of sets of one pool, some of which is masked"
     g = torch.Generator().manual_seed(seed)
     normal = lambda *shape: torch.randn(*shape, generator=g)
-    pool, std, prior = normal(40, dim).to(dtype), torch.rand(40, dim, generator=g).to(dtype), normal(rows, 40)
+    n = rows*k                                           # a pool so small that it is multiplied whole has no tiles
+    pool, std, prior = normal(n, dim).to(dtype), torch.rand(n, dim, generator=g).to(dtype), normal(rows, n)
     place = torch.cat([torch.arange(rows)[:, None], torch.randint(40, (rows, k - 1), generator=g)], 1)
     prior[:, 30:] = -torch.inf
     mine, norms = prior.gather(1, place), pool.float().square().sum(1)
@@ -113,6 +115,15 @@ def test_a_kernel_that_does_not_agree_is_not_used(monkeypatch, kind, kernel, why
         again = averaged(one, noisy)
     for x, y, z in zip(found, again, one.average(noisy)): assert torch.equal(x, z) and torch.equal(y, z)
     kernels.AGREED.clear()
+
+def test_no_kernel_where_products_read_less():
+    "Rows that share a small pool in half precision, and a pool too large for a GPU's cache"
+    noisy, sets = all_sets(torch.float16)
+    rows = sets['rows']
+    small = RowCandidates(rows.z[:40], rows.rows, rows.norms[:40])
+    assert small.tiles() is None and rows.tiles() is not None
+    large = SharedCandidates(torch.empty(candidate_sets.SHARED//4 + 1, 1, device='meta'))
+    assert large.tiles() is None and sets['shared'].tiles() is not None
 
 def test_a_target_is_made_by_what_was_chosen(monkeypatch):
     "The objective asks through the same door; float64 rows never ask"

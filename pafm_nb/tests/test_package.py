@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['MODULES', 'METHOD', 'BEYOND', 'BLOCKED', 'LINE', 'WITHOUT', 'STATE', 'USER', 'STAR', 'PROGRAMS', 'WRONG', 'COMMANDS',
            'fresh', 'import_all', 'test_one_version', 'test_public_names_exist', 'test_every_name_of_the_door_is_there',
-           'test_type_checkers_read_the_same_names', 'test_dir_and_help_say_where_to_begin',
-           'test_help_describes_every_argument', 'test_examples_of_help_hold', 'test_method_imports_no_machinery',
-           'test_the_core_needs_torch_and_numpy', 'test_help_stops_at_no_missing_extra',
-           'test_every_module_imports_or_names_its_extra',
+           'test_type_checkers_read_the_same_names', 'test_every_parameter_has_a_type',
+           'test_dir_and_help_say_where_to_begin', 'test_help_describes_every_argument', 'test_examples_of_help_hold',
+           'test_method_imports_no_machinery', 'test_the_core_needs_torch_and_numpy',
+           'test_help_stops_at_no_missing_extra', 'test_every_module_imports_or_names_its_extra',
            'test_what_an_extra_brings_is_required_before_it_is_imported',
            'test_the_table_of_extras_is_that_of_the_settings', 'test_a_missing_extra_is_one_line_that_names_it',
            'test_a_command_without_its_extra_is_one_line', 'test_imports_without_extras',
@@ -71,6 +71,12 @@ def test_type_checkers_read_the_same_names():
     literal = [n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == '__all__'][-1]
     assert ast.literal_eval(literal) == pafm_nb.__all__
 
+@pytest.mark.parametrize('name', pafm_nb.__all__)
+def test_every_parameter_has_a_type(name):
+    signature = inspect.signature(getattr(pafm_nb, name))
+    untyped = [p.name for p in signature.parameters.values() if p.annotation is p.empty]
+    assert not untyped, f'{name}: without a type are {untyped}'
+
 # %% ../../nbs/tests/test_package.ipynb #d0000a05
 def test_dir_and_help_say_where_to_begin():
     listed, told, unknown = fresh("""
@@ -114,6 +120,7 @@ def test_method_imports_no_machinery():
 BLOCKED = """
 import json, sys, numpy, torch
 torchs = {m.partition('.')[0] for m in sys.modules} | sys.stdlib_module_names | {'filelock', 'pafm_nb'}
+torchs |= {'sympy', 'mpmath', 'networkx', 'jinja2', 'fsspec', 'triton'}         # what torch asks for itself
 class Blocked:
     def find_spec(self, name, path=None, target=None):
         if name.partition('.')[0] not in torchs: raise ModuleNotFoundError(f'No module named {name!r}', name=name)

@@ -18,10 +18,12 @@ __all__ = ['points', 'gaussian', 'digit_model', 'normal', 'test_order', 'test_st
            'test_global_random_state_is_not_read', 'test_noise_is_a_function_of_the_seed',
            'test_images_do_not_depend_on_the_batch', 'test_noise_of_neighbouring_seeds_is_independent',
            'test_models_without_labels', 'unused', 'test_bad_arguments', 'test_model_that_returns_something_else',
-           'test_bad_seeds', 'test_models_that_are_not_finite', 'test_seeds_that_are_not_finite_are_named']
+           'test_bad_seeds', 'test_bf16_passes_leave_the_state_in_float32', 'test_steps_on_a_gpu_draw_there',
+           'test_models_that_are_not_finite', 'test_seeds_that_are_not_finite_are_named']
 
 # %% ../../nbs/tests/test_sampling.ipynb #b5b75533
 import math
+from unittest.mock import patch
 
 import fastcore.test as ft
 import pytest
@@ -31,7 +33,8 @@ from torch.testing import assert_close
 
 from ..paths import CosinePath, LinearPath, VPPath
 from ..posterior import exact_velocity
-from ..sampling import METHODS, Counted, euler_maruyama, guided_velocity, heun, sample, sample_many, seeded_noise
+from ..sampling import METHODS, Counted, euler_maruyama, guided_velocity, heun, sample, sample_many
+from ..sampling import seeded_generators, seeded_noise, step_generators
 from ..sit import SIT_MODELS, SiT
 
 # %% ../../nbs/tests/test_sampling.ipynb #25d4b5c1
@@ -486,6 +489,35 @@ def test_bad_seeds():
         with pytest.raises(ValueError, match='not a seed'): seeded_noise(bad, (2,))
     for y, size, says in ((torch.zeros(2), 64, 'y has 2 rows for 3 seeds'), (None, 0, 'batch_size.*got 0')):
         with pytest.raises(ValueError, match=says): sample_many(unused, range(3), y, (2,), batch_size=size)
+
+# %% ../../nbs/tests/test_sampling.ipynb #5a3b1e02
+@pytest.mark.parametrize('method', METHODS)
+def test_bf16_passes_leave_the_state_in_float32(method):
+    "What the model is given and what is followed are float32; samples are near those of float32, and not the same"
+    given, net = [], digit_model()
+    def model(z, t, y):
+        given.append((z.dtype, t.dtype, net(z, t, y).dtype))
+        return net(z, t, y)
+    def draw(dtype, watch=None):
+        return sample(Counted(model, dtype), normal(4, 1, 8, 8), torch.arange(4), method, 4, watch=watch,
+                      generator=seeded_generators(range(4)))
+    whole, seen = draw(None), []
+    half = draw(torch.bfloat16, lambda t, z: seen.append(z.dtype))
+    assert {(z, t) for z, t, _ in given} == {(torch.float32, torch.float32)}
+    assert torch.bfloat16 in {v for *_, v in given}
+    assert set(seen) == {half.dtype} == {torch.float32}
+    assert 0 < (half - whole).abs().mean() < .02*whole.std()
+
+
+def test_steps_on_a_gpu_draw_there():
+    "One generator for each image, of its seed and on the device; on a CPU the images' own go on"
+    own, asked = seeded_generators([7, 3]), []
+    class There:
+        def __init__(self, device): self.device = device
+        def manual_seed(self, seed): asked.append((str(self.device), seed)); return self
+    assert step_generators(own, 'cpu') is own
+    with patch.object(torch, 'Generator', There): found = step_generators(own, torch.device('cuda:1'))
+    assert asked == [('cuda:1', 7), ('cuda:1', 3)] and all(isinstance(one, There) for one in found)
 
 # %% ../../nbs/tests/test_sampling.ipynb #f318786b
 @pytest.mark.parametrize('method', METHODS)

@@ -159,14 +159,14 @@ class Remembers(Trainer):
 def remembered(tmp_path_factory):
     saved, began = [], time.perf_counter()
     trainer = Remembers(TrainConfig(str(tmp_path_factory.mktemp('run')/'run'),
-                                    **(TINY | dict(steps=13, save_every=3, keep=2, log_every=4, sample_every=5))))
+                                    **(TINY | dict(steps=13, save_every=3, keep=2, keep_every=4, log_every=4, sample_every=5))))
     trainer.fit(lambda trainer: saved.append(trainer.step))
     return trainer, saved, time.perf_counter() - began
 
 def test_what_is_written_when(remembered):
     trainer, saved, _ = remembered
-    ft.test_eq(saved, [3, 6, 9, 12, 13])
-    ft.test_eq(sorted(p.name for p in (trainer.out/'checkpoints').iterdir()), ['step_00000012', 'step_00000013'])
+    ft.test_eq(saved, [3, 4, 6, 8, 9, 12, 13])
+    ft.test_eq(sorted(p.name for p in (trainer.out/'checkpoints').iterdir()), [f'step_{s:08d}' for s in (4, 8, 12, 13)])
     ft.test_eq(sorted(p.name for p in (trainer.out/'samples').iterdir()), [f'step_{s:08d}.png' for s in (5, 10, 13)])
     ft.test_eq([r['step'] for r in read_log(trainer.out/'log.jsonl')], [3, 4, 5, 6, 8, 9, 10, 12, 13])
 
