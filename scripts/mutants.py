@@ -52,8 +52,9 @@ MUTANTS = dict(
         ('- 1).abs() < .05).all():', '- 1).abs() < 9e9).all():')]),
     pools=('pools', [
         ('embedding = embedding - mean(', 'embedding = embedding + 0*mean('),
-        ('batch = batch._replace(z=pool.mean[place] + pool.std[place]*noise)',
-         'batch = batch._replace(z=pool.mean[place] + noise)'),
+        ('z=read_rows(pool.mean, place) + read_rows(pool.std, place)*noise)', 'z=read_rows(pool.mean, place) + noise)'),
+        ('index = torch.where(index < 0, index + len(self), index)', 'pass'),
+        ('flat.chunk(threads), out.chunk', 'flat.flip(0).chunk(threads), out.chunk'),
         ('(n - size + 1)', '(n - size)'),
         ('self.place = order.argsort()', 'self.place = order'),
         ('if (y >= most).any()', 'if False'),
@@ -130,10 +131,10 @@ MUTANTS = dict(
          'noise = torch.zeros_like(found)'),
         ('mean + std*noise', 'mean + 2*std*noise'),
         ('near = torch.where(gone[:, None], self.near_in_all[place], near)', 'pass'),
-        ('rows = torch.where(rows == place[:, None], rows[:, :1], rows)', 'pass'),
+        ('rows = torch.where(rows == own[:, None], rows[:, :1], rows)', 'pass'),
         ('high = torch.where(y < 0, len(self.members) - 1, known)', 'high = known'),
         ('if slope.abs().max() < 1e-6: break', 'if slope.abs().max() < 1e-3: break'),
-        ('squeeze(-1) + self.u[rows]', 'squeeze(-1)'),
+        ('squeeze(-1) + self.u[there]', 'squeeze(-1)'),
         ('torch.where(gone[:, None], arc, rows)', 'rows'), ('torch.where(gone, 0, own//groups)', 'own//groups'),
         ('(own % groups)[:, None] + groups[:, None]*turn', 'own[:, None] + turn'),
         ('place < (last - first)[:, None]', 'place >= 0'), ('dist.get_rank()*len(z)', '0'),
@@ -221,7 +222,7 @@ MUTANTS = dict(
         ('if len(bare) < len(state)', 'if False and len(state)')]),
     mmdit=('mmdit', [
         ('    check_weights(model, state)\n', ''), (".get('context_length', 77)", ".get('context_length', 76)")]),
-    bank=('bank', [
+    bank=('bank neighbors captions', [
         ('if size != bytes:', 'if False:'),
         ("order = labels.argsort(kind='stable')", "order = labels.argsort(kind='stable')[::-1].copy()"),
         ('if found != entry:', 'if False:'), ('self.write_header(rows)\n        self.sync()', 'self.sync()'),
@@ -231,13 +232,17 @@ MUTANTS = dict(
         ('if not wanted:', 'if False:'), ('if rows and found < size', 'if False'),
         ('for f in self.files.values(): f.check()', 'pass'),
         ('            self.files = {}\n', '            pass\n'),
-        ("if 'checksum' in meta: unsealed(meta)", 'pass')]),
+        ("if 'checksum' in meta: unsealed(meta)", 'pass'),
+        ("if name in bank.meta['files']: write_json", 'if False: write_json'),
+        ('made == shares_made_of(self.meta, scale)', "made['scale'] == scale"),
+        ('np.diff(rows) > 1', 'np.diff(rows) > 100'), ('(rows[ends] + 1)*size', 'rows[ends]*size'),
+        ('        elif scattered and', '        elif')]),
     neighbors=('neighbors', [
         ('return in_pool(class_neighbors', 'return (class_neighbors'),
         ('[in_pool(class_neighbors(pool.by_class[s:e], k), s)', '[class_neighbors(pool.by_class[s:e], k)'),
         ('itself[~itself.any(1), -1] = True', 'pass'),
         ('first = int(parts[-1].max()) + 1', 'first = int(parts[-1].max())'), ('room[c] -= 1', 'room[c] -= 0'),
-        ("if job.name in meta['files']: write_json", 'if False: write_json'), ('max(fewest, away[', 'max(1, away['),
+        ('max(fewest, away[', 'max(1, away['),
         ('if which == 0: found', 'if True: found')]),
     files=('files', [
         ("if sealed(inner)['checksum'] != state['checksum']", 'if False'),
@@ -257,6 +262,8 @@ MUTANTS = dict(
     prefetch=('prefetch', [
         ("torch.cuda.current_device() if device.type == 'cuda' and device.index is None else device.index",
          'device.index'), ('torch.cuda.set_device(number)', 'pass'),
+        ('here.wait_stream(self.stream)', 'pass'), ('self.stream.wait_event(so_far)', 'pass'),
+        ('x.record_stream(here)', 'pass'), ('(processors() - 1)//threads', 'threads'),
         ('if self.key == key', 'if self.key != key'), ('    torch.set_num_threads(mine) ', '    pass '),
         ('if len(waiting) > n: yield', 'if len(waiting) > 50: yield')]),
     hub=('mmdit', [
@@ -313,7 +320,7 @@ MUTANTS = dict(
         ("state['checksums']['ema']", "state['checksums']['model']"),
         ("if state.get('classes') is not None", 'if True'),
         (' and part not in unasked]', ']'), ('config.k + (config.candidates', 'config.k + 0*(config.candidates'),
-        ("have <= k if part == 'cells' else", '')]),
+        ("have <= k if 'cells' in part else", '')]),
     network=('network', [
         ('block.forward = partial(checkpoint,', 'partial(checkpoint,'), ('fullgraph=True, ', ''),
         ('if n % parts == 0), fewest)', 'if n % parts == 0), n)'), ('fewest = -(-n//most)', 'fewest = n//most'),
