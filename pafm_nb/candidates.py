@@ -7,8 +7,9 @@ __all__ = ['SAMPLERS', 'random_groups', 'check_gathered', 'gather_rows', 'InBatc
            'check_source_pool', 'check_places', 'check_labels_of', 'PoolSampler', 'check_stored', 'check_drawn',
            'distinct', 'others_of', 'some_of_all', 'own_candidates', 'warn_small', 'InClass', 'WholeClass',
            'MomentDraws', 'check_crops', 'check_square', 'RandomCrops', 'ExactMoments', 'NearestNeighbors',
-           'local_spread', 'SmoothedClass', 'cell_members', 'first_cells', 'Cells', 'balance', 'sinkhorn',
-           'check_captions', 'check_drawn_from', 'TextLikelihood', 'check_log_p', 'Likelihood', 'in_batch']
+           'local_spread', 'SmoothedClass', 'cell_members', 'source_first', 'first_cells', 'Cells', 'balance',
+           'sinkhorn', 'check_captions', 'text_cells', 'check_drawn_from', 'TextLikelihood', 'check_log_p',
+           'Likelihood', 'in_batch', 'Samplers']
 
 # %% ../nbs/04_candidates.ipynb #4ed28d5f
 import math, warnings
@@ -929,6 +930,14 @@ def cell_members(
     members[cell[order], torch.arange(len(cell)) - (sizes.cumsum(0) - sizes)[cell[order]]] = order
     return members
 
+def source_first(
+    rows:Tensor, # (B, k) int64 rows of a pool, each row's own among them, -1 for none
+    own:Tensor, # (B,) int64 the row itself
+) -> Tensor: # (B, k) the own row in column 0
+    "Each row's own changes places with the first"
+    rows = torch.where(rows == own[:, None], rows[:, :1], rows)
+    return torch.cat([own[:, None], rows[:, 1:]], 1)
+
 def first_cells(
     pool, # a TensorPool or a LatentBank
     cell:Tensor, # (N,) int64 cell of each row of the sorted pool, numbered class after class
@@ -1007,10 +1016,7 @@ class Cells(PoolSampler):
             low, known = self.first[y.clamp_min(0)], self.first[y.clamp_min(0) + 1]
             high = torch.where(y < 0, len(self.members) - 1, known)
             cells = others_of(low[:, None], own, distinct(high - low - 1, self.extra, generator))
-        rows = self.members[cells].flatten(1)
-        rows = torch.where(rows == place[:, None], rows[:, :1], rows)
-        # the source changes places with the first
-        rows = torch.cat([place[:, None], rows[:, 1:]], 1)
+        rows = source_first(self.members[cells].flatten(1), place)
         return own_candidates(self.pool, batch.z, rows, generator, self.weigh(rows))
 
 # %% ../nbs/04_candidates.ipynb #166dade3
@@ -1071,6 +1077,19 @@ def check_captions(
             'TextLikelihood needs embeddings, and the pool has token ids: prepare a bank, which stores an embedding of '
             'each caption')
 
+def text_cells(
+    pool, # a TensorPool or a LatentBank
+    captions:Tensor, # (N, E) embeddings
+    k:int, # largest size of a cell
+) -> tuple: # (N,) int64 cell of each row of the sorted pool, and the rows of each cell as of cell_members
+    "Cells of near captions, stored or cut now"
+    cell = getattr(pool, 'text_cells', None)
+    if cell is None or cell.bincount().max() > k:
+        from pafm_nb.neighbors import balanced_cells
+        cell = balanced_cells(captions, k)
+    cell = cell.long().cpu()
+    return cell.to(pool.place.device), cell_members(cell, k).to(pool.place.device)
+
 def check_drawn_from(
     pool, # a TensorPool or a LatentBank
     k:int, # candidates
@@ -1080,8 +1099,8 @@ def check_drawn_from(
 
 # %% ../nbs/04_candidates.ipynb #6a43bbcf
 class TextLikelihood(PoolSampler):
-    """The source and k - 1 uniform draws of the pool, compatible with its caption as far as embeddings are similar: a
-    model, not exact.
+    """The source and k - 1 uniform draws of the pool, or its cell of near captions, compatible with its caption as far
+    as embeddings are similar: a model, not exact.
 
     Called as `sampler(batch, generator=None)` with rows of the pool; where the caption is dropped (y = -1) all are
     compatible.
@@ -1097,6 +1116,10 @@ class TextLikelihood(PoolSampler):
         s in p(y_i, z_j) = exp(v_i + u_j + s cos(e_i, f_j)); 100 for CLIP.
     log_prior : Tensor, optional
         (N,) log of how often training draws each row, up to a constant, in your order; None: all alike.
+    near : bool
+        Take the source's cell of near captions, of at most k rows and cut once, in place of uniform draws: few rows
+        hold most of the likelihood then. A bank with such cells (`prepare_cells(bank, k, text=True)`) is read, others
+        are cut (FAISS).
 
     Returns
     -------
@@ -1123,7 +1146,8 @@ class TextLikelihood(PoolSampler):
     """
     exact = False
     by_label = False
-    def __init__(self, pool:TensorPool, k:int, scale:float=20., log_prior:Tensor|None=None):
+    def __init__(self, pool:TensorPool, k:int, scale:float=20., log_prior:Tensor|None=None,
+                 near:bool=False):
         check_count('k', k, 1)
         super().__init__(pool, log_prior)
         stored = getattr(pool, 'embedding', None)
@@ -1135,17 +1159,22 @@ class TextLikelihood(PoolSampler):
             raise ValueError(
                 f'captions have embeddings {tuple(self.captions.shape)} and images {tuple(self.images.shape)}: take '
                 'both from one encoder')
-        self.u = sinkhorn(self.captions, scale, self.images)
+        u = pool.shares_at(scale) if hasattr(pool, 'shares_at') else None
+        self.u = sinkhorn(self.captions, scale, self.images) if u is None else u
+        self.ragged = bool(near)
+        if near: self.cell, self.members = text_cells(pool, self.captions, k)
 
     def __call__(self,
         batch:Batch, # rows of the pool; y = -1 where the caption is dropped
         generator:torch.Generator|None=None, # torch.Generator on the batch's device
     ) -> Candidates: # (B, k, *D), the source in column 0
         _, place = self.class_ranges(batch, generator)
-        rows = some_of_all(place, len(self.pool), self.k, generator)
+        rows = (source_first(self.members[self.cell[place]], place) if self.ragged
+                else some_of_all(place, len(self.pool), self.k, generator))
+        there = rows.clamp_min(0)
         caption, images = (torch.nn.functional.normalize(read_rows(x, at).float(), dim=-1)
-                           for x, at in ((self.captions, place), (self.images, rows)))
-        log_prior = self.scale*(images @ caption[..., None]).squeeze(-1) + self.u[rows]
+                           for x, at in ((self.captions, place), (self.images, there)))
+        log_prior = self.scale*(images @ caption[..., None]).squeeze(-1) + self.u[there]
         log_prior = log_prior - log_prior[:, :1]
         if batch.y is not None: log_prior = log_prior.masked_fill((batch.y == -1)[:, None], 0.)
         return own_candidates(self.pool, batch.z, rows, generator, self.weigh(rows, log_prior))
@@ -1241,12 +1270,16 @@ class Likelihood(PoolSampler):
         return own_candidates(self.pool, batch.z, rows, generator, self.weigh(rows, log_prior))
 
 # %% ../nbs/04_candidates.ipynb #d8296de0
-def in_batch(pool, k):
-    "`InBatch()` for data of which it knows the condition"
+def in_batch(pool, k, groups=None):
+    "`InBatch` for data of which it knows the condition: the whole batch whatever k is, or random groups"
     check_pool(pool); check_told(InBatch, pool.labelled, pool.text)
-    return InBatch()
+    return InBatch(groups)
 
-SAMPLERS:dict[str, Callable[..., Any]] = dict(InBatch=in_batch, InClass=InClass,
+class Samplers(dict):
+    "Samplers by name, for `samplers[name](pool, k, **kwargs)`; an unknown name is answered with the known ones"
+    def __missing__(self, name): raise ValueError(f'no sampler is named {name!r}: choose one of {", ".join(self)}')
+
+SAMPLERS:dict[str, Callable[..., Any]] = Samplers(InBatch=in_batch, InClass=InClass,
                                               WholeClass=lambda pool, k, **kwargs: WholeClass(pool, **kwargs),
                                               NearestNeighbors=NearestNeighbors, Cells=Cells,
                                               SmoothedClass=SmoothedClass,

@@ -93,10 +93,12 @@ def check_keep(
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ValueError(f'{name} must be an integer of at least 1, got {n!r}')
 
-
 # %% ../nbs/14b_checkpoints.ipynb #2171c06d
 def _write_aside(part, step, tensors, state):
-    "All of a checkpoint, on the disk"
+    "All of a checkpoint, on the disk; what a kill left of others is removed"
+    part.parent.mkdir(parents=True, exist_ok=True)
+    for left in part.parent.iterdir():
+        if re.fullmatch(r'\.part_\d{8,}', left.name): discard(left)
     part.mkdir()
     state = sealed(dict(step=step, checksums=_write_tensors(part, tensors), **state))
     (part/'state.json').write_text(json.dumps(state, indent=1) + '\n')
@@ -122,9 +124,6 @@ def save_checkpoint(
     folder, broken = Path(folder), require('safetensors').SafetensorError
     part, done = folder/f'.part_{step:08d}', folder/f'step_{step:08d}'
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.iterdir():                    # by a kill
-            if re.fullmatch(r'\.part_\d{8,}', left.name): discard(left)
         _write_aside(part, step, tensors, state)
         if done.is_dir() and not done.is_symlink(): discard(done)
         part.rename(done)
@@ -135,7 +134,6 @@ def save_checkpoint(
             f'last one, {last_name(folder)}') from e
     _drop_old(folder, step, keep, keep_every)
     return done
-
 
 # %% ../nbs/14b_checkpoints.ipynb #5a1e0d03
 def host_copy(
@@ -198,6 +196,7 @@ def newest_checkpoint(
     found = checkpoints_in(folder)
     for path in reversed(found):
         try: return path, *read_checkpoint(path)
+        except ModuleNotFoundError: raise                # nothing is broken
         except ValueError as e: warnings.warn(str(e))
     if found: raise ValueError(f'none of the {len(found)} checkpoints in {folder} is whole: remove them to start again')
     return None

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MOST', 'PREPARE', 'METRICS', 'BENCHES', 'system_line', 'run_command', 'summary_table', 'pafm_demo', 'true_or_false',
-           'json_object', 'train_parser', 'train_config', 'pafm_train', 'check_given', 'check_there', 'check_model',
-           'prepare_parser', 'pafm_prepare', 'check_filled', 'step_number', 'check_folders', 'pafm_sample',
-           'results_table', 'metric_names', 'check_alone', 'check_images', 'one_set', 'one_curve', 'check_files',
-           'pafm_evaluate', 'pafm_bench']
+           'json_object', 'said_default', 'train_parser', 'train_config', 'check_planned', 'planned', 'print_plan',
+           'pafm_train', 'check_given', 'check_there', 'check_model', 'prepare_parser', 'pafm_prepare', 'check_filled',
+           'step_number', 'check_folders', 'pafm_sample', 'results_table', 'metric_names', 'check_alone',
+           'check_images', 'one_set', 'one_curve', 'check_files', 'pafm_evaluate', 'pafm_bench']
 
 # %% ../nbs/18_commands.ipynb #d00e1801
 from .extras import require
@@ -15,7 +15,7 @@ require('fastcore')
 
 # %% ../nbs/18_commands.ipynb #57c844a7
 import argparse, errno, inspect, json, os, re, sys, time
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 from functools import partial
 from pathlib import Path
 from fastcore.docments import docments
@@ -100,17 +100,31 @@ def json_object(
     if not isinstance(value, dict): raise ValueError(text)
     return value
 
+def said_default(
+    f, # a field of TrainConfig
+) -> str:
+    "Its default as one would type it, which a recipe may have changed"
+    default = f.default_factory() if f.default is MISSING and f.default_factory is not MISSING else f.default
+    if default is MISSING: return ''
+    if isinstance(default, (bool, dict)): default = json.dumps(default)
+    return f' (default: {"none" if default == "" else default})'
+
 def train_parser() -> argparse.ArgumentParser:
-    "The flags of `pafm_train`: one for each field of `TrainConfig`, none with a default of its own"
+    "The flags of `pafm_train`: one for each field of `TrainConfig`, none with a default of its own, and a plan's"
     parser = argparse.ArgumentParser('pafm_train', description='Train a recipe, or go on with a run',
                                      allow_abbrev=False, argument_default=argparse.SUPPRESS)
     parser.add_argument('--recipe', choices=tuple(RECIPES), help='settings to start from')
     parser.add_argument('--resume', metavar='DIR', help='folder of a run to go on with')
+    parser.add_argument('--dry_run', action='store_true',
+                        help='print the plan of the run on GPUs that need not be here, and stop: no data, no --out; '
+                             'exit code 1 if it does not fit')
+    parser.add_argument('--gpu', help="of a dry run: 'RTX 4090', L40S, 'A100 40', 'A100 80', H100 (default) or H200")
+    parser.add_argument('--processes', type=int, help='of a dry run, one GPU each (default: as many as are launched)')
     kinds = {bool: true_or_false, bool|None: true_or_false, dict: json_object, int: int, float: float, str: str, int|None: int}
     help = {name: said.replace('\n', ' ').replace('%', '%%') for name, said in docments(TrainConfig).items() if said}
     for f in fields(TrainConfig):
-        parser.add_argument(f'--{f.name}', type=kinds[f.type],
-                            metavar={bool: 'true|false', bool|None: 'true|false', dict: 'JSON'}.get(f.type, f.name.upper()), help=help[f.name])
+        metavar = {bool: 'true|false', bool|None: 'true|false', dict: 'JSON'}.get(f.type, f.name.upper())
+        parser.add_argument(f'--{f.name}', type=kinds[f.type], metavar=metavar, help=help[f.name] + said_default(f))
     return parser
 
 # %% ../nbs/18_commands.ipynb #f8b94a35
@@ -127,10 +141,40 @@ def train_config(
     if 'out' in flags: raise ValueError('--resume goes on in its own folder: leave out --out')
     return replace(saved_config(folder, newest_state(folder)), **flags)
 
+def check_planned(
+    flags:dict, # of train_parser
+):
+    "Refuse flags of a plan where a run is asked for"
+    given = [f'--{name}' for name in ('gpu', 'processes') if name in flags]
+    if given: raise ValueError(f'{" and ".join(given)} without --dry_run: a run takes the GPUs that are here')
+
+def planned(
+    flags:dict, # of train_parser
+) -> tuple: # the config, the name of the GPU, how many processes
+    "What a dry run is to plan; it needs neither --out nor --data"
+    flags = {name: value for name, value in flags.items() if name != 'dry_run'}
+    processes = flags.pop('processes', int(os.environ.get('WORLD_SIZE', 1)))
+    gpu, name = flags.pop('gpu', 'H100'), flags.get('recipe')
+    if name: flags.setdefault('out', 'runs/dry_run')
+    if name in RECIPES and RECIPES[name]['data'] is None: flags.setdefault('data', '')
+    return train_config(flags), gpu, processes
+
+def print_plan(
+    flags:dict, # of train_parser
+) -> bool: # does it fit?
+    "Print the plan of the run that the flags of `pafm_train` ask for"
+    case = planned(flags)
+    from pafm_nb.dry_run import dry_run                  # torch takes seconds: not before the flags are good
+    plan = dry_run(*case)
+    if os.environ.get('RANK', '0') == '0': print(plan)
+    return plan.fits
+
 def pafm_train():
-    "Train a recipe, or go on with a run"
+    "Train a recipe, or go on with a run; with --dry_run say what it would take"
     flags = vars(train_parser().parse_args())
     def work():
+        if flags.pop('dry_run', False): sys.exit(0 if print_plan(flags) else 1)
+        check_planned(flags)
         config = train_config(flags)
         check_data(config)
         check_writable(config.out)
@@ -247,12 +291,23 @@ def _cells(
     bank:str='', # folder of the bank
     k:int=16, # largest size of a cell
     seed:int=0, # of the k-means
+    text:bool=False, # of near captions, whatever the class: for TextLikelihood with near=True
 ):
     "Cut every class into cells of near rows, once"
     check_given(dict(k=k), seed, bank=bank)
     check_there(bank)
     from pafm_nb.neighbors import prepare_cells
-    print(prepare_cells(bank, k, seed))
+    print(prepare_cells(bank, k, seed, text=text))
+
+def _shares(
+    bank:str='', # folder of the bank
+    scale:float=20., # of the similarity of captions: that of the run
+):
+    "Balance captions and endpoints for TextLikelihood, once"
+    check_given({}, bank=bank)
+    check_there(bank)
+    from pafm_nb.captions import prepare_shares
+    print(prepare_shares(bank, scale))
 
 # %% ../nbs/18_commands.ipynb #ef978085
 def _verify(
@@ -269,7 +324,8 @@ def _verify(
         'were written')
 
 # %% ../nbs/18_commands.ipynb #f7dcc457
-PREPARE = dict(imagenet=_imagenet, cc12m=_cc12m, repa=_repa, neighbors=_neighbors, cells=_cells, verify=_verify)
+PREPARE = dict(imagenet=_imagenet, cc12m=_cc12m, repa=_repa, neighbors=_neighbors, cells=_cells, shares=_shares,
+               verify=_verify)
 
 def prepare_parser() -> argparse.ArgumentParser:
     "The flags of `pafm_prepare`: those of one function for each thing to prepare"

@@ -89,9 +89,11 @@ class TrainConfig:
         'InBatch', 'InClass', 'WholeClass', 'NearestNeighbors', 'Cells', 'SmoothedClass', 'MomentDraws',
         'ExactMoments', 'RandomCrops' or 'TextLikelihood' (pafm).
     k : int, default 16
-        Candidates, the source included, for samplers that take a number (pafm).
+        Candidates, the source included, for samplers that take a number (pafm); the others, InBatch, WholeClass and
+        ExactMoments, take all rows of the label.
     sampler_args : dict, default {}
-        What else the sampler takes: extra of Cells, scale of TextLikelihood.
+        What else the sampler takes: extra of Cells, scale of TextLikelihood, width of SmoothedClass, groups of InBatch
+        (random groups of so many rows of a label).
     temperature : float, default 1.
         Divides the log-likelihood; 1 is exact (pafm).
     path : str, default 'linear'
@@ -134,7 +136,7 @@ class TrainConfig:
     precision : str, default 'no'
         'no' (float32), 'bf16' or 'fp16'.
     compile : bool, default False
-        Torch.compile the model: minutes at the start, faster steps.
+        Torch.compile each block: a slower start, faster steps.
     seed : int, default 0
         Of weights, order, times, noise, dropout and candidates.
     save_every : int, default 500
@@ -217,6 +219,9 @@ class TrainConfig:
         if self.batch_size % (self.micro_batches or 1):
             raise ValueError(f'batch_size {self.batch_size} cannot be cut into micro_batches={self.micro_batches}: '
                              'choose a multiple')
+        if self.candidates == 'InBatch' and self.objective == 'pafm' and self.k != TrainConfig.k:
+            raise ValueError(f'InBatch takes all rows of the batch that share a label, not k={self.k}: leave k out, or '
+                             f'give sampler_args {{"groups": {self.k}}} for random groups of so many')
         if (self.keep_every or 0) % self.save_every:
             raise ValueError(f'keep_every {self.keep_every} is no multiple of save_every={self.save_every}: choose one')
 
@@ -243,7 +248,9 @@ def saved_config(
     if foreign := state['config'].keys() - known:
         raise ValueError(f'{folder} was written by another version of pafm_nb: it knows {sorted(foreign)}; '
                          'install that version')
-    return TrainConfig(out=str(folder), **state['config'])
+    stored = dict(state['config'])
+    if stored.get('candidates') == 'InBatch': stored.pop('k', None)      # no run ever looked at it
+    return TrainConfig(out=str(folder), **stored)
 
 # %% ../nbs/14_config.ipynb #d0d1fc1e
 _REPA = dict(batch_size=256, lr=1e-4, weight_decay=0., grad_clip=1., ema_decay=.9999, label_dropout=.1,

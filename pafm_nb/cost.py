@@ -5,15 +5,20 @@
 # %% auto #0
 __all__ = ['GPUS', 'SPARE', 'LEAST_ROWS', 'Gpu', 'gpu_named', 'Sizes', 'sizes_of', 'empty_model', 'forward_flops',
            'backward_flops', 'block_bytes', 'activation_bytes', 'working_bytes', 'StepMemory', 'step_memory',
-           'drawn_rows', 'rows_that_fit', 'bank_bytes', 'resident_fits']
+           'drawn_rows', 'rows_that_fit', 'bank_bytes', 'resident_fits', 'DeviceCost', 'device_cost']
 
-# %% ../nbs/13c_cost.ipynb #add2acdf
-import math
+# %% ../nbs/13c_cost.ipynb #8fa55dd1
+import copy, math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from .candidates import SAMPLERS
 from .mmdit import MMDiT, MODELS
+from .objective import pafm_target
+from .pools import Batch, TensorPool
 from .sit import SiT
 
 # %% ../nbs/13c_cost.ipynb #c3efa6aa
@@ -129,8 +134,9 @@ class StepMemory:
     weights:int
     optimizer:int # AdamW's two moments
     ema:int # the average
-    buckets:int # in which DDP sums gradients, or blocks that FSDP2 has gathered
-    gradients:int
+    buckets:int # gradients in DDP's buckets, or blocks that FSDP2 has gathered
+    gradients:int # that come with the backward pass
+    left:int # gradients that earlier passes of a step leave to the later ones
     casts:int # weights in 16 bits
     row:int # what a row keeps for the backward pass, and the gradients there
     @property
@@ -144,7 +150,7 @@ class StepMemory:
     ) -> int:
         "The most that is there at one time: when the forward pass ends, or when all gradients have come"
         forward = self.casts + rows*self.row
-        return self.fixed + (self.gradients + forward if later else max(forward, self.gradients))
+        return self.fixed + (self.left + forward if later else max(forward, self.gradients))
 
 def step_memory(
     model:nn.Module, # a SiT or an MMDiT, on any device
@@ -157,10 +163,10 @@ def step_memory(
     shares = processes if config.shard else 1
     blocks:Any = model.joint_blocks if s.text else model.blocks
     gathered = 2*4*sum(p.numel() for p in blocks[0].parameters()) if shares > 1 else 0
-    buckets = 4*trained if processes > shares else gathered
+    ddp = processes > shares
     row = activation_bytes(s, element, config.checkpointing) + working_bytes(s, element)
-    return StepMemory(4*n//shares, 8*trained//shares, 4*n//shares, buckets, 4*trained//shares,
-                      2*trained if element == 2 else 0, row)
+    return StepMemory(4*n//shares, 8*trained//shares, 4*n//shares, 4*trained if ddp else gathered,
+                      0 if ddp else 4*trained//shares, 0 if ddp else 4*trained, 2*trained if element == 2 else 0, row)
 
 # %% ../nbs/13c_cost.ipynb #b228b55f
 SPARE = .1 # share of the memory left to the CUDA context, workspaces, fragmentation: an assumption
@@ -203,3 +209,76 @@ def resident_fits(
     taken = bank if isinstance(bank, (int, float)) else bank_bytes(bank)
     rows = rows_that_fit(empty_model(config), config, memory_bytes, processes, taken)
     return rows >= min(drawn_rows(config, processes), LEAST_ROWS)
+
+# %% ../nbs/13c_cost.ipynb #28a86cf2
+class DeviceCost(TorchDispatchMode):
+    "Counts the operations inside, the bytes they read and write, and copies to the host"
+    LOOKUPS = ('index', 'index_select', 'embedding', '_embedding_bag', '_embedding_bag_forward_only',
+               '_embedding_bag_per_sample_weights_backward')
+    # allocate, or stay on the host
+    FREE = ('aten::empty', 'aten::new_empty', 'aten::empty_like', 'aten::promote_types', 'aten::scalar_tensor')
+    def __init__(self):
+        super().__init__()
+        self.operations, self.bytes, self.waits, self.names = 0, 0, 0, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func.namespace != 'aten' or func._schema.name in self.FREE or any(r.alias_info is not None
+                                                                             and not r.alias_info.is_write
+                                                                             for r in func._schema.returns):
+            return out
+        tensors = lambda tree: [x for x in torch.utils._pytree.tree_leaves(tree) if isinstance(x, torch.Tensor)]
+        given, made, name = tensors((args, kwargs)), tensors(out), func._schema.name.removeprefix('aten::')
+        read = [x.nbytes for x in given]
+        if name in self.LOOKUPS:                         # of the table only the rows that are looked up
+            table, rows = (1, 2) if name.endswith('backward') else (0, 1)
+            read[table] = given[rows].numel()*given[table][0].nbytes
+        self.operations, self.bytes = self.operations + 1, self.bytes + sum(read) + sum(x.nbytes for x in made)
+        self.waits += any(x.device.type == 'cuda' for x in given) and any(x.device.type == 'cpu' for x in made)
+        self.names.append(name)
+        return out
+
+# %% ../nbs/13c_cost.ipynb #0a1554bd
+def _faked(x, shape):
+    "A copy whose tensors are empty ones on a GPU, endpoints of the given shape"
+    if isinstance(x, torch.Tensor): return torch.empty(x.shape, dtype=x.dtype, device='cuda')
+    if not isinstance(x, TensorPool) and not hasattr(x, 'pool'): return x
+    new = copy.copy(x)
+    for name, value in vars(x).items():
+        big = name in ('by_class', 'mean', 'std') and value is not None
+        setattr(new, name, torch.empty(len(value), *shape, dtype=value.dtype, device='cuda')
+                if big else _faked(value, shape))
+    return new
+
+# %% ../nbs/13c_cost.ipynb #104ac5d7
+def device_cost(
+    name:str, # of a sampler in SAMPLERS
+    k:int=16, # candidates
+    batch:int=256, # rows in a step
+    shape:tuple=(4, 32, 32), # of an endpoint
+    classes:int=20, # of the pool
+    per_class:int=1300, # endpoints of a class
+    dtype:torch.dtype=torch.float32, # the pool's
+    moments:bool|None=None, # does it hold moments? None: where the sampler asks for them
+) -> dict: # operations, bytes, share (of the bytes of B x K candidates in float32), waits
+    """What a step's candidates and target ask of a GPU, counted on tensors without content;
+    raises where the host would have to wait"""
+    # for small data: on a GPU every row takes the whole pool
+    if name == 'SmoothedClass': classes, per_class = 2, 100
+    n, images = classes*per_class, name == 'RandomCrops'
+    z = torch.randn(n, *((1, 2, 2) if images else (1,)), generator=torch.Generator().manual_seed(0)).to(dtype)
+    if moments is None: moments = name in ('MomentDraws', 'ExactMoments')
+    gaussian:dict = dict(mean=z, std=torch.ones_like(z)) if moments else {}
+    pool = TensorPool(z, torch.arange(n) % classes, text=z.flatten(1).float() if name == 'TextLikelihood' else None,
+                      **gaussian)
+    sampler = SAMPLERS[name](pool, k)
+    if name == 'NearestNeighbors': sampler.near_in_all = sampler.near
+    count = dict(InBatch=batch, WholeClass=per_class, ExactMoments=per_class, SmoothedClass=n).get(name, k)
+    with FakeTensorMode(), DeviceCost() as cost:
+        endpoint = (shape[0], shape[1] + 8, shape[2] + 8) if images else shape
+        row = lambda *size, dtype=torch.float32: torch.empty(batch, *size, dtype=dtype, device='cuda')
+        rows = Batch(row(*shape), row(dtype=torch.int64), row(dtype=torch.int64))
+        sampler, eps, t = _faked(sampler, endpoint), row(*shape), row()
+        pafm_target(rows.z, eps, t, sampler(rows))
+    return dict(operations=cost.operations, bytes=cost.bytes, share=cost.bytes/(batch*count*math.prod(shape)*4),
+                waits=cost.waits)

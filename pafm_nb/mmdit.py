@@ -156,9 +156,8 @@ class MMDiT(nn.Module, HubMixin):
         generator:torch.Generator|None=None,
     ):
         super().__init__()
-        check_sizes(input_size, patch_size, in_channels, hidden_size, depth, num_heads)
-        for name, n in dict(context_size=context_size, context_length=context_length).items():
-            if n < 1: raise ValueError(f'{name} is {n}: give at least 1')
+        check_sizes(input_size, patch_size, in_channels, hidden_size, depth, num_heads, mlp_ratio,
+                    context_size=context_size, context_length=context_length)
         self.input_size, self.patch_size, self.in_channels = input_size, patch_size, in_channels
         self.context_size, self.context_length = context_size, context_length
         self.x_embedder = PatchEmbedding(patch_size, in_channels, hidden_size)

@@ -8,7 +8,7 @@ __all__ = ['blocks_of', 'checkpoint_blocks', 'count_parts', 'cut', 'compile_bloc
 
 # %% ../nbs/13d_network.ipynb #d1f00005
 import copy, inspect
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 import torch, torch.distributed as dist
@@ -88,17 +88,11 @@ def replicate(
     if reduce == 'bf16': whole.register_comm_hook(None, bf16_compress_hook)
     return whole
 
-@contextmanager
 def unsynced(
-    model:nn.Module, # plain, in DDP, or of share_blocks
-):
-    "Inside, gradients add up in each process for itself"
-    if not hasattr(model, 'set_requires_gradient_sync'):
-        with model.no_sync() if hasattr(model, 'no_sync') else nullcontext(): yield
-        return
-    model.set_requires_gradient_sync(False)
-    try: yield
-    finally: model.set_requires_gradient_sync(True)
+    model:nn.Module, # plain, of replicate, or of share_blocks
+) -> AbstractContextManager:
+    "Inside, gradients add up in each process for itself; those of shared weights do not, they would take room for all"
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 # %% ../nbs/13d_network.ipynb #d1f0001c
 def own_share(
@@ -109,9 +103,11 @@ def own_share(
 
 def gathered(
     tensors:dict, # name -> tensor, shared or not; all processes ask, for the same names
+    keep:bool=True, # False: this process only takes part
 ) -> dict: # name -> tensor; the shared ones whole and on the CPU, the others as they are
-    "The whole of tensors that processes share"
-    return {k: v.full_tensor().cpu() if isinstance(v, DTensor) else v for k, v in tensors.items()}
+    "The whole of tensors that processes share, one after another"
+    whole = ((k, v.full_tensor() if isinstance(v, DTensor) else v) for k, v in tensors.items())
+    return {k: v.cpu() if isinstance(tensors[k], DTensor) else v for k, v in whole if keep}
 
 def spread(
     tensor:Tensor, # whole; process 0's counts

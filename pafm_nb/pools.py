@@ -4,11 +4,15 @@
 
 # %% auto #0
 __all__ = ['Batch', 'check_labels', 'check_condition', 'check_batch', 'check_told', 'read_rows', 'sent', 'check_null_text',
-           'check_text', 'check_embedding', 'check_views', 'caption_embedding', 'check_index', 'as_index',
-           'check_label', 'check_tensors', 'check_endpoints', 'check_conditions', 'check_classes', 'TensorPool',
-           'check_pool', 'class_slices', 'classes_with_rows', 'random_crops', 'draw']
+           'check_text_form', 'check_text', 'check_embedding', 'check_views', 'caption_embedding', 'check_index',
+           'as_index', 'check_label', 'check_tensors', 'check_endpoints', 'check_conditions', 'check_classes',
+           'TensorPool', 'check_pool', 'class_slices', 'classes_with_rows', 'random_crops', 'draw']
 
 # %% ../nbs/02_pools.ipynb #5e58e20a
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any, NamedTuple
 import numpy as np, torch
 from torch import Tensor
@@ -125,15 +129,24 @@ def check_told(
         'pafm_target a log_prior')
 
 # %% ../nbs/02_pools.ipynb #47adc980
+@lru_cache(maxsize=1)
+def _copiers(process): return ThreadPoolExecutor(thread_name_prefix='rows') # threads do not come along in a fork
+
 def read_rows(
     x:Tensor, # (N, *D), contiguous on a CPU
     rows:Tensor, # (...) int64 or int32
 ) -> Tensor: # (..., *D), a copy
-    "Gather rows in one indexed read, into memory that comes in large pages"
+    "Gather rows in one indexed read, into memory that comes in large pages; many of them in all of torch's threads"
     if x.device.type != 'cpu' or x.ndim < 2 or not rows.numel(): return x[rows]
-    size = rows.numel()*x[0].numel()
-    out = torch.from_numpy(np.empty(size*x.element_size(), np.uint8)).view(x.dtype).view(rows.numel(), -1)
-    return torch.index_select(x.flatten(1), 0, rows.flatten(), out=out).view(*rows.shape, *x.shape[1:])
+    flat, size = rows.flatten(), rows.numel()*x[0].numel()
+    if expect := getattr(x, 'expect', None): expect(flat)
+    out = torch.from_numpy(np.empty(size*x.element_size(), np.uint8)).view(x.dtype).view(len(flat), -1)
+    threads = max(1, min(torch.get_num_threads(), out.nbytes >> 22))
+    copy = lambda rows, out: torch.index_select(x.flatten(1), 0, rows, out=out)
+    spread = map if threads == 1 else _copiers(os.getpid()).map
+    for _ in spread(copy, flat.chunk(threads), out.chunk(threads)): pass
+    return out.view(*rows.shape, *x.shape[1:])
+
 
 # %% ../nbs/02_pools.ipynb #28844e0a
 def sent(
@@ -154,6 +167,23 @@ def check_null_text(
     if not null_text.isfinite().all(): raise ValueError('null_text must be finite: encode the empty caption again')
 
 # %% ../nbs/02_pools.ipynb #8233f898
+def check_text_form(
+    text:Tensor, # what was given as captions
+    n:int, # rows there are
+    first:int, # number of the first row
+):
+    "Refuse what are no states and no token ids, and numbers that neither has"
+    tokens = text.dtype == torch.int32
+    if text.ndim < 2 or len(text) != n or not (text.is_floating_point() or tokens and text.ndim == 2):
+        raise ValueError(
+            f'text must be ({n}, *L) floating point states of a text encoder, or ({n}, L) int32 token ids, got '
+            f'{tuple(text.shape)} {text.dtype}')
+    bad, how = ((text < 0).any(1), 'below 0') if tokens else (~text.flatten(1).isfinite().all(1), 'not finite')
+    if bad.any():
+        raise ValueError(
+            f'text is {how} in row {first + bad.nonzero()[0].item()} ({bad.sum().item()} rows in all): leave them out '
+            'or encode them again')
+
 def check_text(
     text:Tensor|None, # (N, *L) states of captions, or (N, L) int32 token ids
     null_text:Tensor|None, # (*L) of the empty caption
@@ -165,22 +195,13 @@ def check_text(
         if null_text is not None:
             raise ValueError('null_text without text: give text, the states of the captions, as well')
         return
-    tokens = text.dtype == torch.int32
-    if text.ndim < 2 or len(text) != n or not (text.is_floating_point() or tokens and text.ndim == 2):
-        raise ValueError(
-            f'text must be ({n}, *L) floating point states of a text encoder, or ({n}, L) int32 token ids, got '
-            f'{tuple(text.shape)} {text.dtype}')
-    bad, how = ((text < 0).any(1), 'below 0') if tokens else (~text.flatten(1).isfinite().all(1), 'not finite')
-    if bad.any():
-        raise ValueError(
-            f'text is {how} in row {first + bad.nonzero()[0].item()} ({bad.sum().item()} rows in all): leave them out '
-            'or encode them again')
+    check_text_form(text, n, first)
     if null_text is None: return
     if null_text.shape != text.shape[1:]:
         raise ValueError(
             f'null_text has shape {tuple(null_text.shape)} and a caption {tuple(text.shape[1:])}: give the states of '
             'one empty caption')
-    if (null_text.dtype == torch.int32) != tokens:
+    if (null_text.dtype == torch.int32) != (text.dtype == torch.int32):
         raise ValueError(
             f'null_text is {null_text.dtype} and text {text.dtype}: give states with states, token ids with token ids')
     check_null_text(null_text)
@@ -299,10 +320,14 @@ def check_endpoints(
 def check_conditions(
     condition:Tensor, # (N, ...) what the model is given with each row
     text:Tensor|None, # captions, which would take the same slot
+    null_text:Tensor|None, # of the empty caption, which conditions have not
     n:int, # rows there are
 ) -> Tensor: # the condition
     "Refuse conditions that no pool should hold"
     if text is not None: raise ValueError('condition and text are one slot: give condition alone')
+    if null_text is not None:
+        raise ValueError(
+            'null_text is the empty caption of text, and there is a condition: give it to the loss, as null_condition')
     check_condition(condition, n)
     if condition.is_floating_point():
         bad = ~condition.reshape(n, -1).isfinite().all(1)
@@ -331,6 +356,9 @@ def check_classes(
 # %% ../nbs/02_pools.ipynb #dd63fc79
 class TensorPool:
     """A data set in memory, sorted by class; `pool[index]` is a `Batch`.
+
+    `index` is a list, a slice, an int64 or bool tensor, or one number for a row without the axis B, as in ``for row in
+    pool``; below 0 it counts from the end.
 
     `pool.z`, `pool.y` and `pool.condition` are in your order, `pool.by_class`, `pool.labels`, `pool.mean`, `pool.std`
     and `pool.text` in the pool's; `pool.of_class(y)` is a view of one class, `pool.to(device)` the same pool elsewhere.
@@ -380,8 +408,9 @@ class TensorPool:
         check_tensors(z=z, y=y, mean=mean, std=std, text=text, null_text=null_text,
                       image_embedding=image_embedding, condition=condition)
         check_endpoints(z, mean, std)
-        check_text(text, null_text, len(z)); check_embedding('image_embedding', image_embedding, len(z))
-        if condition is not None: text = check_conditions(condition, text, len(z))
+        check_embedding('image_embedding', image_embedding, len(z))
+        if condition is None: check_text(text, null_text, len(z))
+        else: text = check_conditions(condition, text, null_text, len(z))
         if text is not None: check_device(z, text=text)
         self.labelled = y is not None
         if y is None: y = torch.zeros(len(z), dtype=torch.int64, device=z.device)
@@ -410,9 +439,11 @@ class TensorPool:
     def z(self) -> Tensor: return self.by_class[self.place]
     @property
     def y(self) -> Tensor|None: return self.labels[self.place] if self.labelled else None
+    def __iter__(self) -> Iterator[Batch]: return (self[i] for i in range(len(self)))
     def __getitem__(self, index) -> Batch:
         index = sent(as_index(index, len(self)), self.place.device)
         check_index(index, len(self))
+        index = torch.where(index < 0, index + len(self), index)
         row = self.place[index]
         given = None if self.text is None else read_rows(self.text, row)
         return Batch(self.take(row), self.labels[row] if self.labelled else None, index, given)
@@ -489,5 +520,5 @@ def draw(
     if pool.mean is not None:
         place = pool.place[batch.index]
         noise = torch.randn(batch.z.shape, generator=generator, device=batch.z.device)
-        batch = batch._replace(z=pool.mean[place] + pool.std[place]*noise)
+        batch = batch._replace(z=read_rows(pool.mean, place) + read_rows(pool.std, place)*noise)
     return batch if crop is None else batch._replace(z=random_crops(batch.z, crop, 1, generator)[:, 0])

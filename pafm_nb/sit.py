@@ -12,6 +12,7 @@ import math, re
 from argparse import Namespace
 from collections.abc import Mapping
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -199,12 +200,17 @@ def check_sizes(
     hidden_size:int, # width of a token
     depth:int, # blocks
     num_heads:int, # attention heads
+    mlp_ratio:float=4., # width of the two-layer networks over hidden_size
+    **others:int, # further sizes by name
 ):
     "Refuse sizes of which no transformer can be built."
     sizes = dict(input_size=input_size, patch_size=patch_size, in_channels=in_channels, hidden_size=hidden_size,
-                 depth=depth, num_heads=num_heads)
+                 depth=depth, num_heads=num_heads, **others)
     for name, n in sizes.items():
+        if not isinstance(n, Integral): raise ValueError(f'{name} is {n!r}: give an integer of at least 1')
         if n < 1: raise ValueError(f'{name} is {n}: give at least 1')
+    if not 1 <= hidden_size*mlp_ratio < math.inf:
+        raise ValueError(f'mlp_ratio is {mlp_ratio}: give a number above 0, as 4')
     for name, n, of, divisor in (('input_size', input_size, 'patch_size', patch_size),
                                  ('hidden_size', hidden_size, 'num_heads', num_heads),
                                  ('hidden_size', hidden_size, 'the table of positions', 4)):
@@ -291,8 +297,9 @@ class SiT(nn.Module, HubMixin):
         generator:torch.Generator|None=None,
     ):
         super().__init__()
-        check_sizes(input_size, patch_size, in_channels, hidden_size, depth, num_heads)
-        if num_classes < 0: raise ValueError(f'num_classes is {num_classes}: give 0 (a model without labels) or more')
+        check_sizes(input_size, patch_size, in_channels, hidden_size, depth, num_heads, mlp_ratio)
+        if not isinstance(num_classes, Integral) or num_classes < 0:
+            raise ValueError(f'num_classes is {num_classes}: give 0 (a model without labels) or more')
         self.input_size, self.patch_size, self.in_channels = input_size, patch_size, in_channels
         self.null_label = num_classes
         self.x_embedder = PatchEmbedding(patch_size, in_channels, hidden_size)

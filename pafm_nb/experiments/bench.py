@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['machine', 'peak_memory', 'measure', 'seconds_in_turn', 'compared', 'broadcast_target', 'bench_target', 'spectrum',
-           'DeviceCost', 'device_cost', 'sparse_bank', 'bench_bank', 'spectrum_points', 'bench_prepare', 'plain_attend',
-           'bench_model', 'called', 'answer', 'peak_of_training', 'bench_train', 'repa_loop', 'repa_script',
-           'bench_sampling', 'photos', 'encode_one_by_one', 'bench_encoding', 'stf_target', 'stablevm_mean',
-           'stablevm_target', 'efm_target', 'efm_products', 'distances', 'takenoko_target', 'repa_target',
-           'assigned_noise', 'torchcfm_matcher', 'peer_forms', 'peer_errors', 'stablevm_limits', 'bench_scaling',
-           'bench_peers', 'seconds_of_steps', 'bench_processes', 'gpu_report']
+           'sparse_bank', 'bench_bank', 'spectrum_points', 'bench_prepare', 'plain_attend', 'bench_model', 'called',
+           'answer', 'peak_of_training', 'bench_train', 'repa_loop', 'repa_script', 'bench_sampling', 'photos',
+           'encode_one_by_one', 'bench_encoding', 'stf_target', 'stablevm_mean', 'stablevm_target', 'efm_target',
+           'efm_products', 'distances', 'takenoko_target', 'repa_target', 'assigned_noise', 'torchcfm_matcher',
+           'peer_forms', 'peer_errors', 'stablevm_limits', 'bench_scaling', 'bench_peers', 'seconds_of_steps',
+           'bench_processes', 'gpu_report']
 
 # %% ../../nbs/29e_bench.ipynb #d00e2951
 from ..extras import require
@@ -44,8 +44,6 @@ from ..checkpoints import save_checkpoint
 from ..config import TrainConfig
 from ..sampling import Counted, sample, seeded_generators, seeded_noise
 from ..training import Trainer
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 # %% ../../nbs/29e_bench.ipynb #5b71032b
@@ -179,77 +177,6 @@ def spectrum(
 ) -> torch.Tensor: # (d,) float32
     "Standard deviations that fall with the direction, as in natural images"
     return torch.arange(1, d + 1).rsqrt()
-
-# %% ../../nbs/29e_bench.ipynb #7242ae0b
-class DeviceCost(TorchDispatchMode):
-    "Counts the operations inside, the bytes they read and write, and copies to the host"
-    LOOKUPS = ('index', 'index_select', 'embedding', '_embedding_bag', '_embedding_bag_forward_only',
-               '_embedding_bag_per_sample_weights_backward')
-    # allocate, or stay on the host
-    FREE = ('aten::empty', 'aten::new_empty', 'aten::empty_like', 'aten::promote_types', 'aten::scalar_tensor')
-    def __init__(self):
-        super().__init__()
-        self.operations, self.bytes, self.waits, self.names = 0, 0, 0, []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if func.namespace != 'aten' or func._schema.name in self.FREE or any(r.alias_info is not None
-                                                                             and not r.alias_info.is_write
-                                                                             for r in func._schema.returns):
-            return out
-        tensors = lambda tree: [x for x in torch.utils._pytree.tree_leaves(tree) if isinstance(x, torch.Tensor)]
-        given, made, name = tensors((args, kwargs)), tensors(out), func._schema.name.removeprefix('aten::')
-        read = [x.nbytes for x in given]
-        if name in self.LOOKUPS:                         # of the table only the rows that are looked up
-            table, rows = (1, 2) if name.endswith('backward') else (0, 1)
-            read[table] = given[rows].numel()*given[table][0].nbytes
-        self.operations, self.bytes = self.operations + 1, self.bytes + sum(read) + sum(x.nbytes for x in made)
-        self.waits += any(x.device.type == 'cuda' for x in given) and any(x.device.type == 'cpu' for x in made)
-        self.names.append(name)
-        return out
-
-# %% ../../nbs/29e_bench.ipynb #6400e508
-def _faked(x, shape):
-    "A copy whose tensors are empty ones on a GPU, endpoints of the given shape"
-    if isinstance(x, torch.Tensor): return torch.empty(x.shape, dtype=x.dtype, device='cuda')
-    if not isinstance(x, TensorPool) and not hasattr(x, 'pool'): return x
-    new = copy.copy(x)
-    for name, value in vars(x).items():
-        big = name in ('by_class', 'mean', 'std') and value is not None
-        setattr(new, name, torch.empty(len(value), *shape, dtype=value.dtype, device='cuda')
-                if big else _faked(value, shape))
-    return new
-
-# %% ../../nbs/29e_bench.ipynb #77cbd239
-def device_cost(
-    name:str, # of a sampler in SAMPLERS
-    k:int=16, # candidates
-    batch:int=256, # rows in a step
-    shape:tuple=(4, 32, 32), # of an endpoint
-    classes:int=20, # of the pool
-    per_class:int=1300, # endpoints of a class
-    dtype:torch.dtype=torch.float32, # the pool's
-) -> dict: # operations, bytes, share (of the bytes of B x K candidates in float32), waits
-    """What a step's candidates and target ask of a GPU, counted on tensors without content;
-    raises where the host would have to wait"""
-    # for small data: on a GPU every row takes the whole pool
-    if name == 'SmoothedClass': classes, per_class = 2, 100
-    n, images = classes*per_class, name == 'RandomCrops'
-    z = torch.randn(n, *((1, 2, 2) if images else (1,)), generator=torch.Generator().manual_seed(0)).to(dtype)
-    gaussian:dict = dict(mean=z, std=torch.ones_like(z)) if name in ('MomentDraws', 'ExactMoments') else {}
-    pool = TensorPool(z, torch.arange(n) % classes, text=z.flatten(1).float() if name == 'TextLikelihood' else None,
-                      **gaussian)
-    sampler = SAMPLERS[name](pool, k)
-    if name == 'NearestNeighbors': sampler.near_in_all = sampler.near
-    count = dict(InBatch=batch, WholeClass=per_class, ExactMoments=per_class, SmoothedClass=n).get(name, k)
-    with FakeTensorMode(), DeviceCost() as cost:
-        endpoint = (shape[0], shape[1] + 8, shape[2] + 8) if images else shape
-        row = lambda *size, dtype=torch.float32: torch.empty(batch, *size, dtype=dtype, device='cuda')
-        rows = Batch(row(*shape), row(dtype=torch.int64), row(dtype=torch.int64))
-        sampler, eps, t = _faked(sampler, endpoint), row(*shape), row()
-        pafm_target(rows.z, eps, t, sampler(rows))
-    return dict(operations=cost.operations, bytes=cost.bytes, share=cost.bytes/(batch*count*int(np.prod(shape))*4),
-                waits=cost.waits)
 
 # %% ../../nbs/29e_bench.ipynb #ecd083b1
 def sparse_bank(

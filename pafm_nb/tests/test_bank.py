@@ -13,12 +13,16 @@ __all__ = ['IMPORTS', 'FILES', 'random_rows', 'blocks_of', 'make', 'same_tensors
            'spoiled', 'test_bad_rows', 'test_bad_captions', 'test_bad_calls', 'test_damaged_files', 'test_damaged_meta',
            'test_second_writer', 'test_what_a_system_wrote_for_itself_is_not_foreign', 'test_rows_of_an_older_version',
            'test_what_may_not_be_read_is_not_called_damaged', 'Killed', 'killed_at', 'test_opening_a_large_bank',
-           'test_a_cut_file_is_not_gone_on_with', 'test_larger_than_memory', 'Rows', 'test_workers_share_a_bank',
-           'test_resident_on_a_gpu', 'test_no_room_while_writing']
+           'test_a_cut_file_is_not_gone_on_with', 'test_larger_than_memory', 'Told',
+           'test_a_gather_announces_its_rows_and_no_others', 'test_what_fits_is_read_and_the_rest_announced',
+           'test_rows_of_a_step_are_counted_without_it', 'Rows', 'test_workers_share_a_bank', 'test_resident_on_a_gpu',
+           'test_no_room_while_writing']
 
 # %% ../../nbs/tests/test_bank.ipynb #a363aa7f
-import json, os, pickle, signal, subprocess, sys
+import json, mmap, os, pickle, signal, subprocess, sys
 from contextlib import contextmanager
+from dataclasses import replace
+from unittest.mock import patch
 
 import fastcore.test as ft
 import numpy as np
@@ -27,7 +31,9 @@ import torch
 from torch.testing import assert_close
 
 import pafm_nb.bank as module
-from ..bank import LatentBank, NpyRows, map_array
+from ..bank import (LatentBank, Mapped, NpyRows, announces, available_memory, map_array, ready_to_gather,
+                          step_reads)
+from ..config import TrainConfig
 from ..experiments.bench import peak_memory, sparse_bank
 from ..candidates import SAMPLERS, TextLikelihood
 from ..neighbors import prepare_cells, prepare_neighbors
@@ -351,6 +357,11 @@ def test_bad_calls(tmp_path):
                  contains='torch.float16, torch.bfloat16, torch.float32')
     ft.test_fail(lambda: make('/dev/null/bank'), contains='cannot be written')
     ft.test_fail(lambda: LatentBank.open(tmp_path/'nothing'), exc=FileNotFoundError, contains='no bank')
+    z = torch.zeros(3, 2)
+    for blocks, said in ((z, 'got Tensor: give [(z, None)]'), ((z, None), 'got Tensor: give [(z, y)]'), (None, 'got NoneType'),
+                         ([(z, None)*3], 'got 6 of them'), ([()], 'got 0 of them')):
+        ft.test_fail(lambda: LatentBank.create(tmp_path/'new', blocks), exc=ValueError, contains=said)
+    assert not (tmp_path/'new/meta.json').exists() and len(LatentBank.create(tmp_path/'new', [(z,)])) == 3
     bank.verify()
 
 # %% ../../nbs/tests/test_bank.ipynb #d235ed8b
@@ -475,6 +486,57 @@ def test_larger_than_memory(tmp_path):
     file.close(rows)
     huge = map_array(tmp_path/'huge.npy', 'float16', (rows, 4096), (tmp_path/'huge.npy').stat().st_size)
     assert not huge[-1].any() and not read_rows(huge, torch.tensor([0, rows - 1])).any()
+
+# %% ../../nbs/tests/test_bank.ipynb #64b8d0f2
+class Told:
+    "Memory that notes what the system is told of it"
+    def __init__(self): self.said = []
+    def madvise(self, *said): self.said.append(said)
+
+def test_a_gather_announces_its_rows_and_no_others():
+    "Rows of 3000 bytes from byte 128 on: whole pages, each stretch once, whatever the order"
+    memory = Told()
+    expect = announces(Mapped(torch.zeros(300, 750), memory, 128))
+    expect(torch.tensor([7, 20, 6, 7]))
+    page, row = mmap.PAGESIZE, lambda i: 128 + 3000*i
+    begin = [row(6)//page*page, row(20)//page*page]
+    ft.test_eq(memory.said, [(mmap.MADV_RANDOM,), (mmap.MADV_WILLNEED, begin[0], row(8) - begin[0]),
+                             (mmap.MADV_WILLNEED, begin[1], row(21) - begin[1])])
+
+@pytest.mark.parametrize('scattered', [True, False])
+def test_what_fits_is_read_and_the_rest_announced(tmp_path, scattered):
+    "The smallest first; and rows come back the same"
+    z, y = torch.randn(100, 50, generator=torch.Generator().manual_seed(0)), torch.arange(100) % 3
+    bank = LatentBank.create(tmp_path/'bank', [((z, z.abs()), y)], dtype=torch.float32)
+    rows, other = torch.tensor([[3, 99], [0, 3]]), LatentBank.open(bank.folder)
+    small = {'labels', 'norms', 'order', 'place'}
+    room = sum(len(bank.maps[name].memory) for name in small) + 20_128
+    read = ready_to_gather(other, room=room, scattered=scattered)
+    told = [name for name in ('by_class', 'std') if hasattr(getattr(other, name), 'expect')]
+    assert set(read) - {'by_class', 'std'} == small and len(read) == 5 and len(told) == scattered
+    first = lambda bank: draw(bank, [5, 0], torch.Generator().manual_seed(0)).z
+    assert torch.equal(other.take(rows), bank.take(rows)) and torch.equal(first(other), first(bank))
+    ft.test_eq(ready_to_gather(bank, ['std', 'text'], room=0, scattered=False), [])
+    assert available_memory() > 2**20 or sys.platform != 'linux'
+
+@pytest.mark.parametrize('name', [*SAMPLERS, 'fm'])
+def test_rows_of_a_step_are_counted_without_it(name):
+    "As many as `read_rows` is asked for, where a sampler does not read its rows in place"
+    z, moments = torch.randn(60, 48, generator=torch.Generator().manual_seed(0)), 'Moment' in name
+    pool = TensorPool(z, torch.arange(60)//20, *((z, z.abs()) if moments else ()), views=4 if 'Crops' in name else 1,
+                      text=z.clone() if 'Text' in name else None)
+    config = TrainConfig('run', objective='fm') if name == 'fm' else TrainConfig('run', candidates=name)
+    found = step_reads(replace(config, k=4, batch_size=6), 48, 4, 20, moments, processes=2)
+    in_place, own = name in ('WholeClass', 'ExactMoments', 'SmoothedClass'), name in ('fm', 'InBatch', 'MomentDraws')
+    ft.test_eq(found, (3*(1 + 20*in_place + 4*(not in_place and not own)), found.rows*48*4*(1 + moments),
+                       3*(3*4*48 + 12 + 8)))
+    if in_place or own: return
+    read = []
+    def seen(x, rows): return read.append(rows.numel()*(x is pool.by_class)) or read_rows(x, rows)
+    sampler = SAMPLERS[name](pool, 4)
+    with patch('pafm_nb.pools.read_rows', seen): sampler(pool[[0, 5, 9]])
+    ft.test_eq(sum(read), found.rows)
+
 
 # %% ../../nbs/tests/test_bank.ipynb #a68a2892
 class Rows(torch.utils.data.Dataset):

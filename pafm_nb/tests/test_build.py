@@ -5,17 +5,22 @@
 # %% auto #0
 __all__ = ['BY_HAND', 'NEEDS', 'SMALL', 'test_names_are_those_of_the_config', 'test_the_config_reaches_the_loss',
            'test_label_dropout_has_its_rate', 'test_dropped_captions_are_the_empty_one',
-           'test_what_a_sampler_reads_of_a_bank_is_there', 'saved', 'test_a_run_comes_back',
+           'test_what_a_sampler_reads_of_a_bank_is_there', 'test_a_bank_is_resident_where_it_fits',
+           'test_a_large_bank_of_captions_is_balanced_once', 'saved', 'test_a_run_comes_back',
            'test_a_run_of_an_older_version', 'test_drawing_needs_no_trainer']
 
 # %% ../../nbs/tests/test_build.ipynb #cd1fd186
 import subprocess, sys
+from dataclasses import replace
 import fastcore.test as ft
 import pytest, torch
+from .. import build
 from ..bank import LatentBank
 from ..batches import step_generator
-from ..build import DATA, TIMES, build_model, build_objective, check_prepared, load_run, open_run
+from ..build import DATA, TIMES, build_model, build_objective, check_prepared, device_memory, load_run, open_data
+from ..build import open_run, ready_data, stays_resident
 from ..candidates import SAMPLERS, InClass, WholeClass
+from ..captions import prepare_shares
 from ..checkpoints import save_checkpoint
 from ..config import NAMES, TrainConfig
 from ..data import captioned_shapes, digits
@@ -24,6 +29,7 @@ from ..mmdit import MODELS
 from ..neighbors import prepare_cells, prepare_neighbors
 from ..objective import FMLoss, PAFMLoss, logit_normal_time, shifted_time, uniform_time
 from ..paths import PATHS, CosinePath, VPPath
+from ..pools import TensorPool
 
 # %% ../../nbs/tests/test_build.ipynb #63196f42
 def test_names_are_those_of_the_config():
@@ -94,6 +100,43 @@ def test_what_a_sampler_reads_of_a_bank_is_there(tmp_path, changes, parts):
                      + ' --across'*across)
         prepare[part](k, across)
     check()
+
+# %% ../../nbs/tests/test_build.ipynb #fa7e2001
+def test_a_bank_is_resident_where_it_fits(tmp_path):
+    "Unless the config says otherwise; one that shall be and does not fit is an error"
+    pool = digits('train')
+    bank = LatentBank.create(tmp_path/'bank', [(pool.z, pool.y)], dtype=torch.float32)
+    asked = lambda resident, memory: stays_resident(TrainConfig('x', data='bank', resident=resident), bank, memory)
+    # SiT-digits takes some 6 MB for weights and optimizer, this bank .4 MB
+    ft.test_eq([asked(resident, memory) for memory in (0, 1e6, 1e9) for resident in (None, False)],
+               [False, False, False, False, True, False])
+    ft.test_eq((asked(True, 1e9), asked(True, 0)), (True, True))
+    ft.test_fail(lambda: asked(True, 1e6), exc=ValueError, contains='leave resident out')
+    ft.test_eq((device_memory(), open_data(TrainConfig('x', data=str(tmp_path/'bank'))).place.device.type), (0, 'cpu'))
+
+# %% ../../nbs/tests/test_build.ipynb #6d41c8a2
+def test_a_large_bank_of_captions_is_balanced_once(tmp_path, monkeypatch):
+    "At the run's scale; a small one at every start, and cells of captions in any case"
+    g = torch.Generator().manual_seed(0)
+    folder = LatentBank.create(tmp_path/'bank', [(torch.randn(30, 2, generator=g), None, torch.randn(30, 6, generator=g))]).folder
+    config = TrainConfig('x', data=str(folder), candidates='TextLikelihood', k=4, sampler_args=dict(scale=5.))
+    def check(**near): check_prepared(replace(config, sampler_args=config.sampler_args | near), LatentBank.open(folder))
+    check()
+    monkeypatch.setattr(build, 'SMALL', 29)
+    make = f'pafm_prepare shares --bank {folder} --scale 5.0'
+    ft.test_fail(check, exc=ValueError, contains=f'has none: make them once with {make}')
+    prepare_shares(folder, 20.)
+    ft.test_fail(check, exc=ValueError, contains=f'has those of scale 20.0: make them once with {make}')
+    prepare_shares(folder, 5.)
+    check()
+    ft.test_fail(lambda: check(near=True), exc=ValueError, contains=f'pafm_prepare cells --bank {folder} --k 4 --text')
+    prepare_cells(folder, 4, text=True, progress=False)
+    check(near=True)
+    read = ready_data(config, LatentBank.open(folder))
+    assert {'by_class', 'embedding', 'shares', 'text_cells'} <= set(read)
+    assert not {'embedding', 'shares', 'text_cells'} & set(ready_data(replace(config, objective='fm'), LatentBank.open(folder)))
+    ft.test_eq(ready_data(config, TensorPool(torch.zeros(2, 2))), [])
+
 
 # %% ../../nbs/tests/test_build.ipynb #fb4d903c
 SMALL = dict(depth=1, hidden_size=16, num_heads=2)

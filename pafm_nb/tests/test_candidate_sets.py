@@ -223,17 +223,17 @@ def test_half_precision_as_a_gpu_multiplies_it(dtype, rows_of_pool, at_a_time, m
                           for k in ((16, 64) if name not in ('InBatch', 'WholeClass', 'ExactMoments', 'SmoothedClass')
                                     else (16,))])
 def test_no_wait_and_few_operations(name, k):
-    from pafm_nb.experiments.bench import device_cost
+    from pafm_nb.cost import device_cost
     cost = device_cost(name, k)
     assert cost['waits'] == 0 and cost['operations'] <= 150
     if name == 'WholeClass': assert cost['share'] < 3
 
 def test_half_precision_pools_do_not_wait():
-    from pafm_nb.experiments.bench import device_cost
+    from pafm_nb.cost import device_cost
     for name in ('WholeClass', 'InClass'): assert device_cost(name, dtype=torch.float16)['operations'] <= 150
 
 def test_a_wait_is_noticed():
-    from pafm_nb.experiments.bench import device_cost
+    from pafm_nb.cost import device_cost
     from pafm_nb import candidates
     class Asks(candidates.InClass):
         def __call__(self, batch, generator=None):

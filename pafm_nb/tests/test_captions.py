@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['HOW', 'WRONG', 'ONE_REASON', 'PROGRAM', 'made', 'bank_of', 'files', 'banks', 'test_rows_are_what_the_networks_say',
-           'test_losses_and_samplers_take_it', 'test_directions_do_not_depend_on_padding_or_company',
-           'test_what_is_no_clip_is_refused', 'write_tar', 'jpg', 'samples_of',
-           'test_files_with_one_name_are_a_sample_wherever_they_are',
+           'test_losses_and_samplers_take_it', 'test_shares_are_those_that_the_sampler_would_find',
+           'test_members_of_a_cell_of_captions_have_the_same_candidates',
+           'test_directions_do_not_depend_on_padding_or_company', 'test_what_is_no_clip_is_refused', 'write_tar', 'jpg',
+           'samples_of', 'test_files_with_one_name_are_a_sample_wherever_they_are',
            'test_names_of_img2dataset_are_read_as_webdataset_reads_them',
            'test_each_picture_is_a_row_or_has_one_true_reason', 'test_links_and_cut_entries_have_their_reason',
            'test_captions_of_a_file_lose_their_mark', 'test_wrong_samples_are_listed_and_left_out',
@@ -32,7 +33,8 @@ from ..captions import shard_samples, tiny_clip, write_shapes
 from ..images import center_crop, read_image
 from ..vae import encode, load_vae, tiny_vae
 from ..objective import PAFMLoss
-from ..pools import draw
+from ..neighbors import prepare_cells
+from ..pools import TensorPool, draw
 
 # %% ../../nbs/tests/test_captions.ipynb #023a6aaf
 @pytest.fixture(scope='module')
@@ -82,6 +84,55 @@ def test_losses_and_samplers_take_it(banks):
         given = prepared.condition
         assert (all(torch.equal(x, bank.null_text.to(x.dtype)) or torch.equal(x, t) for x, t in zip(given, batch.text))
                 and prepared.target.isfinite().all())
+
+# %% ../../nbs/tests/test_captions.ipynb #1f5be7d3
+def test_shares_are_those_that_the_sampler_would_find(tmp_path, monkeypatch):
+    "Kept for a scale and embeddings, with a checksum; a stop leaves the bank as it was"
+    g = torch.Generator().manual_seed(0)
+    block = (torch.randn(40, 3, generator=g), None, torch.randn(40, 4, 6, generator=g), None, torch.randn(40, 6, generator=g))
+    folder = LatentBank.create(tmp_path/'bank', [block]).folder
+    found = TextLikelihood(LatentBank.open(folder), 8, 7.).u
+    def stops(*args): raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(captions, 'sinkhorn', stops)
+        ft.test_fail(lambda: captions.prepare_shares(folder, 7.), exc=KeyboardInterrupt)
+    assert LatentBank.open(folder).shares is None
+    bank = captions.prepare_shares(folder, 7)
+    assert torch.equal(bank.shares, found) and TextLikelihood(bank, 8, 7.).u is bank.shares and bank.shares_at(6.) is None
+    with monkeypatch.context() as m:
+        m.setattr(captions, 'sinkhorn', stops)           # they are there
+        captions.prepare_shares(bank, 7.)
+    other = {**bank.meta['files'], 'embedding': bank.meta['files']['embedding'] | dict(sha256='0'*64)}
+    bank.meta = bank.meta | dict(files=other)
+    assert bank.shares_at(7.) is None
+    data = bytearray((folder/'shares.npy').read_bytes()); data[-1] ^= 1
+    (folder/'shares.npy').write_bytes(data)
+    ft.test_fail(LatentBank.open(folder).verify, contains='shares.npy does not match its checksum')
+    plain = LatentBank.create(tmp_path/'plain', [block[:2]])
+    ft.test_fail(lambda: captions.prepare_shares(plain), contains='no embeddings of captions')
+    ft.test_fail(lambda: captions.prepare_shares(bank, -1.), contains='-1')
+
+@pytest.mark.parametrize('stored', [True, False])
+def test_members_of_a_cell_of_captions_have_the_same_candidates(tmp_path, stored):
+    "Near in their captions, weighed by the model; the set does not tell which of them is the source"
+    g = torch.Generator().manual_seed(0)
+    e = torch.nn.functional.normalize(torch.randn(22, 5, generator=g), dim=1)
+    pool = TensorPool(torch.arange(22.)[:, None], text=e)
+    if stored:
+        bank = LatentBank.create(tmp_path/'bank', [(pool.z, None, e)], dtype=torch.float32)
+        pool = prepare_cells(bank, 4, text=True, progress=False)
+        assert pool.cells is None and pool.text_cells.bincount().max() <= 4
+    sampler = TextLikelihood(pool, 4, 6., near=True)
+    found = sampler(pool[torch.arange(22)])
+    sets = [frozenset(z[p > -torch.inf].flatten().tolist()) for z, p in zip(found.z, found.log_prior)]
+    assert all(sets[int(member)] == mine and row in mine for row, mine in enumerate(sets) for member in mine)
+    ft.test_eq(len(set(sets)), 6)
+    rows = found.z[..., 0].long()
+    model = 6*(e[:, None]*e[rows]).sum(2) + sampler.u[pool.place[rows]]
+    assert_close(torch.where(found.log_prior > -torch.inf, model - model[:, :1], -torch.inf), found.log_prior, atol=1e-4, rtol=0)
+    gone = sampler(pool[torch.arange(22)]._replace(y=torch.full((22,), -1)))
+    assert ((gone.log_prior == 0) == (found.log_prior > -torch.inf)).all() and not sampler.exact
+
 
 # %% ../../nbs/tests/test_captions.ipynb #b6d0e3a2
 def test_directions_do_not_depend_on_padding_or_company(made):

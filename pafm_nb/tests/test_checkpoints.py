@@ -11,9 +11,10 @@ __all__ = ['FOREIGN', 'HARM', 'save', 'names', 'test_what_is_saved_comes_back', 
            'test_damage_falls_back', 'test_files_of_another_checkpoint', 'test_an_edited_state', 'test_nothing_whole',
            'test_a_seal_does_not_depend_on_the_order', 'test_a_state_of_another_kind', 'Trap',
            'test_a_pickle_is_not_opened', 'test_full_disk', 'test_a_disk_that_fails',
-           'test_the_writer_does_one_thing_at_a_time', 'test_what_the_writer_could_not_do_is_told_once',
-           'test_checking_does_not_wait', 'test_a_copy_stays_as_it_was', 'test_optimizer_goes_on',
-           'test_signals_are_noted', 'test_signals_in_a_thread', 'test_log']
+           'test_without_safetensors_one_line_names_the_extra', 'test_the_writer_does_one_thing_at_a_time',
+           'test_what_the_writer_could_not_do_is_told_once', 'test_checking_does_not_wait',
+           'test_a_copy_stays_as_it_was', 'test_optimizer_goes_on', 'test_signals_are_noted',
+           'test_signals_in_a_thread', 'test_log']
 
 # %% ../../nbs/tests/test_checkpoints.ipynb #ad07b300
 import json, os, pickle, resource, shutil, signal, subprocess, sys, threading, time, warnings, zlib
@@ -240,6 +241,16 @@ def test_a_disk_that_fails(tmp_path, monkeypatch, file):
     monkeypatch.setattr(os, 'fsync', fsync)
     ft.test_fail(lambda: save(tmp_path, 2), contains='cannot be written')
     ft.test_eq(names(tmp_path), ['step_00000001'])
+
+def test_without_safetensors_one_line_names_the_extra(tmp_path, monkeypatch):
+    "What a run says of itself is read without it; weights are not"
+    save(tmp_path/'checkpoints', 1)
+    for name in ('safetensors', 'safetensors.torch'): monkeypatch.setitem(sys.modules, name, None)
+    ft.test_eq(newest_state(tmp_path)['step'], 1)
+    for work in (lambda: save(tmp_path/'new', 2), lambda: checkpoint_of(tmp_path)):
+        ft.test_fail(work, exc=ValueError, contains="safetensors is not installed: pip install 'pafm_nb[train]'")
+    assert not (tmp_path/'new').exists()
+
 
 # %% ../../nbs/tests/test_checkpoints.ipynb #5a1e0f02
 def test_the_writer_does_one_thing_at_a_time():

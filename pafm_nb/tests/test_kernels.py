@@ -138,11 +138,11 @@ def test_the_kernel_moves_the_candidates_once(batch, k, dim, spread):
 def test_what_the_pytorch_form_moves(name, limit):
     """Times the candidates in half precision, 32 rows of a class each: a look-up is a read and a write, and each of two
     products reads; Gaussians are differences and quotients in float32"""
-    from pafm_nb.experiments.bench import device_cost
+    from pafm_nb.cost import device_cost
     cost = device_cost(name, batch=32, classes=100, per_class=1300, dtype=torch.float16)
     assert cost['waits'] == 0 and cost['bytes'] < limit*32*1300*4096*2*(2 if name == 'ExactMoments' else 1)
 
 def test_a_small_pool_is_read_twice():
     "20 classes for 32 rows: the whole pool is multiplied, which is less than a copy of the rows"
-    from pafm_nb.experiments.bench import device_cost
+    from pafm_nb.cost import device_cost
     assert device_cost('WholeClass', batch=32, dtype=torch.float16)['bytes'] < 2.1*32*1300*4096*2

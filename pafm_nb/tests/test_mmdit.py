@@ -218,7 +218,9 @@ def test_shared(tmp_path): check_shared(awake(tiny()), inputs(), tmp_path)
     (dict(hidden_size=36, num_heads=8), 'hidden_size is 36.*num_heads'),
     (dict(hidden_size=6, num_heads=1), 'hidden_size is 6: give a multiple of 4'),
     (dict(depth=0), 'depth is 0'), (dict(context_size=0), 'context_size is 0'),
-    (dict(context_length=-1), 'context_length is -1')])
+    (dict(context_length=-1), 'context_length is -1'),
+    (dict(mlp_ratio=0.), 'mlp_ratio is 0.0'), (dict(mlp_ratio=float('nan')), 'mlp_ratio is nan'),
+    (dict(depth=1.5), 'depth is 1.5: give an integer')])
 def test_bad_sizes(kwargs, says):
     sizes = dict(input_size=8, hidden_size=32, depth=1, num_heads=4) | kwargs
     with pytest.raises(ValueError, match=says): MMDiT(**sizes)

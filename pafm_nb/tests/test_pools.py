@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['test_pool_keeps_your_order', 'test_a_move_keeps_all', 'test_views_stay_together', 'test_token_ids_are_text',
            'test_draw', 'test_read_rows', 'test_bad_pools', 'refusals', 'test_wrong_arguments_are_named',
-           'test_slices_and_masks', 'test_a_condition_needs_labels_where_these_decide',
+           'test_slices_and_masks', 'test_a_pool_is_walked_row_by_row', 'test_a_condition_has_no_empty_caption',
+           'test_a_large_read_is_the_same_in_all_threads', 'test_a_condition_needs_labels_where_these_decide',
            'test_the_empty_caption_says_nothing', 'test_labels_of_a_batch_made_by_hand']
 
 # %% ../../nbs/tests/test_pools.ipynb #d0ab1ec8
@@ -133,6 +134,34 @@ def test_wrong_arguments_are_named(n):
 def test_slices_and_masks():
     pool = TensorPool(torch.randn(10, 2), torch.arange(10) % 2)
     assert torch.equal(pool[2:5].z, pool.z[2:5]) and torch.equal(pool[pool.y == 1].z, pool.z[1::2])
+
+# %% ../../nbs/tests/test_pools.ipynb #0e9c2b71
+def test_a_pool_is_walked_row_by_row():
+    "Each once, in your order, and it ends; a number below 0 counts from the end, at once and for whoever reads index"
+    z, y = torch.arange(10.).view(5, 2), torch.tensor([1, 0, 1, 2, 0])
+    pool = TensorPool(z, y)
+    rows = list(pool)
+    assert torch.equal(torch.stack([row.z for row in rows]), z) and [int(row.y) for row in rows] == y.tolist()
+    last = pool[[-1, -5, 2]]
+    ft.test_eq(last.index.tolist(), [4, 0, 2])
+    assert torch.equal(last.z, z[[4, 0, 2]]) and torch.equal(InClass(pool, 2)(last).z[:, 0], last.z)
+    ft.test_eq(pool[torch.tensor([-2], dtype=torch.int32)].index.tolist(), [3])
+    ft.test_fail(lambda: pool[[-6]], contains='index -6 is out of range')
+
+def test_a_condition_has_no_empty_caption():
+    z = torch.zeros(3, 2)
+    ft.test_fail(lambda: TensorPool(z, condition=z, null_text=z[0]), exc=ValueError, contains='as null_condition')
+
+@pytest.mark.parametrize('threads', [1, 3])
+def test_a_large_read_is_the_same_in_all_threads(threads):
+    "It is cut into parts; rows and shape are those of one read"
+    g, before = torch.Generator().manual_seed(0), torch.get_num_threads()
+    x, rows = torch.randn(50, 1024, generator=g), torch.randint(50, (7, 600), generator=g)
+    try:
+        torch.set_num_threads(threads)
+        assert torch.equal(read_rows(x, rows), x[rows]) and torch.equal(read_rows(x, rows.int()), x[rows])
+    finally: torch.set_num_threads(before)
+
 
 # %% ../../nbs/tests/test_pools.ipynb #3d51aa07
 @pytest.mark.parametrize('by_label, labelled, condition, refused',

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'ARGS', 'STEPS', 'QUESTIONS', 'ONE', 'RUNS', 'Queue', 'pinned', 'emptied', 'on_device', 'one_device', 'toy',
-           'trainer_of', 'test_a_step_does_not_wait', 'test_a_step_with_the_text_encoder_does_not_wait', 'Reads',
-           'test_the_loop_reads_at_log_lines_only', 'test_a_question_is_noticed',
-           'test_network_and_comparison_are_one_graph', 'test_a_break_is_noticed', 'There', 'computed', 'Elsewhere',
-           'another_device', 'test_a_run_on_one_device_is_that_of_the_host', 'test_two_devices_are_noticed']
+           'trainer_of', 'test_a_step_does_not_wait', 'test_a_step_that_fits_does_not_wait', 'OnHost',
+           'test_of_data_on_the_device_the_host_draws_numbers_of_rows_only',
+           'test_a_step_with_the_text_encoder_does_not_wait', 'Reads', 'test_the_loop_reads_at_log_lines_only',
+           'test_a_question_is_noticed', 'test_network_and_comparison_are_one_graph', 'test_a_break_is_noticed',
+           'There', 'computed', 'Elsewhere', 'another_device', 'test_a_run_on_one_device_is_that_of_the_host',
+           'test_two_devices_are_noticed']
 
 # %% ../../nbs/tests/test_sync.ipynb #4447f50f
 import copy, importlib
@@ -42,8 +44,9 @@ class Queue(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs, tensors = kwargs or {}, lambda tree: [x for x in tree_leaves(tree) if isinstance(x, torch.Tensor)]
         out = func(*args, **kwargs)
-        # a single number goes with the call
-        host = [x for x in tensors((args, kwargs)) if x.device.type == 'cpu' and x.ndim]
+        # a single number goes with the call, unless it is asked over
+        copies = func._schema.name in ('aten::_to_copy', 'aten::copy_')
+        host = [x for x in tensors((args, kwargs)) if x.device.type == 'cpu' and (x.ndim or copies)]
         if any(x.is_meta for x in tensors((args, kwargs, out))):
             self.operations += 1
             if host and not (func._schema.name == 'aten::_to_copy' and kwargs.get('non_blocking')
@@ -105,7 +108,8 @@ def toy(text, moments=False):
 def trainer_of(out, name, sampler, kind=Trainer, **changes):
     "A trainer of a recipe with any sampler, or 'fm'"
     pool, crop = toy(name == 'cc12m-mmdit', 'Moment' in sampler), dict(crop=6) if sampler == 'RandomCrops' else {}
-    asked = dict(objective='fm') if sampler == 'fm' else dict(candidates=sampler)
+    asked:dict = dict(objective='fm') if sampler == 'fm' else dict(candidates=sampler)
+    if sampler == 'InBatch': asked['k'] = TrainConfig.k  # it takes none
     args = ARGS[name] | dict(hidden_size=16, num_heads=2, input_size=crop.get('crop', 8))
     with patch.dict(DATA, digits=lambda: pool):
         return kind(recipe(name, out, data='digits', model_args=args, **(SMALL | asked | crop | changes)),
@@ -122,6 +126,35 @@ def test_a_step_does_not_wait(tmp_path, name, sampler, resident):
     trainer = on_device(trainer_of(tmp_path/'run', name, sampler, micro_batches=2), resident)
     with one_device() as queue: outs = [trainer.train_step() for _ in range(2)]
     assert all(out.is_meta for out in outs) and queue.operations > 200
+
+# %% ../../nbs/tests/test_sync.ipynb #5b273c3a
+@pytest.mark.parametrize('name', list(ARGS))
+def test_a_step_that_fits_does_not_wait(tmp_path, name):
+    "Rows one by one, and blocks computed again"
+    trainer = on_device(trainer_of(tmp_path/'run', name, 'InBatch', pass_rows=1, checkpointing=True), True)
+    with one_device(): assert trainer.train_step().is_meta
+
+# %% ../../nbs/tests/test_sync.ipynb #5d20c7ab
+class OnHost(TorchDispatchMode):
+    "The largest tensor that the host reads or writes"
+    largest = 0
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves((args, kwargs, out)):
+            if isinstance(x, torch.Tensor) and x.device.type == 'cpu': self.largest = max(self.largest, x.numel())
+        return out
+
+@pytest.mark.parametrize('name, sampler', STEPS)
+def test_of_data_on_the_device_the_host_draws_numbers_of_rows_only(tmp_path, name, sampler):
+    "Candidates and target of 4 rows of 256 numbers: beside the order of an epoch the host sees 4 places"
+    trainer = on_device(trainer_of(tmp_path/'run', name, sampler), True)
+    with one_device():
+        trainer.rows(0, 0)                               # the order of the epoch, drawn once
+        with OnHost() as host: assert all(x is None or x.is_meta for x in trainer.prepared(0, 0))
+    assert host.largest <= len(trainer.pool)
+    with OnHost() as host: torch.ones(1, 99) + 1         # what is larger is seen
+    ft.test_eq(host.largest, 99)
+
 
 # %% ../../nbs/tests/test_sync.ipynb #c5ce1bf2
 def test_a_step_with_the_text_encoder_does_not_wait(tmp_path):
@@ -161,7 +194,7 @@ QUESTIONS = dict(item=lambda x: x.sum().item(), true=lambda x: 1 if x.sum() > 0 
                  select=lambda x: x.masked_select(x > 0), unique=lambda x: x.unique(),
                  repeat=lambda x: x.repeat_interleave(x.flatten().long()),
                  equal=lambda x: torch.equal(x, x), slice=lambda x: x[:x.argmax()],
-                 from_host=lambda x: torch.arange(3).to(x.device),
+                 from_host=lambda x: torch.arange(3).to(x.device), counter=lambda x: torch.tensor(3).to(x.device),
                  unpinned=lambda x: torch.arange(3).to(x.device, non_blocking=True),
                  place=lambda x: x[torch.tensor([0, 1])])
 
