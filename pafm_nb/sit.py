@@ -298,7 +298,7 @@ class SiT(nn.Module, HubMixin):
     ):
         super().__init__()
         check_sizes(input_size, patch_size, in_channels, hidden_size, depth, num_heads, mlp_ratio)
-        if not isinstance(num_classes, Integral) or num_classes < 0:
+        if not isinstance(num_classes, (int, Integral)) or num_classes < 0:
             raise ValueError(f'num_classes is {num_classes}: give 0 (a model without labels) or more')
         self.input_size, self.patch_size, self.in_channels = input_size, patch_size, in_channels
         self.null_label = num_classes

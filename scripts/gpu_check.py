@@ -161,8 +161,9 @@ def predicted(here, trainer, batch, found):
     from pafm_nb.cost import backward_flops, forward_flops, sizes_of, step_memory
     model = trainer.accelerator.unwrap_model(trainer.model)
     work = batch*(forward_flops(sizes_of(model)) + backward_flops(sizes_of(model)))
-    said = dict(operations=work, operations_per_second=work/found['seconds'],
-                predicted_bytes=step_memory(model, trainer.config).peak(batch))
+    rows = getattr(trainer, 'pass_rows', None) or batch
+    said = dict(operations=work, operations_per_second=work/found['seconds'], pass_rows=rows,
+                predicted_bytes=step_memory(model, trainer.config).peak(rows, later=rows < batch))
     if here.gpu: said['share_of_peak'] = work/found['seconds']/here.gpu.peak
     if 'peak_bytes' in found: said['peak_over_predicted'] = found['peak_bytes']/said['predicted_bytes']
     return said
@@ -333,6 +334,7 @@ def items(toy):
     whole = {f'B/2 {arm}': (run(b, arm, size['batch']), 40) for arm in ARMS}
     alone = {f'target {n}': (lambda here, n=n: targets(here, n), 40) for n in size['rows']}
     large = {f'XL/2 {arm}': (run(xl, arm, size['few']), 60) for arm in ('FM', 'ExactMoments')}
+    large[f'XL/2 FM, {size["batch"]} rows'] = run(xl, 'FM', size['batch']), 90
     compiled = {} if toy else {f'B/2 {arm} compiled': (run(b, arm, size['batch'], True), 120) for arm in ARMS}
     rest = {f'kernel {n}': (lambda here, n=n: kernel(here, n), 60) for n in size['rows']}
     return (dict(machine=(machine, 30)) | whole | alone | rest | {'save, kill, resume': (killed, 90)} | large

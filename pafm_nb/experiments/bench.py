@@ -131,6 +131,22 @@ def broadcast_target(
     return (w[..., None]*(z_t - candidates)/s).sum(1)
 
 # %% ../../nbs/29e_bench.ipynb #2f4bb302
+def _beside_broadcast(candidates, obvious, ours, repeats):
+    "Two forms of a target: the same numbers, and what each takes"
+    torch.testing.assert_close(ours().velocity, obvious(), rtol=1e-2, atol=1e-2)
+    memory = dict(broadcast=peak_memory(obvious), ours=peak_memory(ours))
+    share = None if memory['ours'] is None else memory['ours']/candidates.nbytes
+    return seconds_in_turn(dict(broadcast=obvious, ours=ours), repeats) | dict(memory=memory, memory_share=share)
+
+def _whole_class(z, classes, g, repeats):
+    "256 rows against all endpoints of their classes"
+    pool, (count, dim) = TensorPool(z, torch.arange(len(z)) % classes), z.shape
+    rows = pool[torch.randint(count, (256,), generator=g)]
+    noise, times, sampler = torch.randn(256, dim, generator=g), torch.rand(256, generator=g), WholeClass(pool)
+    return dict(batch=256, per_class=count//classes, classes=classes, kind=type(sampler(rows)).__name__,
+                broadcast_bytes=256*count//classes*dim*4,
+                **measure(lambda: pafm_target(rows.z, noise, times, sampler(rows)), repeats))
+
 def bench_target(
     batch:int=64, # rows
     k:int=64, # candidates of each
@@ -155,20 +171,9 @@ def bench_target(
         shared=(pool, lambda: broadcast_target(z, eps, t, pool[None]),
                 lambda: pafm_target(z, eps, t, SharedCandidates(pool, source=torch.arange(batch), norms=norms))))
     out = dict(machine=machine(), batch=batch, k=k, dim=dim, shared=shared)
-    for name, (candidates, obvious, ours) in settings.items():
-        torch.testing.assert_close(ours().velocity, obvious(), rtol=1e-2, atol=1e-2)
-        memory = dict(broadcast=peak_memory(obvious), ours=peak_memory(ours))
-        out[name] = seconds_in_turn(dict(broadcast=obvious, ours=ours),
-                                    repeats) | dict(memory=memory,
-                                                    memory_share=None if memory['ours'] is None
-                                                    else memory['ours']/candidates.nbytes)
+    for name, setting in settings.items(): out[name] = _beside_broadcast(*setting, repeats)
     for name, n in (('whole_class', classes), ('whole_class_rows', many)):
-        big = TensorPool(normal(n*per_class, dim), torch.arange(n*per_class) % n)
-        rows = big[torch.randint(len(big), (256,), generator=g)]
-        noise, times, sampler = torch.randn(256, dim, generator=g), torch.rand(256, generator=g), WholeClass(big)
-        out[name] = dict(batch=256, per_class=per_class, classes=n, kind=type(sampler(rows)).__name__,
-                         broadcast_bytes=256*per_class*dim*4,
-                         **measure(lambda: pafm_target(rows.z, noise, times, sampler(rows)), max(3, repeats//3)))
+        out[name] = _whole_class(normal(n*per_class, dim), n, g, max(3, repeats//3))
     return out
 
 # %% ../../nbs/29e_bench.ipynb #c23c3c68
@@ -377,6 +382,37 @@ def _plain_write(folder, tensors):
     new.rename(old)
 
 # %% ../../nbs/29e_bench.ipynb #8a8ae7ee
+def _digits_in_turn(folder, rounds):
+    "20 steps on digits of each objective, in turn"
+    trainers = {o: Trainer(TrainConfig(f'{folder}/digits-{o}', objective=o, steps=10**6), progress=False)
+                for o in ('pafm', 'fm')}
+    def steps(trainer, n=20):
+        for _ in range(n): trainer.train_step()
+    times = seconds_in_turn({o: partial(steps, t) for o, t in trainers.items()}, rounds)
+    for t in trainers.values(): t.ahead.close()
+    return dict(steps=20, rounds=rounds, **times)
+
+def _latents_in_turn(folder, model, batch, k, repeats, processes):
+    "A step on the bank of each objective, in turn, and the memory of processes of their own"
+    trainers = {o: Trainer(_train_config(folder, o, model, batch, k), progress=False) for o in ('pafm', 'fm')}
+    step = seconds_in_turn({o: t.train_step for o, t in trainers.items()}, repeats)
+    for t in trainers.values(): t.ahead.close()
+    peaks = [{o: answer(called(peak_of_training, folder, o, model, batch, k)) for o in trainers}
+             for _ in range(processes)]
+    memory = {o: median(p[o] for p in peaks) for o in trainers}
+    return dict(model=model, batch=batch, k=k, **step, peaks=peaks, memory_ratio=memory['pafm']/memory['fm'],
+                memory=memory)
+
+def _saves_in_turn(folder, saved, saves, g):
+    "A checkpoint and a plain write of the same tensors, in turn"
+    weights = mmdit.MODELS[saved](generator=g).state_dict()
+    state = {f'{i}.{name}': torch.randn_like(p) for i, p in enumerate(weights.values())
+             for name in ('exp_avg', 'exp_avg_sq')}
+    tensors = dict(model=weights, ema={name: p.clone() for name, p in weights.items()}, optimizer=state)
+    times = seconds_in_turn(dict(checkpoint=lambda: save_checkpoint(f'{folder}/checkpoints', 1, tensors, {}, 1),
+                                 plain=lambda: _plain_write(folder, tensors)), saves)
+    return dict(model=saved, bytes=sum(x.nbytes for group in tensors.values() for x in group.values()), **times)
+
 def bench_train(
     model:str='SiT-S/2', # a SiT of 4 x 32 x 32 latents
     batch:int=8, # rows in a step
@@ -396,29 +432,9 @@ def bench_train(
     with tempfile.TemporaryDirectory() as tmp:
         z = torch.randn(rows, 4, 32, 32, generator=g)*spectrum(4096).view(4, 32, 32)
         LatentBank.create(f'{tmp}/bank', [(z.half(), torch.arange(rows) % 100)])
-        trainers = {o: Trainer(TrainConfig(f'{tmp}/digits-{o}', objective=o, steps=10**6), progress=False)
-                    for o in ('pafm', 'fm')}
-        def steps(trainer, n=20):
-            for _ in range(n): trainer.train_step()
-        digits = seconds_in_turn({o: partial(steps, t) for o, t in trainers.items()}, rounds)
-        for t in trainers.values(): t.ahead.close()
-        trainers = {o: Trainer(_train_config(tmp, o, model, batch, k), progress=False) for o in ('pafm', 'fm')}
-        step = seconds_in_turn({o: t.train_step for o, t in trainers.items()}, repeats)
-        for t in trainers.values(): t.ahead.close()
-        peaks = [{o: answer(called(peak_of_training, tmp, o, model, batch, k)) for o in trainers}
-                 for _ in range(processes)]
-        memory = {o: median(p[o] for p in peaks) for o in trainers}
-        weights = mmdit.MODELS[saved](generator=g).state_dict()
-        state = {f'{i}.{name}': torch.randn_like(p) for i, p in enumerate(weights.values())
-                 for name in ('exp_avg', 'exp_avg_sq')}
-        tensors = dict(model=weights, ema={name: p.clone() for name, p in weights.items()}, optimizer=state)
-        save = seconds_in_turn(dict(checkpoint=lambda: save_checkpoint(f'{tmp}/checkpoints', 1, tensors, {}, 1),
-                                    plain=lambda: _plain_write(tmp, tensors)), saves)
-    return dict(machine=machine(), digits=dict(steps=20, rounds=rounds, **digits),
-                step=dict(model=model, batch=batch, k=k, **step, peaks=peaks,
-                          memory_ratio=memory['pafm']/memory['fm'], memory=memory),
-                save=dict(model=saved, bytes=sum(x.nbytes for group in tensors.values() for x in group.values()),
-                          **save))
+        return dict(machine=machine(), digits=_digits_in_turn(tmp, rounds),
+                    step=_latents_in_turn(tmp, model, batch, k, repeats, processes),
+                    save=_saves_in_turn(tmp, saved, saves, g))
 
 # %% ../../nbs/29e_bench.ipynb #9686d580
 @torch.no_grad()
@@ -456,6 +472,23 @@ def repa_script(model, z, y, *settings):
                      *settings).chunk(2)[0]
 
 # %% ../../nbs/29e_bench.ipynb #50b1c869
+def _sampling_forms(model, noise, y, method, steps, scale, high):
+    "REPA's sampler as its script calls it and alone, and ours in float32 and in bf16"
+    def ours(): return sample(model, noise, y, method, steps, scale, (0., high), seeded_generators(range(len(y))))
+    return dict(script=partial(repa_script, model, noise, y, method, steps, scale, high),
+                loop=partial(repa_loop, model, noise, y, method, steps, scale, high),
+                ours=ours, bf16=torch.autocast('cpu', torch.bfloat16)(ours))
+
+def _sampled_in_turn(counted, forms, batch, alike, repeats):
+    "Rows of an image by each form, and their times; do ours and REPA's give the same?"
+    rows, images = {}, {}
+    with torch.random.fork_rng(devices=[]):
+        for form, fn in forms.items():
+            counted.calls = counted.rows = 0
+            images[form], rows[form], calls = fn(), counted.rows/batch, counted.calls
+        if alike: torch.testing.assert_close(images['ours'].double(), images['loop'], rtol=1e-4, atol=1e-4)
+        return dict(calls=calls, rows=rows, **seconds_in_turn(forms, repeats))
+
 def bench_sampling(
     settings:tuple=(('SiT-digits', 64, 50), ('SiT-S/2', 2, 10)), # (model, batch, steps)
     scale:float=1.8, # guidance, REPA's
@@ -470,21 +503,9 @@ def bench_sampling(
         counted, y = Counted(model.eval()), torch.arange(batch) % model.null_label
         noise = seeded_noise(range(batch), (model.in_channels, model.input_size, model.input_size))
         for method in ('heun', 'euler_maruyama'):
-            ours = partial(sample, counted, noise, y, method, steps, scale, (0., high))
-            forms:dict = dict(script=partial(repa_script, counted, noise, y, method, steps, scale, high),
-                              loop=partial(repa_loop, counted, noise, y, method, steps, scale, high),
-                         ours=lambda: ours(generator=seeded_generators(range(batch))),
-                         bf16=lambda: torch.autocast('cpu',
-                                                     torch.bfloat16)(ours)(generator=seeded_generators(range(batch))))
-            rows, images = {}, {}
-            with torch.random.fork_rng(devices=[]):
-                for form, fn in forms.items():
-                    counted.calls = counted.rows = 0
-                    images[form], rows[form], calls = fn(), counted.rows/batch, counted.calls
-                if method == 'heun':
-                    torch.testing.assert_close(images['ours'].double(), images['loop'], rtol=1e-4, atol=1e-4)
-                times = seconds_in_turn(forms, repeats)
-            table.append(dict(model=name, method=method, batch=batch, steps=steps, calls=calls, rows=rows, **times))
+            forms = _sampling_forms(counted, noise, y, method, steps, scale, high)
+            table.append(dict(model=name, method=method, batch=batch, steps=steps,
+                              **_sampled_in_turn(counted, forms, batch, method == 'heun', repeats)))
     return dict(machine=machine(), scale=scale, high=high, repeats=repeats, table=table)
 
 # %% ../../nbs/29e_bench.ipynb #0cae1b79
@@ -795,6 +816,25 @@ def bench_scaling(
                 **{what: {c: row['seconds'] for c, row in rows.items()} for what, rows in times.items()})
 
 # %% ../../nbs/29e_bench.ipynb #94f575b2
+def _beside_peers(setting, repeats):
+    "Our target and its peers for so many rows, endpoints and dimensions: the same numbers, and what each takes"
+    case = _rows_of(*setting)
+    forms, errors = peer_forms(*case), peer_errors(*case)
+    if max(errors.values()) > 2e-3: raise RuntimeError(f'{setting}: not the same target, errors {errors}')
+    weights = pafm_target(*case).weights
+    memory = {name: peak_memory(fn) for name, fn in forms.items()}
+    return dict(zip(('batch', 'pool', 'dim'), setting), ess=effective_sample_size(weights).mean().item(),
+                errors=errors, memory=memory, times=seconds_in_turn(forms, repeats))
+
+def _near_in_batch(batch, near, dim, repeats):
+    "The nearest rows of a batch as candidates, ours and takenoko's"
+    z, eps, t, _ = _rows_of(batch, batch, dim)
+    ours = lambda: pafm_target(z, eps, t,
+                               Candidates(read_rows(z, distances(z).topk(near, largest=False).indices))).velocity
+    torch.testing.assert_close(ours(), takenoko_target(z, eps, t, near), rtol=1e-3, atol=1e-3)
+    forms = dict(ours=ours, takenoko=lambda: takenoko_target(z, eps, t, near))
+    return dict(batch=batch, k=near, dim=dim, **seconds_in_turn(forms, repeats))
+
 def bench_peers(
     # rows, endpoints of the pool, dimensions
     settings:tuple[tuple[int, int, int], ...]=((64, 64, 4096), (64, 256, 1024)),
@@ -809,31 +849,15 @@ def bench_peers(
     **scaling, # sizes for bench_scaling
 ) -> dict: # machine, and for each question a table
     "Our target beside Stable Velocity, STF, EFM, takenoko, REPA and OT-CFM: time, memory, error; and how it grows"
-    table = []
-    for setting in settings:
-        case = _rows_of(*setting)
-        forms, errors = peer_forms(*case), peer_errors(*case)
-        if max(errors.values()) > 2e-3: raise RuntimeError(f'{setting}: not the same target, errors {errors}')
-        weights = pafm_target(*case).weights
-        memory = {name: peak_memory(fn) for name, fn in forms.items()}
-        table.append(dict(zip(('batch', 'pool', 'dim'), setting), ess=effective_sample_size(weights).mean().item(),
-                          errors=errors, memory=memory, times=seconds_in_turn(forms, repeats)))
     over_time = [dict(t=t, **peer_errors(*_rows_of(*settings[-1], t))) for t in times]
-    neighbors = []
-    for batch in nearest:
-        z, eps, t, _ = _rows_of(batch, batch, dim)
-        ours = lambda: pafm_target(z, eps, t,
-                                   Candidates(read_rows(z, distances(z).topk(near, largest=False).indices))).velocity
-        torch.testing.assert_close(ours(), takenoko_target(z, eps, t, near), rtol=1e-3, atol=1e-3)
-        neighbors.append(dict(batch=batch, k=near, dim=dim,
-                              **seconds_in_turn(dict(ours=ours, takenoko=lambda: takenoko_target(z, eps, t, near)),
-                                                repeats)))
     missing = ({} if torchcfm_matcher()
                else dict(
                    missing="torchcfm is not installed (pip install 'pafm_nb[peers]'): scipy's exact assignment alone "
                            "stands for it"))
-    return dict(machine=machine(), repeats=repeats, table=table, errors=over_time, stablevm=stablevm_limits(),
-                neighbors=neighbors, pairs=[_pairs(b, dim, repeats) for b in batches],
+    return dict(machine=machine(), repeats=repeats, table=[_beside_peers(s, repeats) for s in settings],
+                errors=over_time, stablevm=stablevm_limits(),
+                neighbors=[_near_in_batch(b, near, dim, repeats) for b in nearest],
+                pairs=[_pairs(b, dim, repeats) for b in batches],
                 steps=[_digit_steps(b, repeats) for b in step], scaling=bench_scaling(**scaling), **missing)
 
 # %% ../../nbs/29e_bench.ipynb #c610a259
