@@ -244,14 +244,15 @@ def remedies(
     room:int=0, # bytes that the target takes
 ) -> list: # flags, each of which makes it fit
     "What helps"
-    most = passes(replace(config, pass_rows=None), pool, gpu, processes, resident, room)
+    whole = replace(config, pass_rows=None)
+    most = passes(whole, pool, gpu, processes, resident, room)
     found = [f'--pass_rows {most}'] if config.pass_rows and most else []
-    flags = [name for name in ('checkpointing', *['shard']*(processes > 1)) if not getattr(config, name)]
-    changes:list[dict[str, Any]] = [{name: True, 'pass_rows': None} for name in flags]
+    less = dict(checkpointing=replace(whole, checkpointing=True), shard=replace(whole, shard=True))
     tries:list[tuple[str, TrainConfig, Gpu, bool]] = [('--resident false', config, gpu, False)]*resident
-    tries += [(f'--{name} true', replace(config, **change), gpu, resident) for name, change in zip(flags, changes)]
+    tries += [(f'--{name} true', less[name], gpu, resident)
+              for name in ('checkpointing', *['shard']*(processes > 1)) if not getattr(config, name)]
     tries += [(f'--gpu "{name}"', config, other, resident) for name, other in GPUS.items() if other.memory > gpu.memory]
-    return found + [said for said, run, device, kept in tries if passes(run, pool, device, processes, kept, room)]
+    return found + [said for said, other, device, held in tries if passes(other, pool, device, processes, held, room)]
 
 # %% ../nbs/14d_dry_run.ipynb #06782be6
 def step_seconds(
