@@ -126,7 +126,8 @@ def check_measured(
                          'candidates are not drawn without looking at the source')
 
 # %% ../nbs/40_your_own_loop.ipynb #37becb8a
-def check_loop(step:Step, plain:Step, data:TensorPool, called:Callable[[Callable[..., Tensor]], Any]=lambda field: field,
+def check_loop(step:Step, plain:Step, data:TensorPool,
+               called:Callable[[Callable[..., Tensor]], Any]=lambda field: field,
                path:Path=LinearPath(), batch_size:int=128, batches:int=60) -> CheckedLoop:
     """Find a wrong clock, sign, path, noise or coupling in a training loop with PAFM, by three checks.
 

@@ -218,7 +218,8 @@ def check_blocks(
 ):
     "Refuse what gives no blocks"
     if isinstance(blocks, Iterable) and not isinstance(blocks, (Tensor, np.ndarray, str)) or callable(blocks): return
-    raise ValueError(f'blocks must be a list or generator of (z, y), got {type(blocks).__name__}: give [(z, None)] for one '
+    raise ValueError(
+        f'blocks must be a list or generator of (z, y), got {type(blocks).__name__}: give [(z, None)] for one '
                      'block without labels')
 
 def check_parts(
@@ -227,7 +228,8 @@ def check_parts(
     "Refuse what is no block"
     if isinstance(block, (tuple, list)) and 1 <= len(block) <= 5: return
     got = f'{len(block)} of them' if isinstance(block, (tuple, list)) else type(block).__name__
-    raise ValueError(f'a block must be (z, y), (z, y, text) or (z, y, text, embedding, image_embedding), got {got}: give '
+    raise ValueError(
+        f'a block must be (z, y), (z, y, text) or (z, y, text, embedding, image_embedding), got {got}: give '
                      '[(z, y)] for one block')
 
 class BankWriter:

@@ -144,7 +144,8 @@ def check_shares(
     scale = config.sampler_args.get('scale', 20.)
     if config.candidates != 'TextLikelihood' or len(pool) <= SMALL or pool.shares_at(scale) is not None: return
     made = pool.meta['prepared'].get('shares')
-    have = f'those of {"other captions" if made["scale"] == scale else "scale " + str(made["scale"])}' if made else 'none'
+    have = (f'those of {"other captions" if made["scale"] == scale else "scale " + str(made["scale"])}'
+            if made else 'none')
     raise ValueError(f'TextLikelihood reads shares of scale={scale}, and {config.data} has {have}: make them once with '
                      f'pafm_prepare shares --bank {config.data} --scale {scale}')
 
@@ -191,7 +192,8 @@ def ready_data(
     config:TrainConfig, # the run
     pool, # its data
 ) -> list: # names of what is in memory now
-    "Before the first step: what a run gathers of a bank on the host is read once where it fits, else gathers announce it"
+    """Before the first step: what a run gathers of a bank on the host is read once where it fits,
+    else gathers announce it"""
     if not isinstance(pool, LatentBank) or not pool.maps: return []
     sampler = '' if config.objective == 'fm' else config.candidates
     read = [name for name in pool.LOCAL if sampler in READERS.get(name, (sampler,))]

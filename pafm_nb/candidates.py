@@ -306,7 +306,8 @@ class PoolSampler:
         check_source_pool(self, pool)
         if isinstance(log_prior, int):
             raise ValueError(
-                f'{type(self).__name__}(pool, {log_prior}): log_prior must be a tensor ({len(pool)},), and there is no k, '
+                f'{type(self).__name__}(pool, {log_prior}): log_prior must be a tensor ({len(pool)},), and there is no '
+                'k, '
                 'all rows are taken; for k of them use InClass(pool, k)')
         if log_prior is not None:
             check_log_prior(log_prior, pool.labels, (len(pool),))

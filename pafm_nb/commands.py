@@ -120,7 +120,8 @@ def train_parser() -> argparse.ArgumentParser:
                              'exit code 1 if it does not fit')
     parser.add_argument('--gpu', help="of a dry run: 'RTX 4090', L40S, 'A100 40', 'A100 80', H100 (default) or H200")
     parser.add_argument('--processes', type=int, help='of a dry run, one GPU each (default: as many as are launched)')
-    kinds = {bool: true_or_false, bool|None: true_or_false, dict: json_object, int: int, float: float, str: str, int|None: int}
+    kinds = {bool: true_or_false, bool|None: true_or_false, dict: json_object, int: int,
+             float: float, str: str, int|None: int}
     help = {name: said.replace('\n', ' ').replace('%', '%%') for name, said in docments(TrainConfig).items() if said}
     for f in fields(TrainConfig):
         metavar = {bool: 'true|false', bool|None: 'true|false', dict: 'JSON'}.get(f.type, f.name.upper())

@@ -165,7 +165,8 @@ def step_memory(
     gathered = 2*4*sum(p.numel() for p in blocks[0].parameters()) if shares > 1 else 0
     ddp = processes > shares
     row = activation_bytes(s, element, config.checkpointing) + working_bytes(s, element)
-    sums = 0 if ddp else 4*trained//shares                # they stay in DDP's buckets; shared ones are split after each pass
+    # they stay in DDP's buckets; shared ones are split after each pass
+    sums = 0 if ddp else 4*trained//shares
     return StepMemory(4*n//shares, 8*trained//shares, 4*n//shares, 4*trained if ddp else gathered, sums, sums,
                       2*trained if element == 2 else 0, row)
 

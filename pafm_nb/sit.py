@@ -298,7 +298,8 @@ class SiT(nn.Module, HubMixin):
         generator:torch.Generator|None=None,
     ):
         super().__init__()
-        check_sizes(input_size, patch_size, in_channels, hidden_size, depth, num_heads, mlp_ratio, num_classes=num_classes)
+        check_sizes(input_size, patch_size, in_channels, hidden_size, depth, num_heads,
+                    mlp_ratio, num_classes=num_classes)
         self.input_size, self.patch_size, self.in_channels = input_size, patch_size, in_channels
         self.null_label = num_classes
         self.x_embedder = PatchEmbedding(patch_size, in_channels, hidden_size)

@@ -114,7 +114,8 @@ def rows_in_a_pass(
     resident = pool.place.device.type != 'cpu'
     taken = bank_bytes(pool) + target_cost(config, pool, drawn_rows(config, processes)).room if resident else 0
     if rows := rows_that_fit(empty_model(config), config, memory, processes, taken): return rows
-    raise ValueError(f'not one row of {config.model} fits a device of {memory/1e9:.0f} GB beside weights, optimizer and '
+    raise ValueError(
+        f'not one row of {config.model} fits a device of {memory/1e9:.0f} GB beside weights, optimizer and '
                      f'data: take checkpointing=True, shard=True on several processes or resident=False; '
                      'pafm_train --dry_run counts what each needs')
 
@@ -137,7 +138,8 @@ def fingerprint(
 
 # %% ../nbs/14e_training.ipynb #ded17c08
 RESUMABLE = ('data', 'resident', 'steps', 'text_encoder', 'micro_batches', 'pass_rows', 'checkpointing', 'shard',
-             'compile', 'save_every', 'keep', 'keep_every', 'log_every', 'sample_every', 'sample_guidance', 'pair')  # what may change when a run goes on
+             # what may change when a run goes on
+             'compile', 'save_every', 'keep', 'keep_every', 'log_every', 'sample_every', 'sample_guidance', 'pair')
 
 def check_same_run(
     config:TrainConfig, # what is asked for
@@ -182,7 +184,8 @@ def check_alike(
                 'make that machine the first, or copy its folder there')
 
 # %% ../nbs/14e_training.ipynb #5a1e0e02
-DRAWS = ('seed', 'batch_size', 'label_dropout', 'time', 'time_shift', 'crop')      # of a config: what else decides draws
+# of a config: what else decides draws
+DRAWS = ('seed', 'batch_size', 'label_dropout', 'time', 'time_shift', 'crop')
 
 def check_pair(
     config:TrainConfig, # the run, whose `pair` is the other's folder
@@ -194,11 +197,13 @@ def check_pair(
     "Refuse a run that would not see the rows, times and noises of the one it is compared with"
     theirs = saved_config(config.pair, other).saved()
     both = dict(data=(data, other['data']), micro_batches=(micro_batches, other['pieces']),
-                drawn_on=(drawn_on, other.get('drawn_on', drawn_on)), **{k: (getattr(config, k), theirs[k]) for k in DRAWS})
+                drawn_on=(drawn_on, other.get('drawn_on', drawn_on)),
+                **{k: (getattr(config, k), theirs[k]) for k in DRAWS})
     for k, (mine, its) in both.items():
         if mine == its: continue
         remedy = 'give both the same --resident' if k == 'drawn_on' else 'give both the same'
-        raise ValueError(f'{config.pair} has {k}={its!r} and this run {mine!r}, so that they would not see the same rows, '
+        raise ValueError(
+            f'{config.pair} has {k}={its!r} and this run {mine!r}, so that they would not see the same rows, '
                          f'times and noises: {remedy}, or leave out pair')
 
 def check_drawn_on(

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MUTANTS = dict(
     paths=('paths', [
         ('def alpha(self, t:Tensor) -> Tensor: return 1 - t', 'def alpha(self, t): return 1 - t*t'),
-        ('def d_sigma(self, t:Tensor) -> Tensor: return math.pi/2*torch.cos', 'def d_sigma(self, t): return math.pi*torch.cos'),
+        ('def d_sigma(self, t:Tensor) -> Tensor: return math.pi/2*torch.cos',
+         'def d_sigma(self, t): return math.pi*torch.cos'),
         ('return (ds*z_t - s*v)/det', 'return (ds*z_t + s*v)/det'),
         ('return -model(x, 1 - t, *args, **kwargs)', 'return model(x, 1 - t, *args, **kwargs)'),
         ('(t >= 0) & (t <= 1)).all():', '(t >= 0) & (t < 1)).all():'),
@@ -72,7 +73,8 @@ MUTANTS = dict(
         ('> math.log(1e3*unit)', '> math.log(1e6*unit)'),
         ('error.clamp_max(1).log() + share', 'error.clamp_max(1).log()'),
         ('if log_prior is not None: exact.add_(log_prior', 'if False: exact.add_(log_prior'),
-        ('self.log_prior.ndim == 1 else self.log_prior[rows]', 'self.log_prior.ndim == 1 else self.log_prior[:len(rows)]'),
+        ('self.log_prior.ndim == 1 else self.log_prior[rows]',
+         'self.log_prior.ndim == 1 else self.log_prior[:len(rows)]'),
         ('None if self.source is None else self.source[rows], self.norms)',
          'None if self.source is None else self.source[:len(rows)], self.norms)'),
         ('rows = rows[still]', 'rows = rows[:0]'),
@@ -283,7 +285,7 @@ MUTANTS = dict(
         ('if config.data and Path(config.data).is_dir()', 'if False'),
         ("tries:list[tuple[str, TrainConfig, Gpu, bool]] = [('--resident false', config, gpu, False)]*resident",
          'tries:list[tuple[str, TrainConfig, Gpu, bool]] = []'),
-        ('if passes(run, pool, device, processes, kept, room)]', ']'),
+        ('if passes(other, pool, device, processes, held, room)]', ']'),
         ('rows*flops/peak', 'config.batch_size*flops/peak'),
         ('check_plan(config, pool, model, processes)\n    drawn', 'drawn'),
         ('if resident is None: resident = resident_fits', 'if not resident: resident = resident_fits'),
@@ -311,9 +313,11 @@ MUTANTS = dict(
     curves=('curves', [
         ('if not config.keep_every: return kept', 'if False: return kept'),
         (' or step == config.steps]', ']'), ("== protocol['ema_crc32']: continue", "is not None: continue"),
-        ("        settings.pop('stats', None)", '        pass'), ('        check_same_reference(found', '        str(found'),
+        ("        settings.pop('stats', None)", '        pass'),
+        ('        check_same_reference(found', '        str(found'),
         ('if made.get(k) != first.get(k):', 'if False:'), ("if there['asked'].get(k) != v:", 'if False:'),
-        ("generate(run, Path(out)/f'step_{step:08d}', *args, step=step,", "generate(run, Path(out)/f'step_{step:08d}', *args,")]),
+        ("generate(run, Path(out)/f'step_{step:08d}', *args, step=step,",
+         "generate(run, Path(out)/f'step_{step:08d}', *args,")]),
     build=('build', [
         ('temperature=config.temperature', 'temperature=1.'),
         ("unwrapped(tensors['ema'])", "unwrapped(tensors['model'])"),
@@ -335,7 +339,8 @@ MUTANTS = dict(
         ('self.accelerator.backward(out.loss/passes)', 'self.accelerator.backward(out.loss)'),
         ('or last > first_newest)', 'or last < first_newest)'),
         ('held.callback(self.writer.finish)', 'pass'), ('        self.writer.check()', '        pass'),
-        ('        if wait: self.on_main(self.writer.wait)', '        pass'), ('self.save(wait=told or last)', 'self.save()'),
+        ('        if wait: self.on_main(self.writer.wait)', '        pass'),
+        ('self.save(wait=told or last)', 'self.save()'),
         ("config.micro_batches or pair['pieces'])", 'config.micro_batches)'),
         ('        if mine == its: continue', '        continue'),
         ("if (before := state.get('drawn_on', now)) != now:", 'if False:'),
@@ -427,7 +432,7 @@ def run(package, module, tests, old, new):
                               env=os.environ | dict(PYTHONPATH=str(package), OMP_NUM_THREADS='1'),
                               capture_output=True, text=True, timeout=900)
         by = next((line.split('::')[-1].split(' - ')[0] for line in done.stdout.splitlines()
-                   if line.startswith(('FAILED', 'ERROR'))), 'error') if done.returncode else None
+                   if line.startswith(('FAILED', 'ERROR')) and '::' in line), 'error') if done.returncode else None
     except subprocess.TimeoutExpired: by = 'time ran out'
     finally: path.write_text(whole)
     return dict(module=module, old=old, new=new, killed_by=by, seconds=round(time.time() - start, 1))

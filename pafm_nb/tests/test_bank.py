@@ -353,7 +353,8 @@ def test_bad_calls(tmp_path):
     ft.test_fail(lambda: make('/dev/null/bank'), contains='cannot be written')
     ft.test_fail(lambda: LatentBank.open(tmp_path/'nothing'), exc=FileNotFoundError, contains='no bank')
     z = torch.zeros(3, 2)
-    for blocks, said in ((z, 'got Tensor: give [(z, None)]'), ((z, None), 'got Tensor: give [(z, y)]'), (None, 'got NoneType'),
+    for blocks, said in ((z, 'got Tensor: give [(z, None)]'), ((z, None), 'got Tensor: give [(z, y)]'),
+                         (None, 'got NoneType'),
                          ([(z, None)*3], 'got 6 of them'), ([()], 'got 0 of them')):
         ft.test_fail(lambda: LatentBank.create(tmp_path/'new', blocks), exc=ValueError, contains=said)
     assert not (tmp_path/'new/meta.json').exists() and len(LatentBank.create(tmp_path/'new', [(z,)])) == 3

@@ -118,7 +118,8 @@ def test_a_bank_is_resident_where_it_fits(tmp_path):
 def test_a_large_bank_of_captions_is_balanced_once(tmp_path, monkeypatch):
     "At the run's scale; a small one at every start, and cells of captions in any case"
     g = torch.Generator().manual_seed(0)
-    folder = LatentBank.create(tmp_path/'bank', [(torch.randn(30, 2, generator=g), None, torch.randn(30, 6, generator=g))]).folder
+    folder = LatentBank.create(tmp_path/'bank',
+                               [(torch.randn(30, 2, generator=g), None, torch.randn(30, 6, generator=g))]).folder
     config = TrainConfig('x', data=str(folder), candidates='TextLikelihood', k=4, sampler_args=dict(scale=5.))
     def check(**near): check_prepared(replace(config, sampler_args=config.sampler_args | near), LatentBank.open(folder))
     check()
@@ -134,7 +135,8 @@ def test_a_large_bank_of_captions_is_balanced_once(tmp_path, monkeypatch):
     check(near=True)
     read = ready_data(config, LatentBank.open(folder))
     assert {'by_class', 'embedding', 'shares', 'text_cells'} <= set(read)
-    assert not {'embedding', 'shares', 'text_cells'} & set(ready_data(replace(config, objective='fm'), LatentBank.open(folder)))
+    assert not {'embedding', 'shares', 'text_cells'} & set(ready_data(replace(config, objective='fm'),
+                                                                      LatentBank.open(folder)))
     ft.test_eq(ready_data(config, TensorPool(torch.zeros(2, 2))), [])
 
 

@@ -204,7 +204,8 @@ def test_rows_of_one_class_are_looked_up_once(dtype, monkeypatch):
 def test_half_precision_as_a_gpu_multiplies_it(dtype, rows_of_pool, at_a_time, monkeypatch):
     "Sources of very different sizes; the whole pool, copies of the rows, and a few copies at a time"
     g = torch.Generator().manual_seed(0)
-    pool = (torch.randn(rows_of_pool, 30, generator=g)*10.**torch.randint(-2, 2, (rows_of_pool, 1), generator=g)).to(dtype)
+    pool = (torch.randn(rows_of_pool, 30, generator=g)*10.**torch.randint(-2, 2,
+                                                                          (rows_of_pool, 1), generator=g)).to(dtype)
     rows = torch.stack([torch.randperm(rows_of_pool, generator=g)[:40] for _ in range(6)])
     noisy = Noisy.of(pool[rows[:, 0]].float(), torch.randn(6, 30, generator=g), torch.linspace(.3, 1, 6), LinearPath())
     product = lambda a, b, out_dtype: a.to(out_dtype) @ b.to(out_dtype)

@@ -89,7 +89,8 @@ def test_losses_and_samplers_take_it(banks):
 def test_shares_are_those_that_the_sampler_would_find(tmp_path, monkeypatch):
     "Kept for a scale and embeddings, with a checksum; a stop leaves the bank as it was"
     g = torch.Generator().manual_seed(0)
-    block = (torch.randn(40, 3, generator=g), None, torch.randn(40, 4, 6, generator=g), None, torch.randn(40, 6, generator=g))
+    block = (torch.randn(40, 3, generator=g), None, torch.randn(40, 4, 6, generator=g), None,
+             torch.randn(40, 6, generator=g))
     folder = LatentBank.create(tmp_path/'bank', [block]).folder
     found = TextLikelihood(LatentBank.open(folder), 8, 7.).u
     def stops(*args): raise KeyboardInterrupt
@@ -98,7 +99,8 @@ def test_shares_are_those_that_the_sampler_would_find(tmp_path, monkeypatch):
         ft.test_fail(lambda: captions.prepare_shares(folder, 7.), exc=KeyboardInterrupt)
     assert LatentBank.open(folder).shares is None
     bank = captions.prepare_shares(folder, 7)
-    assert torch.equal(bank.shares, found) and TextLikelihood(bank, 8, 7.).u is bank.shares and bank.shares_at(6.) is None
+    assert torch.equal(bank.shares, found) and TextLikelihood(bank, 8,
+                                                              7.).u is bank.shares and bank.shares_at(6.) is None
     with monkeypatch.context() as m:
         m.setattr(captions, 'sinkhorn', stops)           # they are there
         captions.prepare_shares(bank, 7.)
@@ -129,7 +131,8 @@ def test_members_of_a_cell_of_captions_have_the_same_candidates(tmp_path, stored
     ft.test_eq(len(set(sets)), 6)
     rows = found.z[..., 0].long()
     model = 6*(e[:, None]*e[rows]).sum(2) + sampler.u[pool.place[rows]]
-    assert_close(torch.where(found.log_prior > -torch.inf, model - model[:, :1], -torch.inf), found.log_prior, atol=1e-4, rtol=0)
+    assert_close(torch.where(found.log_prior > -torch.inf, model - model[:, :1], -torch.inf),
+                 found.log_prior, atol=1e-4, rtol=0)
     gone = sampler(pool[torch.arange(22)]._replace(y=torch.full((22,), -1)))
     assert ((gone.log_prior == 0) == (found.log_prior > -torch.inf)).all() and not sampler.exact
 

@@ -18,7 +18,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from .. import TensorPool
-from ..cost import (GPUS, SPARE, activation_bytes, backward_flops, bank_bytes, device_cost, drawn_rows, empty_model,
+from ..cost import (GPUS, SPARE, activation_bytes, backward_flops, bank_bytes,
+                          device_cost, drawn_rows, empty_model,
                           forward_flops, gpu_named, resident_fits, rows_that_fit, sizes_of, step_memory)
 from ..mmdit import MODELS
 

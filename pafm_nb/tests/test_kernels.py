@@ -40,7 +40,8 @@ INTERPRETED = """
 import torch
 from pafm_nb.kernels import kernel_average
 from pafm_nb.tests.test_kernels import all_sets
-for dtype, k, dim in ((torch.float32, 23, 50), (torch.float16, 23, 50), (torch.bfloat16, 23, 50), (torch.float16, 90, 8)):
+half, brain = torch.float16, torch.bfloat16
+for dtype, k, dim in ((torch.float32, 23, 50), (half, 23, 50), (brain, 23, 50), (half, 90, 8)):
     noisy, sets = all_sets(dtype, k=k, dim=dim)
     for kind, one in sets.items():
         shift, weights = kernel_average(noisy, **one.tiles())

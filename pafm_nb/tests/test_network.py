@@ -172,7 +172,8 @@ def test_out_of_memory_names_what_helps(tmp_path):
 
 def test_sharing_that_cannot_be(tmp_path):
     "With one process, or a scaled loss: one line, and no folder"
-    ft.test_fail(lambda: trainer(tmp_path/'run', shard=True), exc=ValueError, contains='this one is alone: launch several')
+    ft.test_fail(lambda: trainer(tmp_path/'run', shard=True), exc=ValueError,
+                 contains='this one is alone: launch several')
     assert not (tmp_path/'run').exists()
 
 # %% ../../nbs/tests/test_network.ipynb #e1f00009
@@ -193,7 +194,8 @@ for name, changes in runs.items():
 with open(f'{folder}/said{os.environ["RANK"]}', 'w') as f: json.dump(said, f)
 """
 RUNS = dict(all=dict(shard=True, checkpointing=True, pass_rows=5), moved=dict(shard=True), coarse=dict(reduce='bf16'),
-            shared_coarse=dict(shard=True, reduce='bf16'), text=dict(shard=True, data='captions', model='MMDiT-captions', sample_every=4))
+            shared_coarse=dict(shard=True, reduce='bf16'),
+            text=dict(shard=True, data='captions', model='MMDiT-captions', sample_every=4))
 SHARED = TINY | dict(micro_batches=2, candidates='InBatch', steps=4, save_every=2, lr=.001)
 
 @pytest.fixture(scope='module')
@@ -234,7 +236,8 @@ def test_shared_weights_train_as_whole_ones(launched, tmp_path, name):
             far = max(far, (two[k] - one[k]).abs().max().item())
     assert far > 1e-5 or not coarse
     for a, b in zip(read_log(tmp_path/'run/log.jsonl'), read_log(folder/name/'log.jsonl')):
-        assert a['step'] == b['step']; assert_close(a['grad_norm'], b['grad_norm'], rtol=.05 if coarse else 1e-4, atol=0)
+        assert a['step'] == b['step']
+        assert_close(a['grad_norm'], b['grad_norm'], rtol=.05 if coarse else 1e-4, atol=0)
     with pytest.warns(UserWarning, match='was on 2 processes and goes on with 1'):
         on = trainer(folder/name, **(SHARED | changes | dict(shard=False, steps=5)))
     ft.test_eq((on.step, on.train_step().isfinite().all().item()), (4, True))

@@ -17,7 +17,7 @@ __all__ = ['TINY', 'PROGRAM', 'PAIR', 'ERRORS', 'NEEDS', 'StopsAt', 'fit', 'fina
            'test_gradient_of_pieces_is_that_of_their_union', 'test_launches_that_went_wrong',
            'test_the_config_decides_and_not_the_environment', 'test_what_a_plain_launch_sets_is_no_news',
            'test_a_checkpoint_of_a_compiled_model_goes_on', 'test_an_average_longer_than_the_run_is_told',
-           'test_two_runs_in_one_folder', 'launch', 'said', 'pair', 'test_two_processes_equal_one',
+           'test_two_runs_in_one_folder', 'launch', 'said', 'launched', 'test_two_processes_equal_one',
            'test_killed_machines_without_a_shared_disk_go_on', 'test_what_fails_on_one_fails_on_both',
            'test_fingerprints', 'test_training_from_a_bank', 'test_a_bank_is_not_searched_at_the_start',
            'test_data_in_memory_are_searched', 'test_captions_bf16_pictures_and_logs', 'test_large_recipes',
@@ -159,7 +159,8 @@ class Remembers(Trainer):
 def remembered(tmp_path_factory):
     saved, began = [], time.perf_counter()
     trainer = Remembers(TrainConfig(str(tmp_path_factory.mktemp('run')/'run'),
-                                    **(TINY | dict(steps=13, save_every=3, keep=2, keep_every=4, log_every=4, sample_every=5))))
+                                    **(TINY | dict(steps=13, save_every=3, keep=2, keep_every=4,
+                                                   log_every=4, sample_every=5))))
     trainer.fit(lambda trainer: saved.append(trainer.step))
     return trainer, saved, time.perf_counter() - began
 
@@ -489,34 +490,34 @@ def said(folder): return [json.loads((folder/f'said{rank}').read_text()) for ran
 PAIR = TINY | dict(candidates='InBatch', micro_batches=2)
 
 @pytest.fixture(scope='module')
-def pair(tmp_path_factory):
+def launched(tmp_path_factory):
     folder = tmp_path_factory.mktemp('pair')
     done = launch(folder, PROGRAM, '-1', json.dumps(PAIR))
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
-def test_two_processes_equal_one(tmp_path, pair):
+def test_two_processes_equal_one(tmp_path, launched):
     fit(tmp_path/'one', **PAIR)
-    one, two = final(tmp_path/'one'), final(pair/'disk0/run')
+    one, two = final(tmp_path/'one'), final(launched/'disk0/run')
     for f in FILES:
         assert one[f].keys() == two[f].keys()
         for k in one[f]: torch.testing.assert_close(two[f][k], one[f][k], rtol=1e-5, atol=1e-6)
-    ft.test_eq(said(pair)[0], said(pair)[1])
-    assert not (pair/'disk1').exists()
-    shutil.copytree(pair/'disk0/run', tmp_path/'run')
+    ft.test_eq(said(launched)[0], said(launched)[1])
+    assert not (launched/'disk1').exists()
+    shutil.copytree(launched/'disk0/run', tmp_path/'run')
     with pytest.warns(UserWarning, match='was on 2 processes and goes on with 1'):
         resumed = Trainer(TrainConfig(str(tmp_path/'run'), **(PAIR | dict(micro_batches=None, steps=14))),
                           progress=False)
     assert resumed.micro_batches == 2 and resumed.fit().step == 14
 
-def test_killed_machines_without_a_shared_disk_go_on(tmp_path, pair):
+def test_killed_machines_without_a_shared_disk_go_on(tmp_path, launched):
     assert launch(tmp_path, PROGRAM, '8', json.dumps(PAIR)).returncode != 0
     ft.test_eq(newest_checkpoint(tmp_path/'disk0/run/checkpoints')[2]['step'], 5)
     done = launch(tmp_path, PROGRAM, '-1', json.dumps(PAIR))
     assert done.returncode == 0, done.stderr[-3000:]
     ft.test_eq([s[0] for s in said(tmp_path)], [5, 5])
-    for rank in range(2): ft.test_eq(said(tmp_path)[rank][1:], said(pair)[0][1:])
-    assert same(final(tmp_path/'disk0/run'), final(pair/'disk0/run'))
+    for rank in range(2): ft.test_eq(said(tmp_path)[rank][1:], said(launched)[0][1:])
+    assert same(final(tmp_path/'disk0/run'), final(launched/'disk0/run'))
 
 # %% ../../nbs/tests/test_training.ipynb #ce273bd6
 ERRORS = """import json, os, shutil, sys
