@@ -174,13 +174,13 @@ def read_by(here):
 
 def target_of(here, name, rows, count):
     "A call that gives a sampler's target, and the bytes of its candidates"
-    from pafm_nb.candidates import SAMPLERS
+    from pafm_nb.candidates import SAMPLERS, InBatch
     from pafm_nb.objective import pafm_target
     from pafm_nb.pools import draw
     torch, pool = here.torch, here.pool('Moment' in name)
     g = torch.Generator(here.device).manual_seed(0)
     batch = draw(pool, torch.randint(len(pool), (rows,), generator=g, device=here.device), g)
-    sampler, eps = SAMPLERS[name](pool, 16) if name != 'InBatch' else SAMPLERS[name](), here.normal(rows, *here.shape)
+    sampler, eps = InBatch() if name == 'InBatch' else SAMPLERS[name](pool, 16), here.normal(rows, *here.shape)
     t = torch.linspace(.05, .95, rows, device=here.device)
     def work():
         g = torch.Generator(here.device).manual_seed(1)

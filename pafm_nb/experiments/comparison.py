@@ -79,6 +79,20 @@ def mean_spread(
     return dict(mean=float(np.mean(values)), std=float(np.std(values, ddof=1)) if len(values) > 1 else None)
 
 # %% ../../nbs/29a_comparison.ipynb #8e2b9b7f
+def _scored_run(name, config, progress):
+    "A run as the results have it, and its images"
+    began = time.perf_counter()
+    trainer, curve = measured_run(config, progress)
+    images = sample_digits(trainer.ema.module)
+    return dict(objective=name, seed=config.seed, steps=config.steps, curve=curve,
+                seconds=round(time.perf_counter() - began, 1), **score_digits(images, full=True)), images
+
+def _summary(runs):
+    "Mean and spread over seeds of each score"
+    scores = [k for k in runs[0] if k not in ('objective', 'seed', 'steps', 'curve', 'seconds')]
+    return {name: {k: mean_spread([r[k] for r in runs if r['objective'] == name]) for k in scores}
+            for name in OBJECTIVES}
+
 def compare(
     out, # folder for everything
     seeds=(0,), # of the runs
@@ -96,19 +110,12 @@ def compare(
                for seed in seeds for name, settings in OBJECTIVES.items()]
     for seed, name, config in configs:
         if progress: print(f'{name}, seed {seed}')
-        began = time.perf_counter()
-        trainer, curve = measured_run(config, progress)
-        images[name, seed] = sample_digits(trainer.ema.module)
-        runs.append(dict(objective=name, seed=seed, steps=steps, curve=curve,
-                         seconds=round(time.perf_counter() - began, 1), **score_digits(images[name, seed], full=True)))
-    scores = [k for k in runs[0] if k not in ('objective', 'seed', 'steps', 'curve', 'seconds')]
-    summary = {name: {k: mean_spread([r[k] for r in runs if r['objective'] == name]) for k in scores}
-               for name in OBJECTIVES}
-    result = dict(protocol=dict(data='digits', n_samples=2000, sampling=SAMPLING, seeds=list(seeds), steps=steps,
-                                config={k: v for k, v in configs[0][2].saved().items()
-                                        if k not in ('objective', 'seed')},
-                                device='cuda' if torch.cuda.is_available() else 'cpu', torch=str(torch.__version__)),
-                  summary=summary, runs=runs)
+        run, images[name, seed] = _scored_run(name, config, progress)
+        runs.append(run)
+    shared = {k: v for k, v in configs[0][2].saved().items() if k not in ('objective', 'seed')}
+    protocol = dict(data='digits', n_samples=2000, sampling=SAMPLING, seeds=list(seeds), steps=steps, config=shared,
+                    device='cuda' if torch.cuda.is_available() else 'cpu', torch=str(torch.__version__))
+    result = dict(protocol=protocol, summary=_summary(runs), runs=runs)
     write_json(out/'metrics.json', result)
     side_by_side(images['fm', seeds[0]], images['pafm', seeds[0]], out/'samples.png')
     plot_curves(runs, out/'curve.png')

@@ -123,6 +123,22 @@ def draw_captions(
                        steps=8, guidance_scale=guidance_scale, null_label=null).clamp(-1, 1)
 
 # %% ../../nbs/25_scenes.ipynb #0d387d22
+def _statistics(features): return features.double().mean(0).numpy(), np.cov(features.double().numpy().T)
+
+def _real_statistics(judge):
+    "Mean and covariance of what the judge sees in 4,096 scenes"
+    views = scene_views(draw_scenes(random_scenes(4096, 2001), 2002))[:, 0]
+    grain = GRAIN*torch.randn(views.shape, generator=torch.Generator().manual_seed(0))
+    return _statistics(judged(views + grain, judge)[1])
+
+def _scores(model, scale, asked, judge, real):
+    "How well a model obeys the captions of each split, and its pictures"
+    images = {split: draw_captions(model, scene_captions(scenes), scale) for split, scenes in asked.items()}
+    seen = {split: judged(z, judge) for split, z in images.items()}
+    found = {split: obeyed(asked[split], said) for split, (said, _) in seen.items()}
+    found['train']['fd_scenes'] = frechet_distance(*_statistics(seen['train'][1]), *real)
+    return found, images
+
 def captions_trial(
     seed:int, # of weights, rows, times, noises and candidates
     steps:int=6000, # optimizer steps
@@ -133,17 +149,8 @@ def captions_trial(
 ) -> dict: # plain, guided: split -> obeyed and fd_scenes; curve: step -> obeyed of n/2 training captions; log; pictures
     "Train a small MMDiT on captioned scenes and see how well it obeys"
     judge, asked = scene_judge(), {split: random_scenes(n, 1009, split) for split in ('train', 'held_out')}
-    statistics = lambda features: (features.double().mean(0).numpy(), np.cov(features.double().numpy().T))
-    views = scene_views(draw_scenes(random_scenes(4096, 2001), 2002))[:, 0]
-    real = statistics(judged(views + GRAIN*torch.randn(views.shape, generator=torch.Generator().manual_seed(0)),
-                             judge)[1])
-    def score(model, scale=1.):
-        images = {split: draw_captions(model, scene_captions(scenes), scale) for split, scenes in asked.items()}
-        seen = {split: judged(z, judge) for split, z in images.items()}
-        found = {split: obeyed(asked[split], said) for split, (said, _) in seen.items()}
-        found['train']['fd_scenes'] = frechet_distance(*statistics(seen['train'][1]), *real)
-        return found, images
-    curve = {}
+    curve, real = {}, _real_statistics(judge)
+    def score(model, scale=1.): return _scores(model, scale, asked, judge, real)
     def mark(trial):
         if trial.step == steps: return
         some = Scenes(*(x[:n//2] for x in asked['train']))
