@@ -649,7 +649,7 @@ def test_captions_bf16_pictures_and_logs(tmp_path):
     logged = [(r['step'], round(r['fm_loss'], 4)) for r in read_log(tmp_path/'run/log.jsonl')]
     assert [(e.step, round(e.value, 4)) for e in events.Scalars('fm_loss')] == logged
     assert {'loss', 'fm_loss', 'ess', 'source_weight', 'shift', 'grad_norm', 'images_per_second',
-            'step'} == set(read_log(tmp_path/'run/log.jsonl')[0])
+            'wait_ms', 'paused', 'memory', 'step'} == set(read_log(tmp_path/'run/log.jsonl')[0])
 
 # %% ../../nbs/tests/test_training.ipynb #faffdae4
 @pytest.mark.parametrize('name, changes', [('imagenet-sit-b2', {}), ('imagenet-sit-b2', dict(objective='fm')),
