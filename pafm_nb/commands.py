@@ -11,7 +11,7 @@ __all__ = ['MOST', 'PREPARE', 'METRICS', 'BENCHES', 'system_line', 'run_command'
 
 # %% ../nbs/18_commands.ipynb #d00e1801
 from .extras import require
-require('fastcore')
+require('fastcore');
 
 # %% ../nbs/18_commands.ipynb #57c844a7
 import argparse, errno, inspect, json, os, re, sys, time

@@ -10,7 +10,7 @@ __all__ = ['CLASSIFIERS', 'DINOV2', 'DigitsClassifier', 'train_digits_classifier
 # %% ../nbs/16a_extractors.ipynb #d00e1601
 from .extras import require
 require('torch_fidelity')
-require('safetensors')
+require('safetensors');
 
 # %% ../nbs/16a_extractors.ipynb #d65bfb27
 import hashlib, math

@@ -14,7 +14,7 @@ __all__ = ['machine', 'peak_memory', 'measure', 'seconds_in_turn', 'compared', '
 # %% ../../nbs/29e_bench.ipynb #d00e2951
 from ..extras import require
 require('scipy')
-require('PIL')
+require('PIL');
 
 # %% ../../nbs/29e_bench.ipynb #84f8cdb8
 import copy, ctypes, json, os, platform, shutil, subprocess, sys, tempfile, time

@@ -8,7 +8,7 @@ __all__ = ['SAMPLING', 'OBJECTIVES', 'sample_digits', 'score_digits', 'measured_
 
 # %% ../../nbs/29a_comparison.ipynb #d00e2911
 from ..extras import require
-require('matplotlib')
+require('matplotlib');
 
 # %% ../../nbs/29a_comparison.ipynb #10125cb0
 import time

@@ -9,7 +9,7 @@ __all__ = ['CLAIMS', 'attempt', 'short', 'arrived', 'agree', 'check_weights', 'c
 
 # %% ../../nbs/50_course.ipynb #d00e5001
 from ..extras import require
-require('scipy')
+require('scipy');
 
 # %% ../../nbs/50_course.ipynb #833dde9a
 import copy

@@ -9,7 +9,7 @@ __all__ = ['BLUR', 'MOONS', 'moons', 'stray', 'moons_velocity', 'PlaneNetwork', 
 # %% ../../nbs/29d_demo.ipynb #d00e2941
 from ..extras import require
 require('matplotlib')
-require('sklearn')
+require('sklearn');
 
 # %% ../../nbs/29d_demo.ipynb #d17a0005
 import time

@@ -8,7 +8,7 @@ __all__ = ['COLORS', 'STYLE', 'panels', 'label_ends', 'show']
 # %% ../../nbs/29_figures.ipynb #d00e2901
 from ..extras import require
 require('matplotlib')
-require('PIL')
+require('PIL');
 
 # %% ../../nbs/29_figures.ipynb #a1f16005
 from io import BytesIO

@@ -7,7 +7,7 @@ __all__ = ['MNIST_SPLITS', 'MNIST_SHA256', 'mnist', 'write_mnist', 'mnist_pool']
 
 # %% ../../nbs/29b_mnist.ipynb #d00e2921
 from ..extras import require
-require('PIL')
+require('PIL');
 
 # %% ../../nbs/29b_mnist.ipynb #2cef731f
 import functools, hashlib, os, shutil

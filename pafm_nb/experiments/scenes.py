@@ -8,7 +8,7 @@ __all__ = ['SCENE_MODEL', 'TOLD', 'SceneJudge', 'train_scene_judge', 'scene_judg
 
 # %% ../../nbs/25_scenes.ipynb #d00e2501
 from ..extras import require
-require('safetensors')
+require('safetensors');
 
 # %% ../../nbs/25_scenes.ipynb #3d4c766c
 import base64, tempfile

@@ -9,7 +9,7 @@ __all__ = ['BINS', 'check_settings', 'run_trials', 'few_noises', 'Trial', 'digit
 # %% ../../nbs/29c_trials.ipynb #d00e2931
 from ..extras import require
 require('scipy')
-require('joblib')
+require('joblib');
 
 # %% ../../nbs/29c_trials.ipynb #0167eb31
 import json, math, tempfile, time
