@@ -253,11 +253,12 @@ def by_products(
     "The log-weights of all candidates from inner products"
     z, r = noisy.z, (noisy.a/noisy.b)[:, None]
     scale = r.clamp_min(1)
+    sharpness = (scale.square()/noisy.temperature).clamp_max(torch.finfo(z.dtype).max)     # finite at t = 0
     u = r/scale
     half = u.square().mul_(.5)
     own = (noisy.eps*z).sum(1, keepdim=True).mul_(u/scale).addcmul_(half, z.norm(dim=1, keepdim=True).square())
     q = (noisy.eps*(u/scale)).addcmul_(z, half, value=2)
-    log_w = given.dot(q).sub_(own).addcmul_(half, given.norms, value=-1).mul_(scale.square()/noisy.temperature)
+    log_w = given.dot(q).sub_(own).addcmul_(half, given.norms, value=-1).mul_(sharpness)
     return log_w if given.log_prior is None else log_w.add_(given.log_prior)
 
 
@@ -657,7 +658,8 @@ def averaged(
     def kernel(rows): return kernels.kernel_average(noisy.some(rows), **candidates.some(rows).tiles())
     def definition(rows): return candidates.some(rows).definition(noisy.some(rows).double())
     def form(rows): return candidates.average(noisy)
-    key = (type(candidates).__name__, tiles['pool'].dtype, noisy.z.shape[1], tiles.get('log_prior') is not None)
+    prior = tiles.get('log_prior')
+    key = (type(candidates).__name__, tiles['pool'].dtype, noisy.z.shape[1], None if prior is None else prior.ndim)
     return kernels.chosen(key, kernel, form, definition)(slice(None))
 
 

@@ -100,7 +100,8 @@ def rates_of(
 ) -> Tensor: # (4, B)
     "What the kernel has to know of each row's path"
     a, b = noisy.a, noisy.b
-    if not spread: return torch.stack([a/b, .5*(a/b).square(), a, b])/noisy.temperature
+    most = torch.finfo(a.dtype).max                      # a low temperature at t = 0 would be infinite
+    if not spread: return (torch.stack([a/b, .5*(a/b).square(), a, b])/noisy.temperature).clamp(-most, most)
     unit = b.square().clamp_min(1e-30)
     return torch.stack([a*a/unit, b*b/unit, a*b/unit, torch.full_like(a, -.5/noisy.temperature)])
 

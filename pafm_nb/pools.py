@@ -9,10 +9,7 @@ __all__ = ['Batch', 'check_labels', 'check_condition', 'check_batch', 'check_tol
            'TensorPool', 'check_pool', 'class_slices', 'classes_with_rows', 'random_crops', 'draw']
 
 # %% ../nbs/02_pools.ipynb #5e58e20a
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import Any, NamedTuple
 import numpy as np, torch
 from torch import Tensor
@@ -129,22 +126,16 @@ def check_told(
         'pafm_target a log_prior')
 
 # %% ../nbs/02_pools.ipynb #47adc980
-@lru_cache(maxsize=1)
-def _copiers(process): return ThreadPoolExecutor(thread_name_prefix='rows') # threads do not come along in a fork
-
 def read_rows(
     x:Tensor, # (N, *D), contiguous on a CPU
     rows:Tensor, # (...) int64 or int32
 ) -> Tensor: # (..., *D), a copy
-    "Gather rows in one indexed read, into memory that comes in large pages; many of them in all of torch's threads"
+    "Gather rows in one indexed read, in torch's threads, into memory that comes in large pages"
     if x.device.type != 'cpu' or x.ndim < 2 or not rows.numel(): return x[rows]
     flat, size = rows.flatten(), rows.numel()*x[0].numel()
     if expect := getattr(x, 'expect', None): expect(flat)
     out = torch.from_numpy(np.empty(size*x.element_size(), np.uint8)).view(x.dtype).view(len(flat), -1)
-    threads = max(1, min(torch.get_num_threads(), out.nbytes >> 22))
-    copy = lambda rows, out: torch.index_select(x.flatten(1), 0, rows, out=out)
-    spread = map if threads == 1 else _copiers(os.getpid()).map
-    for _ in spread(copy, flat.chunk(threads), out.chunk(threads)): pass
+    torch.index_select(x.detach().flatten(1), 0, flat, out=out)
     return out.view(*rows.shape, *x.shape[1:])
 
 
@@ -274,7 +265,7 @@ def as_index(
     try: index = torch.arange(n)[index] if isinstance(index, slice) else torch.as_tensor(index)
     except (TypeError, RuntimeError, ValueError) as e:
         raise ValueError(f'index must be integers or a bool mask, got {index!r}') from e
-    if index.dtype != torch.bool: return index
+    if index.dtype != torch.bool: return index if index.numel() else index.long()      # [] makes a float tensor
     if index.shape != (n,): raise ValueError(f'a mask must be ({n},), one for each row, got {tuple(index.shape)}')
     return index.nonzero().squeeze(1)
 

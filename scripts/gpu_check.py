@@ -360,7 +360,8 @@ def work(out, toy, until):
         del found['running']
         write(file, found)
         print(f'{name:22s}{line(result)}', flush=True)
-        if any(word in result.get('error', '') for word in ('CUDA', 'AcceleratorError')): sys.exit(3)
+        rows = [result, *(row for row in result.get('table', {}).values() if isinstance(row, dict))]
+        if any(word in row.get('error', '') for row in rows for word in ('CUDA', 'AcceleratorError')): sys.exit(3)
         gc.collect()
         if not toy: here.torch.cuda.empty_cache()
 
@@ -389,7 +390,7 @@ def begin(out, toy):
         if there[key] != value:
             sys.exit(f'error: {file} is of {key} {there[key]}, and this is {value}: give another folder')
     file.parent.mkdir(parents=True, exist_ok=True)
-    if lost := there.pop('running', None): there['items'][lost['item']] = dict(error='the process died')
+    there.pop('running', None)                           # a call that was stopped: the item is done again
     write(file, there)
 
 def supervise(out, toy, seconds):

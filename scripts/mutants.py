@@ -55,7 +55,6 @@ MUTANTS = dict(
         ('embedding = embedding - mean(', 'embedding = embedding + 0*mean('),
         ('z=read_rows(pool.mean, place) + read_rows(pool.std, place)*noise)', 'z=read_rows(pool.mean, place) + noise)'),
         ('index = torch.where(index < 0, index + len(self), index)', 'pass'),
-        ('flat.chunk(threads), out.chunk', 'flat.flip(0).chunk(threads), out.chunk'),
         ('(n - size + 1)', '(n - size)'),
         ('self.place = order.argsort()', 'self.place = order'),
         ('if (y >= most).any()', 'if False'),

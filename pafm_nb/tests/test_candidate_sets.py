@@ -8,9 +8,9 @@ __all__ = ['four_kinds', 'test_kinds_agree', 'test_rows_of_a_half_precision_pool
            'test_differences_are_taken_where_they_are_felt', 'test_stored_norms_do_not_spoil_float64',
            'test_gaussians_are_the_moment_posterior', 'test_without_the_derivative_of_torch',
            'test_one_row_of_a_large_pool', 'test_rows_of_one_class_are_looked_up_once',
-           'test_half_precision_as_a_gpu_multiplies_it', 'test_no_wait_and_few_operations',
-           'test_half_precision_pools_do_not_wait', 'test_a_wait_is_noticed', 'test_compiles_without_a_break',
-           'test_refused']
+           'test_half_precision_as_a_gpu_multiplies_it', 'test_a_low_temperature_at_t_0',
+           'test_no_wait_and_few_operations', 'test_half_precision_pools_do_not_wait', 'test_a_wait_is_noticed',
+           'test_compiles_without_a_break', 'test_refused']
 
 # %% ../../nbs/tests/test_candidate_sets.ipynb #5dfd7db1
 import pytest, torch
@@ -216,6 +216,14 @@ def test_half_precision_as_a_gpu_multiplies_it(dtype, rows_of_pool, at_a_time, m
     one = RowCandidates(pool, rows, pool.float().square().sum(1))
     for x, y in zip(one.average(noisy), one.definition(noisy.double())):
         assert (x - y).norm() < 1e-5*y.norm()
+
+
+def test_a_low_temperature_at_t_0():
+    "Likelihood over temperature is more than float32 holds: the source alone is left, and its equals"
+    z, g = torch.zeros(2, 3), torch.Generator().manual_seed(0)
+    pool = torch.cat([z, torch.randn(5, 3, generator=g)])
+    found = pafm_target(z, torch.randn(2, 3, generator=g), torch.zeros(2), pool, temperature=1e-3)
+    assert found.velocity.isfinite().all() and torch.allclose(found.weights[:, :2], torch.tensor(.5))
 
 
 # %% ../../nbs/tests/test_candidate_sets.ipynb #be1a0c97

@@ -88,7 +88,7 @@ def begun(script, tmp_path):
 
 
 def test_the_same_call_goes_on(script, begun, monkeypatch):
-    "What is there is not done again; what failed, or was lost with its process, is written down, and the next is done"
+    "What is there is not done again; what failed is written down, and the next is done; what was stopped is done"
     done = []
     def item(name, error=None):
         def do(here):
@@ -105,8 +105,8 @@ def test_the_same_call_goes_on(script, begun, monkeypatch):
     script.begin(begun, True)
     script.work(begun, True, time.time() + 60)
     items = results_in(begun)['items']
-    ft.test_eq(done, ['bad', 'absent', 'last'])
-    assert items['first'] == dict(value='kept') and items['lost'] == dict(error='the process died')
+    ft.test_eq(done, ['lost', 'bad', 'absent', 'last'])
+    assert items['first'] == dict(value='kept') and items['lost']['value'] == 'lost'
     ft.test_eq((items['bad']['error'], items['absent']['skipped'], items['last']['value']),
                ('RuntimeError: no such thing', 'not here', 'last'))
 

@@ -146,6 +146,7 @@ def test_a_pool_is_walked_row_by_row():
     ft.test_eq(last.index.tolist(), [4, 0, 2])
     assert torch.equal(last.z, z[[4, 0, 2]]) and torch.equal(InClass(pool, 2)(last).z[:, 0], last.z)
     ft.test_eq(pool[torch.tensor([-2], dtype=torch.int32)].index.tolist(), [3])
+    ft.test_eq(tuple(pool[[]].z.shape), (0, 2))
     ft.test_fail(lambda: pool[[-6]], contains='index -6 is out of range')
 
 def test_a_condition_has_no_empty_caption():
@@ -154,7 +155,7 @@ def test_a_condition_has_no_empty_caption():
 
 @pytest.mark.parametrize('threads', [1, 3])
 def test_a_large_read_is_the_same_in_all_threads(threads):
-    "It is cut into parts; rows and shape are those of one read"
+    "Rows and shape are those of one read"
     g, before = torch.Generator().manual_seed(0), torch.get_num_threads()
     x, rows = torch.randn(50, 1024, generator=g), torch.randint(50, (7, 600), generator=g)
     try:
