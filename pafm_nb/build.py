@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['DATA', 'TIMES', 'SMALL', 'PREPARED', 'IN_STRETCHES', 'READERS', 'device_memory', 'stays_resident', 'open_data',
-           'open_encoder', 'build_model', 'check_crop', 'check_captions', 'check_fit', 'check_shares', 'prepared_parts',
-           'check_prepared', 'ready_data', 'build_objective', 'TrainedModel', 'trained_classes', 'open_run', 'load_run']
+           'open_encoder', 'build_model', 'check_crop', 'check_captions', 'check_fit', 'check_sharing', 'check_shares',
+           'prepared_parts', 'check_prepared', 'ready_data', 'build_objective', 'TrainedModel', 'trained_classes',
+           'open_run', 'load_run']
 
 # %% ../nbs/14c_build.ipynb #6dded839
 from collections.abc import Callable
@@ -132,6 +133,18 @@ def check_fit(
     elif pool.num_classes > model.null_label:
         raise ValueError(f'{config.data} has {pool.num_classes} classes and {config.model} {model.null_label}: '
                          'set model_args num_classes')
+
+# %% ../nbs/14c_build.ipynb #5ba7e001
+def check_sharing(
+    config:TrainConfig, # the run
+    processes:int, # there are
+):
+    "Refuse to share among one, or in a precision that scales its loss"
+    if config.shard and processes == 1:
+        raise ValueError('shard shares weights among processes, and this one is alone: launch several '
+                         '(torchrun --nproc_per_node N), or leave shard out')
+    if config.precision == 'fp16' and config.shard:
+        raise ValueError("precision 'fp16' scales its loss, which shard does not know of: use 'bf16' or 'no'")
 
 # %% ../nbs/14c_build.ipynb #c3a1f0d6
 SMALL = 200_000  # rows of a bank that are balanced at every start

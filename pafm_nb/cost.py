@@ -165,10 +165,9 @@ def step_memory(
     gathered = 2*4*sum(p.numel() for p in blocks[0].parameters()) if shares > 1 else 0
     ddp = processes > shares
     row = activation_bytes(s, element, config.checkpointing) + working_bytes(s, element)
-    # they stay in DDP's buckets; shared ones are split after each pass
-    sums = 0 if ddp else 4*trained//shares
-    return StepMemory(4*n//shares, 8*trained//shares, 4*n//shares, 4*trained if ddp else gathered, sums, sums,
-                      2*trained if element == 2 else 0, row)
+    sums = 4*trained//shares                             # of earlier passes: DDP's buckets take the last one's
+    return StepMemory(4*n//shares, 8*trained//shares, 4*n//shares, 4*trained if ddp else gathered, 0 if ddp else sums,
+                      sums, 2*trained if element == 2 else 0, row)
 
 # %% ../nbs/13c_cost.ipynb #b228b55f
 SPARE = .1 # share of the memory left to the CUDA context, workspaces, fragmentation: an assumption

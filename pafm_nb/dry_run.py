@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from .bank import LatentBank
 from .batches import check_micro_batches
-from .build import DATA, check_fit
+from .build import DATA, check_fit, check_sharing
 from .candidates import check_source_pool
 from .config import NAMES, TrainConfig, check_data
 from .cost import (GPUS, SPARE, Gpu, bank_bytes, backward_flops, device_cost, drawn_rows, empty_model,
@@ -79,11 +79,14 @@ def check_plan(
     processes:int, # one device each
 ):
     "Refuse what training would refuse"
-    check_count('processes', processes, 1)
+    check_count('processes', processes, 1); check_sharing(config, processes)
     check_micro_batches(config.micro_batches or processes, config.batch_size, processes)
     tokens = pool.text is not None and not pool.text.is_floating_point()
     check_fit(config, pool, model, SimpleNamespace(width=model.context_size) if tokens else None)
     if config.objective == 'fm': return
+    if config.candidates == 'TextLikelihood' and pool.text is None:
+        raise ValueError(
+            'TextLikelihood needs captions, and the data has none: take another sampler, or captioned data')
     moments = dict(MomentDraws=True, ExactMoments=True, WholeClass=False).get(config.candidates)
     by_label = config.candidates not in ('MomentDraws', 'RandomCrops', 'TextLikelihood')
     check_source_pool(type(config.candidates, (), dict(moments=moments, by_label=by_label))(), pool)
@@ -204,7 +207,7 @@ def plan_table(
              *plan_target(p, cost, total), ('host to device', f'{in_units(p.sent)} a micro-batch'),
              ('images/s', f'{p.images_per_second:,.0f} at {SHARE:.0%} of the peak'), ('hours', f'{p.hours:,.1f}'),
              ('checkpoints', f'{in_units(p.disk)} on disk, {in_units(p.checkpoint)} each'),
-             ('50,000 samples', ', '.join(f'{k}: {h:.1f} h' for k, h in p.evaluation.items())), ('', ''),
+             ('50,000 samples, bf16', ', '.join(f'{k}: {h:.1f} h' for k, h in p.evaluation.items())), ('', ''),
              ('fits', 'yes' if p.fits else 'no; try ' + (' or '.join(p.remedies) or 'a smaller model'))]
     return '\n'.join(f'{name:28s}{said}'.rstrip() for name, said in lines)
 

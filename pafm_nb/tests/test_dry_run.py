@@ -108,6 +108,9 @@ def test_each_process_that_is_launched_counts_and_one_speaks(monkeypatch, comman
     assert command('--recipe digits --dry_run') == 0 and not capsys.readouterr().out
 
 @pytest.mark.parametrize('line, said', [
+    ('--recipe digits --dry_run --shard true', 'this one is alone'),
+    ('--recipe imagenet-sit-b2 --dry_run --candidates TextLikelihood', 'needs captions'),
+    ('--recipe digits --dry_run --shard true --precision fp16 --processes 2', 'scales its loss'),
     ('--recipe digits --out x --gpu H100', '--gpu without --dry_run'),
     ('--recipe digits --out x --processes 2', '--processes without --dry_run'),
     ('--recipe digits --dry_run --gpu B200', "unknown GPU 'B200': use one of RTX 4090"),

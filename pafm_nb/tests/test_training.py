@@ -351,7 +351,7 @@ def test_a_pair_on_another_number_of_processes(tmp_path):
 @pytest.mark.parametrize('changes, said', [
     (dict(seed=1), 'seed=0 and this run 1'), (dict(micro_batches=2), 'micro_batches=1 and this run 2'),
     (dict(label_dropout=.5), 'label_dropout=0.1'), (dict(time='logit_normal'), "time='uniform'"),
-    (dict(batch_size=8), 'batch_size=16'), (dict(pair='nowhere'), 'nowhere holds no checkpoint')])
+    (dict(batch_size=8), 'batch_size=16'), (dict(pair='nowhere'), "--pair '')")])
 def test_what_is_no_pair_is_refused(trained, tmp_path, changes, said):
     "In one line, before a folder is made"
     ft.test_fail(lambda: fit(tmp_path/'run', **(dict(pair=str(trained)) | changes)), contains=said)
