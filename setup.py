@@ -32,7 +32,7 @@ setup(
                  *[f'Programming Language :: Python :: 3.{m}' for m in range(minor, 14)]],
     package_dir={'': '.'},  # an editable install is then a path, which type checkers follow
     packages=find_packages(include=['pafm_nb', 'pafm_nb.*']),
-    include_package_data=True,
+    package_data={'pafm_nb': ['py.typed', 'weights/*.safetensors']},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
     extras_require=extras,

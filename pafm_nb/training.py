@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 import torch, torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -39,7 +39,6 @@ from .prefetch import PrefetchNext
 from .progress import progress_bar
 from .sampling import sample_many
 from .sit import unwrapped
-if TYPE_CHECKING: from accelerate import Accelerator
 
 # %% ../nbs/14e_training.ipynb #3e07d1e3
 def check_environment(
@@ -70,7 +69,7 @@ def check_precision(
 
 def connect(
     config:TrainConfig, # the run
-) -> 'Accelerator':
+) -> Any: # accelerate's Accelerator
     "Find the device and the other processes; an error if they are not as many as were asked for"
     check_precision(config); check_launch(); check_environment(config)
     accelerate = require('accelerate')

@@ -266,6 +266,7 @@ def test_the_writer_does_one_thing_at_a_time():
 @pytest.mark.parametrize('ask', ['write', 'wait', 'check', 'finish'])
 def test_what_the_writer_could_not_do_is_told_once(tmp_path, ask):
     "By whatever is asked of it next; at an end that comes of something else it is a warning"
+    pytest.importorskip('safetensors')
     writer = Writer()
     (tmp_path/'file').write_text('')
     writer.write(lambda: save(tmp_path/'file', 1))

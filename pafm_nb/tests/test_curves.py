@@ -135,6 +135,7 @@ def test_another_reference_of_the_same_name_is_noticed(drawn, tmp_path):
 
 def test_a_picture_of_two_runs(drawn, tmp_path, monkeypatch):
     "Drawn where matplotlib is; elsewhere a warning, since the table is there"
+    pytest.importorskip('matplotlib')
     rows, file = evaluate_steps(drawn[0], **HOW)
     draw_curves(dict(FM=rows, PAFM=rows), tmp_path/'two.png')
     assert (tmp_path/'two.png').stat().st_size > 1000 and file.with_suffix('.png').exists()

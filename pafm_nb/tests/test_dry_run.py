@@ -86,6 +86,7 @@ def test_each_printed_line_starts_and_fits(name, line, processes):
 @pytest.fixture
 def command(monkeypatch, tmp_path):
     "`pafm_train` of a line, in an empty folder, which stays empty; its exit code"
+    for what in ('accelerate', 'sklearn'): pytest.importorskip(what)
     def run(line):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, 'argv', ['pafm_train', *shlex.split(line)])
