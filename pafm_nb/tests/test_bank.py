@@ -28,7 +28,7 @@ import torch
 from torch.testing import assert_close
 
 import pafm_nb.bank as module
-from ..bank import LatentBank, Mapped, NpyRows, announces, available_memory, map_array, ready_to_gather
+from ..bank import LatentBank, Mapped, NpyRows, announces, available_memory, map_file, ready_to_gather
 from ..experiments.bench import peak_memory, sparse_bank
 from ..candidates import SAMPLERS, TextLikelihood
 from ..neighbors import prepare_cells, prepare_neighbors
@@ -480,7 +480,7 @@ def test_larger_than_memory(tmp_path):
     file = NpyRows(tmp_path/'huge.npy', 'float16', (4096,))
     file.file.truncate(file.file.tell() + 8192*rows)
     file.close(rows)
-    huge = map_array(tmp_path/'huge.npy', 'float16', (rows, 4096), (tmp_path/'huge.npy').stat().st_size)
+    huge = map_file(tmp_path/'huge.npy', 'float16', (rows, 4096), (tmp_path/'huge.npy').stat().st_size).array
     assert not huge[-1].any() and not read_rows(huge, torch.tensor([0, rows - 1])).any()
 
 # %% ../../nbs/tests/test_bank.ipynb #64b8d0f2
